@@ -1,0 +1,257 @@
+"""The command line: every verb is a thin call, and this is the one place that turns a user's errors into sentences.
+
+Exit codes: 0 done, 1 some pictures failed, 2 bad input, 130 interrupted. Nothing heavy is imported before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewstep.engine.request import ASPECTS, Request, RequestError, parse_size
+
+if TYPE_CHECKING:
+    from fewstep.engine.record import Record
+
+USER_ERRORS = {  # by module and name, so that telling them apart imports nothing
+    ("fewstep.engine.request", "RequestError"),
+    ("fewstep.zoo.registry", "ModelError"),
+    ("fewstep.stamp", "StepMismatch"),
+    ("fewstep.models.bundle", "WeightsError"),
+    ("fewstep.distill.recipe", "RecipeError"),
+}
+BAD_INPUT = 2
+
+app = typer.Typer(
+    help="Text-to-image in 1, 2, 4 or 8 steps.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Change a value of the recipe: key=value. May be repeated.")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder of the run; $FEWSTEP_RUNS/NAME of the recipe by default.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        app(arguments, prog_name="fewstep")
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"fewstep: {sentence}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def explain(error: BaseException) -> str | None:
+    """The one sentence to show for an error that the user can put right, None for one that is ours."""
+    if any((kind.__module__, kind.__name__) in USER_ERRORS for kind in type(error).__mro__):
+        return str(error)
+    if isinstance(error, OSError):
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{error.filename}: {reason}" if error.filename and error.strerror else reason
+    return None
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from fewstep import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw. Several prompts give a picture each.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations: 1, 2, 4 or 8.  [default: 4]", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first picture; the next ones count up. Random by default.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels.")] = None,
+    aspect: Annotated[str | None, typer.Option(metavar="|".join(ASPECTS), help="Shape, instead of a size.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png file or a folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A known name, a diffusers folder or a .safetensors file.  [default: emoji]", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
+    source: Annotated[Path | None, typer.Option("--from", metavar="PNG", help="Make the picture of this PNG again.")] = None,
+    file: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Read prompts from a file, one a line.")] = None,
+) -> None:
+    """Make pictures of prompts."""
+    from fewstep.engine.model import open_model
+    from fewstep.engine.output import open_output
+    from fewstep.engine.words import hints, read_words
+
+    record: Record | None = None
+    if source is not None:
+        if prompts or file or seed is not None or steps is not None or size or aspect or count != 1:
+            raise RequestError("--from repeats a picture as it was made: give it alone, with --out, --model or --json at most")
+        from fewstep.engine.record import read_record
+
+        record = read_record(source)
+        requests = [record.request]
+    else:
+        requests = requests_of(prompts_of(prompts, file), seed, count, steps, size, aspect)
+    name = model or (record.model if record else "emoji")
+    opened = open_model(name, steps)
+    for request in requests:
+        opened.limits.settle(request)
+    output = open_output(out, len(requests))
+    words = read_words(opened.folder)
+    for prompt in dict.fromkeys(request.prompt for request in requests):
+        for hint in hints(prompt, words, opened.limits.name):
+            print(f"note: {hint}", file=sys.stderr)
+
+    from fewstep.engine.run import run
+
+    raise typer.Exit(run(name, steps, requests, record, output, as_json))
+
+
+def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
+    """The prompts of the command line and of a file, where blank lines are passed over. Raises RequestError if there is none."""
+    prompts = list(arguments or ())
+    if file is not None:
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"--prompts {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
+        prompts += [line for line in lines if line]
+    if not prompts:
+        raise RequestError(f'{file or "the command line"} holds no prompt: try fewstep generate "a red apple on a blue background"')
+    return prompts
+
+
+def requests_of(
+    prompts: Sequence[str], seed: int | None, count: int, steps: int | None, size: str | None, aspect: str | None
+) -> list[Request]:
+    """``count`` requests a prompt; each prompt gets the same seeds, ``seed`` and those that follow. Raises RequestError."""
+    width, height = parse_size(size) if size is not None else (None, None)
+    first = Request("", seed=seed).seed_or_random()
+    return [Request(prompt, first + i, steps, width, height, aspect) for prompt in prompts for i in range(count)]
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="A known name or a folder.")] = None,
+    subjects: Annotated[bool, typer.Option("--subjects", help="Print the subjects it can draw, one a line.")] = False,
+) -> None:
+    """List the models, or say what one can do."""
+    from fewstep.engine.model import open_model
+    from fewstep.engine.words import read_words
+    from fewstep.zoo.registry import entries
+
+    if name is None:
+        if subjects:
+            raise RequestError("whose subjects: give a model, for instance fewstep models emoji --subjects")
+        for entry in entries():
+            has = f"steps {', '.join(map(str, entry.steps))}, {entry.megabytes:.0f} MB" if entry.present else "not in this installation"
+            print(f"{entry.name}  {entry.about}  ({has})")
+        return
+    opened = open_model(name)
+    taught = read_words(opened.folder).get("subjects", [])
+    if subjects:
+        print("\n".join(taught))
+        return
+    limits = opened.limits
+    print(f"{limits.name}  {opened.folder}")
+    shapes = [f"{width}x{height} ({aspect})" for aspect in ASPECTS for width, height in [limits.size_of(aspect)]]
+    print("steps  " + " and ".join(limits.has()))
+    print(f"sizes  {', '.join(shapes)}, and others in multiples of {limits.factor}")
+    print(f"subjects  {len(taught)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed here and how it is set up."""
+    from fewstep.engine.doctor import report
+
+    for what, state in report():
+        print(f"{what:<16}{state}")
+
+
+@app.command()
+def data(
+    kind: Annotated[str, typer.Argument(metavar="emoji", help="What to render.")],
+    source: Annotated[Path, typer.Option(help="A checkout of googlefonts/noto-emoji, or NotoColorEmoji.ttf.")],
+    out: Annotated[Path, typer.Option(help="A folder for the pictures and captions.jsonl.")],
+    count: Annotated[int, typer.Option(help="Scenes.")] = 1000,
+    subjects: Annotated[str, typer.Option(help="A number up to 120, 'groups' or 'all'.")] = "120",
+    seed: Annotated[int, typer.Option(min=0, help="Scene i is a function of this and i.")] = 0,
+) -> None:
+    """Render scenes with captions, as the model sees them in training. The same command goes on where it was stopped."""
+    from fewstep.data.export import write_scenes
+
+    if kind != "emoji":
+        raise RequestError(f"data {kind!r}: there is emoji")
+    try:
+        drawn = write_scenes(source, out, count, int(subjects) if subjects.isdecimal() else subjects, seed)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    print(f"{out}  {count} scenes, {drawn} drawn now")
+
+
+@app.command()
+def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
+    """Train an autoencoder, text encoders and a teacher as a recipe says. Goes on where it was stopped."""
+    from fewstep.distill.teacher import train_teacher
+
+    train_teacher(recipe, run or run_folder(recipe), settings or [])
+
+
+@app.command()
+def distill(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
+    """Distil students from a teacher as a recipe says, stage by stage. Goes on where it was stopped."""
+    from fewstep.distill import plan
+
+    plan.distill(recipe, run or run_folder(recipe), settings or [])
+
+
+def run_folder(recipe: Path) -> Path:
+    """$FEWSTEP_RUNS/NAME, by default ~/.fewstep/runs/NAME, for a recipe NAME.toml."""
+    return Path(os.environ.get("FEWSTEP_RUNS") or Path.home() / ".fewstep" / "runs") / recipe.stem
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")] = "emoji",
+    source: Annotated[Path | None, typer.Option(help="Where the emoji are drawn from, as for 'data'.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the table and sample grids.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Held-out prompts.")] = 500,
+) -> None:
+    """Measure a model and its students against real renders."""
+    from fewstep.evals import report
+    from fewstep.zoo.registry import find
+
+    report.run(find(model), source=source, json=json, html=html, count=count)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")],
+    steps: Annotated[int, typer.Option(help="Which student.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    to: Annotated[str, typer.Option(help="diffusers or lora.")] = "diffusers",
+) -> None:
+    """Write one student for other tools."""
+    from fewstep.engine.model import check_choice, open_model
+
+    check_choice("--to", to, ("diffusers", "lora"))
+    folder = open_model(model, steps).folder
+    from fewstep.export import write
+
+    write(folder, steps, to, out)
+
+
+if __name__ == "__main__":
+    main()

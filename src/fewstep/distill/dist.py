@@ -1,0 +1,58 @@
+"""Ranks: the only module that knows there may be more than one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+
+def start() -> None:
+    """Join the process group that torchrun describes in the environment; without one this process is the only rank."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    """This process's number, 0 alone."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes share the run."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def share(indices: range) -> range:
+    """The global sample indices that fall to this rank, by stride: together the ranks see exactly ``indices``."""
+    return indices[rank() :: world()]
+
+
+def average(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over ranks, in one flat message."""
+    if world() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= world()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def mean(value: Tensor) -> float:
+    """The mean of a scalar over ranks."""
+    if world() > 1:
+        value = value.detach().clone()
+        distributed.all_reduce(value)
+        value /= world()
+    return float(value)
+
+
+def wait() -> None:
+    """Wait for every rank."""
+    if world() > 1:
+        distributed.barrier()

@@ -1,0 +1,118 @@
+"""Cached latents: scenes rendered and encoded once, so that training a UNet never runs the autoencoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fewstep.data.buckets import BUCKETS, bucket
+from fewstep.data.emoji import World
+from fewstep.distill import dist
+from fewstep.distill.state import write_text
+from fewstep.models.bundle import save_weights
+from fewstep.models.prompt import time_ids
+
+SHARD = 512  # pictures a file
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Training samples of one bucket, with the index that all their randomness hangs on."""
+
+    latents: Tensor  # [B, C, H/f, W/f], scaled to unit variance
+    captions: list[str]
+    time_ids: Tensor  # [B, 6]
+    indices: list[int]  # global sample indices
+    seed: int
+
+    def noise(self, purpose: int) -> Tensor:
+        """Unit noise like the latents; each sample's own, a function of (seed, index, purpose)."""
+        shape = self.latents.shape[1:]
+        draws = [np.random.default_rng((self.seed, index, purpose)).standard_normal(shape, np.float32) for index in self.indices]
+        return torch.from_numpy(np.stack(draws)).to(self.latents.device)
+
+    def uniform(self, purpose: int) -> np.ndarray:
+        """One uniform draw from [0, 1) a sample, as :meth:`noise` seeded: float64 [B]."""
+        return np.array([np.random.default_rng((self.seed, index, purpose)).random() for index in self.indices])
+
+
+class Latents:
+    """A cache of ``count`` encoded scenes. Opening it makes what is missing; a cache of another autoencoder or world is made anew."""
+
+    def __init__(self, folder: Path, world: World, vae: AutoencoderKL, count: int, key: str) -> None:
+        self.folder, self.seed, self.buckets = Path(folder), world.seed, {size: ([], []) for size in BUCKETS}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self.folder / "cache.json"
+        content = json.dumps({"key": key, "count": count})
+        if dist.rank() == 0 and (not marker.is_file() or marker.read_text() != content):
+            for stale in self.folder.glob("*.safetensors"):
+                stale.unlink()
+            write_text(marker, content)
+        dist.wait()
+        shards = list(range(0, count, SHARD))
+        for first in shards[dist.rank() :: dist.world()]:
+            if not self._shard(first).is_file():
+                self._encode(world, vae, range(first, min(first + SHARD, count)))
+        dist.wait()
+        for first in shards:
+            size, captions, latents = self._read(first)
+            self.buckets[size][0].append(latents)
+            self.buckets[size][1].extend(captions)
+        self.latents = {size: torch.cat(parts) for size, (parts, _) in self.buckets.items() if parts}
+        self.captions = {size: captions for size, (_, captions) in self.buckets.items()}
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over all cached latents, before scaling: the autoencoder's scaling_factor is one over it."""
+        total = sum(part.float().square().sum() for part in self.latents.values())
+        mean = sum(part.float().sum() for part in self.latents.values()) / sum(part.numel() for part in self.latents.values())
+        return float((total / sum(part.numel() for part in self.latents.values()) - mean**2) ** 0.5)
+
+    def batch(self, indices: range, batch_size: int, scale: float, device: torch.device) -> Samples:
+        """The samples with these global indices. All indices of one batch of ``batch_size`` come from one bucket."""
+        sizes = [size for size in BUCKETS if size in self.latents]
+        wanted = bucket(np.random.default_rng((self.seed, 2, indices[0] // batch_size)).random())
+        size = wanted if wanted in sizes else sizes[0]
+        rows = [int(np.random.default_rng((self.seed, 3, index)).integers(len(self.latents[size]))) for index in indices]
+        return Samples(
+            latents=self.latents[size][rows].float().mul(scale).to(device),
+            captions=[self.captions[size][row] for row in rows],
+            time_ids=time_ids(len(rows), *size, device=device),
+            indices=list(indices),
+            seed=self.seed,
+        )
+
+    def _shard(self, first: int) -> Path:
+        return self.folder / f"{first:07d}.safetensors"
+
+    @torch.no_grad()
+    def _encode(self, world: World, vae: AutoencoderKL, indices: range) -> None:
+        size = bucket(np.random.default_rng((world.seed, 1, indices.start)).random())
+        captions, parts = [], []
+        for start in range(indices.start, indices.stop, 16):
+            pictures = []
+            for index in range(start, min(start + 16, indices.stop)):
+                rng = world.rng(index)
+                scene = world.scene(rng)
+                captions.append(world.caption(scene, rng))
+                pictures.append(world.render(scene, *size))
+            with torch.autocast(vae.device.type, dtype=torch.bfloat16):
+                parts.append(vae.encode(to_tensor(np.stack(pictures)).to(vae.device)).latent_dist.mean.half().cpu())
+        write_text(self._shard(indices.start).with_suffix(".json"), json.dumps({"size": size, "captions": captions}))
+        save_weights({"latents": torch.cat(parts).contiguous()}, self._shard(indices.start), {"format": "pt"})
+
+    def _read(self, first: int) -> tuple[tuple[int, int], list[str], Tensor]:
+        record = json.loads(self._shard(first).with_suffix(".json").read_text())
+        return tuple(record["size"]), record["captions"], load_file(self._shard(first))["latents"]
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], channels last in memory."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,113 @@
+"""Recipes: a TOML file becomes a tree of frozen dataclasses, or a sentence that says what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the key."""
+
+
+def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
+    """Read ``path`` into the dataclass ``kind``, after applying ``settings`` such as ``"teacher.learning_rate=1e-4"``.
+
+    Raises RecipeError on a file that is missing or no TOML, an unknown key, a missing one, a wrong type or a contradiction.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: there is no such recipe") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path}: not a readable TOML file: {error}") from None
+    for setting in settings:
+        _apply(table, setting)
+    return build(kind, table, str(path))
+
+
+def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    """A ``kind`` from a table of plain values; ``where`` stands at the front of every message."""
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise RecipeError(f"{where}: unknown key '{key}'; known are {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in table and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise RecipeError(f"{where}: '{name}' is missing")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def recipe_hash(recipe: Any) -> str:
+    """The first 12 digits of the SHA-256 of a recipe's content: file layout and comments do not count."""
+    content = json.dumps(dataclasses.asdict(recipe), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: expected a table, got {value!r}")
+        return build(typing.cast(type, hint), value, where)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _convert(option, value, where)
+            except RecipeError:
+                continue
+        raise RecipeError(f"{where}: {value!r} is none of {', '.join(_name(option) for option in arguments)}")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{where}: expected a list, got {value!r}")
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(value):
+            raise RecipeError(f"{where}: expected {len(inner)} values, got {len(value)}")
+        return tuple(_convert(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(zip(inner, value, strict=True)))
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise RecipeError(f"{where}: {value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is type(None):
+        raise RecipeError(f"{where}: expected nothing, got {value!r}")
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{where}: expected {_name(hint)}, got {value!r}")
+    return value
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))
+
+
+def _apply(table: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {setting}: write it as key=value, for instance --set teacher.learning_rate=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {setting}: '{parent}' is no table")
+    table[last] = value

@@ -1,0 +1,110 @@
+"""The training loop. It knows data order, saving and logging, and no algorithm: a phase says what its losses are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fewstep.distill import dist
+from fewstep.distill.ema import Ema
+from fewstep.distill.state import Run
+
+Losses = dict[str, Tensor]  # "loss" is minimised, the others are logged beside it
+
+
+@dataclass
+class Phase:
+    """One optimisation problem: what is trained, on which samples, for how long.
+
+    ``batch(indices)`` makes the samples with these global indices; ``losses(turn, batch)`` gives the losses of the optimizer
+    whose turn it is. Both are functions of their arguments and the models alone: that is what makes a run repeatable.
+    """
+
+    name: str  # "stage/phase"
+    updates: int
+    batch_size: int
+    models: Mapping[str, nn.Module]
+    optimizers: Mapping[str, Optimizer]
+    batch: Callable[[range], Any]
+    losses: Callable[[str, Any], Losses]
+    turns: Sequence[str] = ("student",)
+    learning_rate: Callable[[int], float] = lambda update: 1.0  # factor on each optimizer's own rate
+    averages: Mapping[str, Ema] = field(default_factory=dict)  # by the name of the model they follow
+    clip: float = 0.0  # largest gradient norm; 0: no limit
+    precision: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Routine:
+    """Something to do every ``every`` updates or ``seconds`` seconds, and at the phase's end if ``last``."""
+
+    act: Callable[[Phase, Run], None]
+    every: int = 0
+    seconds: float = 0.0
+    last: bool = False
+
+
+class NonFinite(RuntimeError):
+    """A loss is no longer a number; the message names the batch's position."""
+
+
+def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds: float = 120.0) -> None:
+    """Run ``phase`` to its end, from wherever its last checkpoint stands. A phase that is done is passed over.
+
+    Raises NonFinite, before any weight is touched, if a loss is not finite.
+    """
+    if phase.name in run.state.done:
+        return
+    if run.begin(phase.name):
+        run.load(phase.models, phase.optimizers, phase.averages)
+    state, rates = run.state, {name: [group["lr"] for group in opt.param_groups] for name, opt in phase.optimizers.items()}
+    saved = began = time.monotonic()
+    due = {id(routine): began for routine in routines}
+    while state.update < phase.updates:
+        # ---- one update ----
+        turn = phase.turns[state.update % len(phase.turns)]
+        indices = range(state.samples, state.samples + phase.batch_size)
+        losses = update(phase, turn, dist.share(indices), phase.learning_rate(state.update), rates[turn])
+        for name, average in phase.averages.items():
+            average.update(phase.models[name])
+        now = time.monotonic()
+        state.update, state.samples, state.seconds, began = state.update + 1, indices.stop, state.seconds + now - began, now
+        run.log({"phase": phase.name, "turn": turn, "update": state.update, "samples": state.samples, **losses})
+        # ---- whatever is due ----
+        end = state.update == phase.updates
+        for routine in routines:
+            timely = routine.seconds and now - due[id(routine)] >= routine.seconds
+            if timely or (routine.every and state.update % routine.every == 0) or (routine.last and end):
+                due[id(routine)] = now
+                routine.act(phase, run)
+        if end or now - saved >= save_seconds:
+            run.save(phase.models, phase.optimizers, phase.averages)
+            saved = now
+
+
+def update(phase: Phase, turn: str, indices: range, factor: float, rates: Sequence[float]) -> dict[str, float]:
+    """One step of the optimizer whose turn it is, on the samples ``indices``. Leaves no gradient behind. Returns the losses."""
+    optimizer = phase.optimizers[turn]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
+    device = parameters[0].device.type
+    batch = phase.batch(indices)
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=phase.precision == torch.bfloat16):
+        losses = phase.losses(turn, batch)
+    values = {name: dist.mean(value.detach().float()) for name, value in losses.items()}
+    if not all(value == value and abs(value) != float("inf") for value in values.values()):
+        raise NonFinite(f"{phase.name}: the {turn}'s loss is not finite at samples {indices.start} to {indices.stop - 1}: {values}")
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    dist.average(parameters)
+    if phase.clip:
+        values["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return values

@@ -1,0 +1,49 @@
+"""What is installed here and how it is set up: the first thing to look at when something is slow or does not start."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from fewstep import __version__
+from fewstep.engine.request import listed
+from fewstep.zoo.registry import ModelError, entries
+
+PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy", "pillow")
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """(what, how it is), line by line."""
+    yield "fewstep", __version__
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    for package in PACKAGES:
+        yield package, installed(package) or "not installed"
+    if found := installed("torchvision"):
+        yield "torchvision", f"{found}: beside a CPU build of torch it breaks transformers and diffusers; uninstall it if imports fail"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        import torch
+
+        from fewstep.engine.engine import best_device
+
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        yield "device", f"{best_device()} {name}".strip()
+        yield "threads", f"{torch.get_num_threads()} on {cores} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+    except (ImportError, RuntimeError, OSError) as error:
+        yield "device", f"torch cannot be used: {error}"
+    try:
+        for entry in entries():
+            what = f"{entry.megabytes:.1f} MB in {entry.folder}, students for {listed(entry.steps) if entry.steps else 'no'} steps"
+            yield f"model {entry.name}", what if entry.present else f"not in this installation ({entry.folder})"
+    except ModelError as error:
+        yield "models", str(error)
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,45 @@
+"""What the command line says about a picture: one line for people, one JSON object for programs, and what to try next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fewstep.engine.request import Limits, Picture
+
+DEFAULT = "emoji"
+
+
+def as_line(picture: Picture, path: Path) -> str:
+    """Path, seed, steps, size and the milliseconds of each stage."""
+    stages = ", ".join(f"{stage} {milliseconds:.0f} ms" for stage, milliseconds in picture.timings.items())
+    steps = f"{picture.steps} step{'s' * (picture.steps != 1)}"
+    return f"{path}  seed {picture.seed}  {steps}  {picture.width}x{picture.height}  {stages}"
+
+
+def as_json(picture: Picture, path: Path) -> str:
+    """One JSON object on one line."""
+    return json.dumps(
+        {
+            "path": str(path),
+            "prompt": picture.record.prompt,
+            "seed": picture.seed,
+            "steps": picture.steps,
+            "width": picture.width,
+            "height": picture.height,
+            "model": picture.model,
+            "timings_ms": picture.timings,
+        }
+    )
+
+
+def next_step(picture: Picture, limits: Limits, model: str = DEFAULT) -> str:
+    """One command to try after this picture: fewer steps if there are, else more pictures of the same prompt."""
+    command = f"fewstep generate {shlex.quote(picture.record.prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "")
+    fewer = [steps for steps in limits.students if steps < picture.steps]
+    if fewer:
+        return f"the same in fewer steps: {command} --seed {picture.seed} --steps {fewer[-1]}"
+    return f"four more: {command} --count 4"

@@ -1,0 +1,135 @@
+"""The rows of the table: renders, the autoencoder's reconstructions of them, the teacher and its students, each as one callable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.data.emoji import Scene, World
+from fewstep.evals.prompts import Question
+from fewstep.evals.report import Row
+from fewstep.evals.table import RECONSTRUCTION, RENDERS, STUDENTS, TEACHER
+from fewstep.models.bundle import Bundle, load_bundle, student
+from fewstep.models.prompt import cat, conditioning, encode, time_ids
+from fewstep.sampler import sample
+from fewstep.schedule import pairs, trailing_timesteps
+from fewstep.stamp import Stamp
+
+
+def rows_for(
+    folder: Path, world: World, students: Iterable[int] = STUDENTS, device: str = "cpu", teacher_steps: int = 32
+) -> dict[str, Row]:
+    """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher" and the students by their steps, "8" to "1".
+
+    Pictures have the size that the model was trained at. Raises WeightsError on a model, and StepMismatch on a student, that is not there.
+    """
+    bundle = load_bundle(folder, device)
+    side = int(bundle.unet.config.sample_size) * bundle.factor
+    teacher = replace(bundle.stamp, steps=teacher_steps, timesteps=tuple(trailing_timesteps(teacher_steps)))
+    rows: dict[str, Row] = {
+        RENDERS: Renders(world, side),
+        RECONSTRUCTION: Reconstructions(world, side, bundle),
+        TEACHER: Model(bundle, bundle.unet, teacher, side),
+    }
+    for steps in students:
+        rows[str(steps)] = Model(bundle, *student(bundle, steps), side)
+    return rows
+
+
+@dataclass(frozen=True)
+class Renders:
+    """The scenes themselves; the seed moves the subject and grows another place, within the world's dials."""
+
+    world: World
+    side: int  # pixels
+
+    def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> tuple[np.ndarray, float]:
+        """Paint the scenes."""
+        began = time.perf_counter()
+        scenes = [self._moved(question.scene, seed) for question, seed in zip(questions, seeds, strict=True)]
+        pictures = [self.world.render(scene, self.side, self.side) for scene in scenes]
+        return np.stack(pictures), _milliseconds(began, len(pictures))
+
+    def _moved(self, scene: Scene, seed: int) -> Scene:
+        rng, reach = np.random.default_rng((self.world.seed, seed)), self.world.dials.shift
+        shift = (float(rng.uniform(-reach, reach)), float(rng.uniform(-reach, reach)))
+        return replace(scene, shift=shift, texture=int(rng.integers(2**31)))
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """The renders after the autoencoder: the best that any generator on its latents can do."""
+
+    world: World
+    side: int  # pixels
+    bundle: Bundle
+
+    @torch.inference_mode()
+    def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> tuple[np.ndarray, float]:
+        """Encode and decode the renders of the same seeds."""
+        renders, _ = Renders(self.world, self.side)(questions, seeds)
+        began = time.perf_counter()
+        pictures = torch.from_numpy(renders).to(self.bundle.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        restored = _to_pictures(self.bundle.vae.decode(self.bundle.vae.encode(pictures).latent_dist.mode()).sample)
+        return restored, _milliseconds(began, len(restored))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A teacher or a student, sampled as its stamp says. One seed and one prompt give the same noise in every row."""
+
+    bundle: Bundle
+    unet: Any
+    stamp: Stamp
+    side: int  # pixels
+
+    @torch.inference_mode()
+    def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> tuple[np.ndarray, float]:
+        """Sample and decode."""
+        began = time.perf_counter()
+        vae, stamp = self.bundle.vae, self.stamp
+        latents = self.side // self.bundle.factor
+        shape = (1, self.unet.config.in_channels, latents, latents)
+        noise = torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]).to(self.bundle.device)
+        frames = sample(
+            self._denoise([question.text for question in questions]),
+            noise,
+            pairs(stamp.timesteps),
+            prediction_type=stamp.prediction_type,
+            start_scale=stamp.start_scale,
+            fresh=stamp.fresh,
+        )
+        finished = next(frame.latents for frame in frames if frame.step == stamp.steps)
+        pictures = _to_pictures(vae.decode(finished / vae.config.scaling_factor).sample)
+        return pictures, _milliseconds(began, len(pictures))
+
+    def _denoise(self, texts: list[str]) -> Callable[[Tensor, int], Tensor]:
+        """The network with classifier-free guidance, û = u₀ + g·(u - u₀), where the stamp asks for it."""
+        prompt, scale = encode(self.bundle, texts), self.stamp.guidance_scale
+        ids = time_ids(len(texts), self.side, self.side, self.bundle.device)
+        if not scale:
+            given = conditioning(prompt, ids)
+            return lambda x, t: self.unet(x, t, **given).sample
+        both = conditioning(cat(prompt.null(), prompt), torch.cat([ids, ids]))
+
+        def guided(x: Tensor, t: int) -> Tensor:
+            null, prompted = self.unet(torch.cat([x, x]), t, **both).sample.chunk(2)
+            return null + scale * (prompted - null)
+
+        return guided
+
+
+def _to_pictures(values: Tensor) -> np.ndarray:
+    """float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3], rounded as diffusers does."""
+    return values.float().div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _milliseconds(began: float, count: int) -> float:
+    return (time.perf_counter() - began) * 1000 / max(count, 1)

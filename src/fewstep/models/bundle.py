@@ -1,0 +1,286 @@
+"""A bundle: everything of an SDXL-style model in one diffusers folder, and beside it the students distilled from it.
+
+    model_index.json  tokenizer/  tokenizer_2/  text_encoder/  text_encoder_2/  unet/  vae/  scheduler/
+    students/*.safetensors     UNets and LoRAs, each with its stamp
+    words.json                 what the model was taught to draw: subjects, colours, places and every word of its captions
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from fewstep.models.tokenizer import END, START, make_tokenizer, save_tokenizer, train_vocabulary
+from fewstep.stamp import Stamp, file_hash
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "trailing",
+    "interpolation_type": "linear",
+    "steps_offset": 1,
+}
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message says which file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of a miniature SDXL."""
+
+    unet_channels: tuple[int, ...] = (48, 96, 128)
+    unet_heads: tuple[int, ...] = (2, 3, 4)
+    unet_transformers: tuple[int, ...] = (1, 1, 1)  # transformer layers a block; the first block has none, as in SDXL
+    unet_layers: int = 1
+    unet_groups: int = 16
+    text_hidden: tuple[int, int] = (96, 128)
+    text_layers: tuple[int, int] = (2, 3)
+    text_length: int = 77
+    vocabulary: int = 2048
+    latent_channels: int = 16
+    autoencoder_channels: tuple[int, ...] = (32, 64, 96, 96, 96)
+    autoencoder_groups: int = 4
+    sample_size: int = 16  # latents a side of a square picture
+
+
+@dataclass
+class Bundle:
+    """The parts of a model, loaded. ``unet`` is the teacher's until a student takes its place."""
+
+    tokenizer: CLIPTokenizer
+    tokenizer_2: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    text_encoder_2: CLIPTextModelWithProjection
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    stamp: Stamp
+    words: dict[str, list[str]] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is; everything else is there too."""
+        return self.unet.device
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent position: 16 for emoji, 8 for SDXL."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The networks, by the name of their folder."""
+        return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2, "unet": self.unet, "vae": self.vae}
+
+    @property
+    def hash(self) -> str:
+        """The hash of the UNet's file: what a student's stamp calls its base. Empty for a bundle that was never saved."""
+        return file_hash(self.folder / "unet" / WEIGHTS) if self.folder else ""
+
+
+def build_bundle(shape: Shape, captions: Iterable[str], seed: int = 0) -> Bundle:
+    """A bundle with random weights and a vocabulary trained on ``captions``."""
+    torch.manual_seed(seed)
+    vocab, merges = train_vocabulary(captions, shape.vocabulary)
+    encoders = []
+    for hidden, layers, kind in zip(shape.text_hidden, shape.text_layers, (CLIPTextModel, CLIPTextModelWithProjection), strict=True):
+        config = CLIPTextConfig(
+            vocab_size=len(vocab),
+            hidden_size=hidden,
+            intermediate_size=4 * hidden,
+            projection_dim=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=max(hidden // 32, 1),
+            max_position_embeddings=shape.text_length,
+            hidden_act="quick_gelu" if kind is CLIPTextModel else "gelu",
+            bos_token_id=vocab[START],
+            eos_token_id=vocab[END],
+            pad_token_id=vocab[END],
+        )
+        encoders.append(kind(config))
+    return Bundle(
+        tokenizer=make_tokenizer(vocab, merges, END, shape.text_length),
+        tokenizer_2=make_tokenizer(vocab, merges, "!", shape.text_length),
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        unet=build_unet(shape),
+        vae=build_autoencoder(shape),
+        stamp=Stamp(kind="teacher", steps=32, guidance_scale=5.0),
+    )
+
+
+def build_unet(shape: Shape) -> UNet2DConditionModel:
+    """SDXL's UNet at other dimensions: one plain block, then cross-attention blocks, ``text_time`` conditioning, linear projections."""
+    blocks = len(shape.unet_channels)
+    return UNet2DConditionModel(
+        sample_size=shape.sample_size,
+        in_channels=shape.latent_channels,
+        out_channels=shape.latent_channels,
+        block_out_channels=shape.unet_channels,
+        layers_per_block=shape.unet_layers,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (blocks - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (blocks - 1), "UpBlock2D"),
+        transformer_layers_per_block=shape.unet_transformers,
+        attention_head_dim=shape.unet_heads,  # diffusers' name for the number of heads
+        cross_attention_dim=sum(shape.text_hidden),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=shape.text_hidden[1] + 6 * 32,
+        norm_num_groups=shape.unet_groups,
+    )
+
+
+def build_autoencoder(shape: Shape) -> AutoencoderKL:
+    """SDXL's autoencoder at other dimensions, one layer a block, with a posterior that is narrow from the start."""
+    blocks = len(shape.autoencoder_channels)
+    model = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=shape.autoencoder_channels,
+        layers_per_block=1,
+        latent_channels=shape.latent_channels,
+        norm_num_groups=shape.autoencoder_groups,
+        sample_size=shape.sample_size * 2 ** (blocks - 1),
+        force_upcast=False,
+    )
+    with torch.no_grad():  # sampling with unit variance from the start would drown the latents
+        model.quant_conv.weight[shape.latent_channels :] *= 0.01
+        model.quant_conv.bias[shape.latent_channels :] = -8.0
+    return model
+
+
+def save_bundle(bundle: Bundle, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write the bundle as a diffusers folder that ``StableDiffusionXLPipeline.from_pretrained`` opens as it is.
+
+    Names are those of the released files (``text_model.*``, vocab.json, merges.txt), and the configurations say float32: a folder of
+    float16 files otherwise loads as float16 and fails on a CPU.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model in bundle.models.items():
+        text = name.startswith("text_encoder")
+        path = folder / name / ("model.safetensors" if text else WEIGHTS)
+        path.parent.mkdir(exist_ok=True)
+        tensors = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point()}
+        if text:
+            tensors = {key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value for key, value in tensors.items()}
+            config = {**model.config.to_dict(), "dtype": "float32", "architectures": [type(model).__name__]}
+        else:
+            config = {"_class_name": type(model).__name__, **{key: value for key, value in dict(model.config).items() if not key.startswith("_")}}
+        save_weights(tensors, path, bundle.stamp.to_metadata() if name == "unet" else {"format": "pt"})
+        (path.parent / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+    save_tokenizer(bundle.tokenizer, folder / "tokenizer")
+    save_tokenizer(bundle.tokenizer_2, folder / "tokenizer_2")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=1))
+    (folder / "words.json").write_text(json.dumps(bundle.words, indent=1, ensure_ascii=False))
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+    bundle.folder = folder
+
+
+def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
+    """Open a diffusers folder of an SDXL-style model. Raises WeightsError on a folder or a file that cannot be used."""
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise WeightsError(f"{folder} is no model: it holds no model_index.json; give a diffusers folder, or 'emoji'")
+
+    def network(kind: Any, name: str, file: str = WEIGHTS) -> Any:
+        config = json.loads((folder / name / "config.json").read_text())
+        model = kind(kind.config_class(**config)) if hasattr(kind, "config_class") and kind.config_class else kind.from_config(config)
+        load_weights(model, folder / name / file)
+        return model.to(device, dtype).eval().requires_grad_(False)
+
+    stamp = read_stamp(folder / "unet" / WEIGHTS) or Stamp(kind="teacher", steps=32, guidance_scale=5.0)
+    words = folder / "words.json"
+    return Bundle(
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
+        text_encoder=network(CLIPTextModel, "text_encoder", "model.safetensors"),
+        text_encoder_2=network(CLIPTextModelWithProjection, "text_encoder_2", "model.safetensors"),
+        unet=network(UNet2DConditionModel, "unet"),
+        vae=network(AutoencoderKL, "vae"),
+        stamp=stamp,
+        words=json.loads(words.read_text(encoding="utf8")) if words.is_file() else {},
+        folder=folder,
+    )
+
+
+def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises WeightsError if it is missing, truncated, no safetensors file, or holds a NaN."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); it may be truncated: fetch it again") from None
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise WeightsError(f"{path}: '{key}' holds a value that is not finite; the file is damaged or its training diverged")
+    return tensors
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into ``model``; names and shapes must match. Raises WeightsError, naming the first three that do not."""
+    tensors = read_weights(path)
+    own = model.state_dict()
+    if any(key.startswith("text_model.") for key in tensors) and not any(key.startswith("text_model.") for key in own):
+        tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
+    tensors = {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
+    wrong = [f"'{key}' is missing" for key in own if key not in tensors and own[key].is_floating_point()]
+    wrong += [f"'{key}' is not known" for key in tensors if key not in own]
+    wrong += [
+        f"'{key}' has shape {list(v.shape)}, not {list(own[key].shape)}" for key, v in tensors.items() if key in own and own[key].shape != v.shape
+    ]
+    if wrong:
+        raise WeightsError(f"{path}: these are not the weights of this model: {'; '.join(wrong[:3])}" + (f"; and {len(wrong) - 3} more" * (len(wrong) > 3)))
+    model.load_state_dict(tensors, strict=False)
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """The stamp of a safetensors file, from its header alone. Raises WeightsError if the file or its stamp cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Stamp.from_metadata(file.metadata())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: {error}") from None

@@ -1,0 +1,77 @@
+"""What a weights file says of itself: a stamp in its safetensors metadata, so that the step count travels with the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fewstep.schedule import PredictionType, start_scale, trailing_timesteps
+
+KEY = "fewstep"  # of the JSON record in the metadata
+KINDS = ("teacher", "unet", "lora")
+
+
+class StepMismatch(ValueError):
+    """A step count that these weights were not trained for."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """How a set of UNet weights is to be sampled, and where it came from."""
+
+    kind: Literal["teacher", "unet", "lora"]
+    steps: int
+    prediction_type: PredictionType = "epsilon"
+    timesteps: tuple[int, ...] = ()  # the network evaluations; empty: trailing over ``steps``
+    start_scale: float = dataclasses.field(default_factory=start_scale)
+    fresh: float = 0.0  # share of the noise drawn anew between steps
+    guidance_scale: float = 0.0  # classifier-free guidance to use; 0: none, as for every student
+    base: str = ""  # hash of the weights that a LoRA applies to, and that a student was distilled from
+    alpha: float = 0.0  # of a LoRA
+    recipe: str = ""  # hash of the recipe
+    stage: str = ""
+    phases: tuple[str, ...] = ()
+    pictures: int = 0  # seen in training, over all phases
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind = {self.kind!r} is none of {', '.join(KINDS)}")
+        if not self.timesteps:
+            object.__setattr__(self, "timesteps", tuple(trailing_timesteps(self.steps)))
+        if len(self.timesteps) != self.steps:
+            raise ValueError(f"{self.steps} steps, but {len(self.timesteps)} timesteps")
+
+    def check(self, steps: int, name: str = "these weights") -> None:
+        """Raises StepMismatch, naming the flag to use, unless ``steps`` is what the weights were trained for. A teacher takes any number."""
+        if self.kind != "teacher" and steps != self.steps:
+            raise StepMismatch(f"{name} were trained for {self.steps} steps and asked for {steps}: use --steps {self.steps}, or weights for {steps}")
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata of a safetensors file: all values are strings."""
+        return {"format": "pt", KEY: json.dumps(dataclasses.asdict(self), sort_keys=True)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str] | None) -> Stamp | None:
+        """The stamp in a safetensors file's metadata, None where there is none. Raises ValueError on one that cannot be read."""
+        if not metadata or KEY not in metadata:
+            return None
+        try:
+            record: dict[str, Any] = json.loads(metadata[KEY])
+            known = {field.name for field in dataclasses.fields(cls)}
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known})
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"the stamp in this file cannot be read: {error}") from None
+
+
+def file_hash(path: Path) -> str:
+    """The first 12 digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:12]

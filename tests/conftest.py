@@ -1,0 +1,15 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model with random students for 1, 2, 4 and 8 steps. Do not write into it."""
+    from tests.tiny import tiny_bundle
+
+    return tiny_bundle(tmp_path_factory.mktemp("model") / "tiny")

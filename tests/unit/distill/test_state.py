@@ -1,0 +1,174 @@
+"""A run on disk survives being stopped at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fewstep.distill.ema import Ema
+from fewstep.distill.state import Run, State, write_text
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, nothing is cleaned up."""
+
+
+def parts(seed: int = 0) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer], dict[str, Ema]]:
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    return {"student": model}, {"student": torch.optim.Adam(model.parameters(), lr=0.1)}, {"student": Ema(model, 0.9)}
+
+
+def advance(run: Run, models: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], averages: dict[str, Ema]) -> None:
+    models["student"](torch.ones(1, 3) * (1 + run.state.update)).square().sum().backward()
+    optimizers["student"].step()
+    optimizers["student"].zero_grad()
+    averages["student"].update(models["student"])
+    run.state.update += 1
+    run.state.samples += 4
+    run.log({"phase": run.state.phase, "update": run.state.update})
+
+
+def weights(models: dict[str, nn.Module]) -> list[torch.Tensor]:
+    return [value.clone() for value in models["student"].state_dict().values()]
+
+
+def logged(folder: Path) -> list[int]:
+    return [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_checkpoint_restores_everything(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    assert run.begin("stage/phase") is False
+    for _ in range(3):
+        advance(run, *mine)
+    run.save(*mine)
+    again, reopened = parts(seed=1), Run(tmp_path, "r")
+    assert reopened.state == run.state
+    assert reopened.begin("stage/phase") is True
+    reopened.load(*again)
+    for _ in range(2):  # weights, moments and averages: if any were lost the two would part
+        advance(run, *mine)
+        advance(reopened, *again)
+    assert all(torch.equal(a, b) for a, b in zip(weights(mine[0]), weights(again[0]), strict=True))
+    assert all(torch.equal(mine[2]["student"].weights[key], again[2]["student"].weights[key]) for key in ("weight", "bias"))
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    advance(run, *mine)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"phase": "p", "upda')  # torn by the kill
+    assert Run(tmp_path, "r").state.update == 1
+    assert logged(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("where", ["save_file", "replace", "unlink"])
+def test_a_kill_while_saving_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Half a checkpoint; a whole one that state.json does not name yet; the old one not yet removed."""
+    from fewstep.distill import state
+
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    at_one = weights(mine[0])
+    advance(run, *mine)
+    at_two = weights(mine[0])
+
+    def torn(tensors: object, path: Path, *args: object, **kwargs: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise Killed
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "save_file":
+            patch.setattr(state, "save_file", torn)
+        elif where == "replace":
+            patch.setattr(os, "replace", killed)
+            patch.setattr(Path, "replace", killed)
+        else:
+            patch.setattr(Path, "unlink", killed)
+        with pytest.raises(Killed):
+            run.save(*mine)
+    again, reopened = parts(seed=1), Run(tmp_path, "r")
+    assert reopened.begin("p") is True
+    reopened.load(*again)
+    committed = where == "unlink"
+    assert reopened.state.update == (2 if committed else 1)
+    assert logged(tmp_path) == ([1, 2] if committed else [1])
+    assert all(torch.equal(a, b) for a, b in zip(weights(again[0]), at_two if committed else at_one, strict=True))
+    advance(reopened, *again)
+    reopened.save(*again)
+    assert Run(tmp_path, "r").state.update == (3 if committed else 2)
+
+
+def test_an_old_checkpoint_goes_when_the_next_is_current(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("a/b")
+    for _ in range(3):
+        advance(run, *mine)
+        run.save(*mine)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [run.state.checkpoint]
+    run.finish()
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert Run(tmp_path, "r").state.done == ("a/b",)
+
+
+def test_a_finished_phase_is_on_record_and_the_next_starts_at_zero(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("first")
+    advance(run, *mine)
+    run.finish()
+    assert run.begin("second") is False
+    assert (run.state.update, run.state.samples, run.state.done) == (0, 0, ("first",))
+    advance(run, *mine)
+    reopened = Run(tmp_path, "r")  # killed before the second's first checkpoint
+    assert reopened.state.done == ("first",) and reopened.begin("second") is False
+    assert [json.loads(line)["phase"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == ["first"]
+
+
+def test_a_run_of_another_recipe_is_refused_and_untouched(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "aaa")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match=r"another recipe \(aaa, not bbb\).*--run"):
+        Run(tmp_path, "bbb")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_state_json_is_readable_and_whole(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    record = json.loads((tmp_path / "state.json").read_text())
+    assert State(**{**record, "done": tuple(record["done"])}) == run.state
+    assert record["metrics_bytes"] == (tmp_path / "metrics.jsonl").stat().st_size
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_write_text_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(Killed):
+        write_text(path, "new")
+    assert path.read_text() == "old"

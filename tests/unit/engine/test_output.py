@@ -1,0 +1,66 @@
+"""Where pictures go, found out before any is made; and the picture in a terminal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fewstep.engine.output import free_name, open_output, slug
+from fewstep.engine.preview import half_blocks
+from fewstep.engine.request import RequestError
+
+
+def test_a_png_name_is_a_file_and_anything_else_a_folder(tmp_path: Path) -> None:
+    assert open_output(tmp_path / "new" / "a.PNG", 1).file == "a.PNG"
+    assert open_output(tmp_path / "v1.0", 3).file is None
+    assert (tmp_path / "v1.0").is_dir()
+
+
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    open_output(tmp_path / "out", 2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_several_pictures_do_not_fit_one_file(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="2 pictures are asked for: give a folder"):
+        open_output(tmp_path / "a.png", 2)
+
+
+def test_other_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"ends in \.png"):
+        open_output(tmp_path / "a.jpg", 1)
+
+
+@pytest.mark.parametrize("name", ["file/x.png", "file/deeper/x.png", "file/folder"])
+def test_a_place_that_cannot_be_written_is_found_before_generating(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot be written"):
+        open_output(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [("A red apple!", "a-red-apple"), ("../../etc/passwd", "etc-passwd"), ("", "picture"), ("猫", "picture"), ("é" * 200, "e" * 60)],
+)
+def test_names_from_prompts_are_plain(prompt: str, name: str) -> None:
+    assert slug(prompt) == name
+
+
+def test_names_never_meet(tmp_path: Path) -> None:
+    for expected in ("a.png", "a-2.png", "a-3.png"):
+        path = free_name(tmp_path, "a")
+        assert path.name == expected
+        path.touch()
+
+
+def test_half_blocks_show_two_pixels_a_character() -> None:
+    image = Image.new("RGB", (64, 64), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 32, 64, 64))
+    lines = half_blocks(image, 8).split("\n")
+    assert len(lines) == 4
+    assert all(line.count("▀") == 8 for line in lines)
+    colours = [re.findall(r"38;2;([\d;]+);48;2;([\d;]+)m", line)[0] for line in lines]
+    assert colours == [("255;0;0", "255;0;0")] * 2 + [("0;0;255", "0;0;255")] * 2

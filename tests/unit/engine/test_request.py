@@ -1,0 +1,104 @@
+"""What can be asked for, and the sentence for what cannot."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewstep.data.buckets import BUCKETS
+from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed, parse_size
+
+EMOJI = Limits("emoji", factor=16, native=256, students=(1, 2, 4, 8), teacher=True, default_steps=4)
+SDXL = Limits("sdxl", factor=8, native=1024, students=(4,), teacher=False, default_steps=4)
+
+
+def test_what_is_left_open_is_filled_in() -> None:
+    settled = EMOJI.settle(Request("a cat", seed=5))
+    assert (settled.prompt, settled.seed, settled.steps, settled.width, settled.height) == ("a cat", 5, 4, 256, 256)
+
+
+def test_random_seeds_differ() -> None:
+    assert len({EMOJI.settle(Request("a cat")).seed for _ in range(20)}) > 15
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 32, 1000])
+def test_steps_that_the_model_has(steps: int) -> None:
+    assert EMOJI.settle(Request("a cat", steps=steps)).steps == steps
+
+
+@pytest.mark.parametrize(("steps", "nearest"), [(0, 1), (-4, 1), (3, 2), (7, 8), (15, 8), (1001, 8)])
+def test_other_steps_are_refused_with_those_there_are(steps: int, nearest: int) -> None:
+    with pytest.raises(RequestError, match=rf"^{steps} steps .* 1, 2, 4 and 8 steps and its teacher for 16 .*: use --steps {nearest}$"):
+        EMOJI.settle(Request("a cat", steps=steps))
+
+
+def test_a_model_without_a_teacher_takes_no_teacher_steps() -> None:
+    with pytest.raises(RequestError, match="use --steps 4"):
+        SDXL.settle(Request("a cat", steps=32))
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [("250x256", "256x256"), ("256x0", "256x64"), ("16x256", "64x256"), ("2048x256", "512x256"), ("265x271", "272x272")]
+)
+def test_a_size_that_does_not_fit_names_what_was_given_and_the_nearest(size: str, nearest: str) -> None:
+    with pytest.raises(RequestError, match=rf"^size {size}: .* multiples of 16 from 64 to 512; the nearest is {nearest}$"):
+        EMOJI.settle(Request("a cat", None, None, *parse_size(size)))
+
+
+@given(st.integers(-100, 5000), st.integers(-100, 5000))
+def test_the_nearest_size_is_one_that_works(width: int, height: int) -> None:
+    try:
+        EMOJI.settle(Request("", 0, 4, width, height))
+    except RequestError as error:
+        nearest = str(error).rpartition(" ")[2]
+        EMOJI.settle(Request("", 0, 4, *parse_size(nearest)))
+    else:
+        assert width % 16 == height % 16 == 0
+        assert 64 <= min(width, height) <= max(width, height) <= 512
+
+
+def test_aspects_are_the_sizes_that_the_model_was_trained_on() -> None:
+    assert {EMOJI.size_of(aspect) for aspect in ASPECTS} == set(BUCKETS)
+
+
+@pytest.mark.parametrize("limits", [EMOJI, SDXL])
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_an_aspect_keeps_area_and_shape(limits: Limits, aspect: str) -> None:
+    width, height = limits.size_of(aspect)
+    across, down = ASPECTS[aspect]
+    assert width * height == pytest.approx(limits.native**2, rel=0.06)
+    assert width / height == pytest.approx(across / down, rel=0.06)
+    limits.check_size(width, height)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": SEEDS},
+        {"seed": 1.5},
+        {"seed": True},
+        {"steps": "4"},
+        {"width": 2.0},
+        {"aspect": "2:1"},
+        {"aspect": "1:1", "width": 256},
+        {"prompt": 7},
+        {"prompt": "\udcff"},
+        {"prompt": "x" * 4001},
+    ],
+)
+def test_what_no_model_can_do_is_refused_in_one_sentence(wrong: dict[str, object]) -> None:
+    with pytest.raises(RequestError) as caught:
+        Request(**{"prompt": "a cat", **wrong})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "256", "256x", "x256", "-256x256", "256x256x3", "2e2x256", "1234567x1"])
+def test_a_size_that_is_none(text: str) -> None:
+    with pytest.raises(RequestError, match="WIDTHxHEIGHT"):
+        parse_size(text)
+
+
+def test_listed() -> None:
+    assert [listed(values) for values in ([1], [1, 2], [1, 2, 4, 8])] == ["1", "1 and 2", "1, 2, 4 and 8"]
