@@ -13,9 +13,7 @@ from fewstep.stamp import Stamp
 
 SUBJECTS = ("red apple", "cat face", "dog face", "pizza", "rocket", "ghost")
 PLACES = ("in the snow", "at the sea")
-CAPTIONS = [f"a {subject} on a {colour} background" for subject in SUBJECTS for colour in COLOURS] + [
-    f"a small fruit {place}" for place in PLACES
-]
+CAPTIONS = [f"a {subject} on a {colour} background" for subject in SUBJECTS for colour in COLOURS] + [f"a small fruit {place}" for place in PLACES]
 SHAPE = Shape(
     unet_channels=(32, 64, 64),
     unet_heads=(1, 2, 2),

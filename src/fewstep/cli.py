@@ -18,14 +18,15 @@ from fewstep.engine.request import ASPECTS, Request, RequestError, parse_size
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
 
-USER_ERRORS = {  # by module and name, so that telling them apart imports nothing
-    ("fewstep.engine.request", "RequestError"),
-    ("fewstep.zoo.registry", "ModelError"),
-    ("fewstep.stamp", "StepMismatch"),
-    ("fewstep.models.bundle", "WeightsError"),
-    ("fewstep.distill.recipe", "RecipeError"),
+FAILED, BAD_INPUT = 1, 2
+EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
+    ("fewstep.engine.request", "RequestError"): BAD_INPUT,
+    ("fewstep.zoo.registry", "ModelError"): BAD_INPUT,
+    ("fewstep.stamp", "StepMismatch"): BAD_INPUT,
+    ("fewstep.models.bundle", "WeightsError"): BAD_INPUT,
+    ("fewstep.distill.recipe", "RecipeError"): BAD_INPUT,
+    ("fewstep.distill.trainer", "NonFinite"): FAILED,
 }
-BAD_INPUT = 2
 
 app = typer.Typer(
     help="Text-to-image in 1, 2, 4 or 8 steps.",
@@ -43,20 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments, prog_name="fewstep")
     except Exception as error:
-        sentence = explain(error)
-        if sentence is None:
+        explained = explain(error)
+        if explained is None:
             raise
+        code, sentence = explained
         print(f"fewstep: {sentence}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(code)
 
 
-def explain(error: BaseException) -> str | None:
-    """The one sentence to show for an error that the user can put right, None for one that is ours."""
-    if any((kind.__module__, kind.__name__) in USER_ERRORS for kind in type(error).__mro__):
-        return str(error)
+def explain(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, the one sentence to show) for an error that is for the user to know, None for one that is ours."""
+    for kind in type(error).__mro__:
+        if code := EXIT_CODES.get((kind.__module__, kind.__name__)):
+            return code, str(error)
     if isinstance(error, OSError):
         reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-        return f"{error.filename}: {reason}" if error.filename and error.strerror else reason
+        return BAD_INPUT, f"{error.filename}: {reason}" if error.filename and error.strerror else reason
     return None
 
 
@@ -71,18 +74,14 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def generate(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw. Several prompts give a picture each.")
-    ] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw. Several prompts give a picture each.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network evaluations: 1, 2, 4 or 8.  [default: 4]", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first picture; the next ones count up. Random by default.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels.")] = None,
     aspect: Annotated[str | None, typer.Option(metavar="|".join(ASPECTS), help="Shape, instead of a size.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .png file or a folder.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A known name, a diffusers folder or a .safetensors file.  [default: emoji]", show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="A known name, a diffusers folder or a .safetensors file.  [default: emoji]", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
     source: Annotated[Path | None, typer.Option("--from", metavar="PNG", help="Make the picture of this PNG again.")] = None,
     file: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Read prompts from a file, one a line.")] = None,
@@ -131,9 +130,7 @@ def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
     return prompts
 
 
-def requests_of(
-    prompts: Sequence[str], seed: int | None, count: int, steps: int | None, size: str | None, aspect: str | None
-) -> list[Request]:
+def requests_of(prompts: Sequence[str], seed: int | None, count: int, steps: int | None, size: str | None, aspect: str | None) -> list[Request]:
     """``count`` requests a prompt; each prompt gets the same seeds, ``seed`` and those that follow. Raises RequestError."""
     width, height = parse_size(size) if size is not None else (None, None)
     first = Request("", seed=seed).seed_or_random()
@@ -203,9 +200,9 @@ def data(
 @app.command()
 def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
     """Train an autoencoder, text encoders and a teacher as a recipe says. Goes on where it was stopped."""
-    from fewstep.distill.teacher import train_teacher
+    from fewstep.distill.pretrain import train_teacher
 
-    train_teacher(recipe, run or run_folder(recipe), settings or [])
+    print(train_teacher(recipe, run or run_folder(recipe), settings or []))
 
 
 @app.command()
@@ -213,7 +210,7 @@ def distill(recipe: Path, run: RunFolder = None, settings: Settings = None) -> N
     """Distil students from a teacher as a recipe says, stage by stage. Goes on where it was stopped."""
     from fewstep.distill import plan
 
-    plan.distill(recipe, run or run_folder(recipe), settings or [])
+    print(plan.distill(recipe, run or run_folder(recipe), settings or []))
 
 
 def run_folder(recipe: Path) -> Path:
@@ -230,10 +227,10 @@ def evaluate(
     count: Annotated[int, typer.Option(min=2, help="Held-out prompts.")] = 500,
 ) -> None:
     """Measure a model and its students against real renders."""
-    from fewstep.evals import report
+    from fewstep.evals.run import run
     from fewstep.zoo.registry import find
 
-    report.run(find(model), source=source, json=json, html=html, count=count)
+    run(find(model), source=source, json=json, html=html, count=count)
 
 
 @app.command()
@@ -250,7 +247,7 @@ def export(
     folder = open_model(model, steps).folder
     from fewstep.export import write
 
-    write(folder, steps, to, out)
+    print(write(folder, steps, to, out))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class Stamp:
         try:
             record: dict[str, Any] = json.loads(metadata[KEY])
             known = {field.name for field in dataclasses.fields(cls)}
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known})
+            fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known}
+            return cls(**fields)
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"the stamp in this file cannot be read: {error}") from None
 

@@ -118,9 +118,7 @@ def test_import_fewstep_loads_nothing_heavy() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    loaded = loaded_by(
-        "import sys\nsys.argv = ['fewstep', '--help']\ntry:\n    from fewstep.cli import main\n    main()\nexcept SystemExit: pass"
-    )
+    loaded = loaded_by("import sys\nsys.argv = ['fewstep', '--help']\ntry:\n    from fewstep.cli import main\n    main()\nexcept SystemExit: pass")
     assert not loaded & HEAVY, sorted(loaded & HEAVY)
 
 

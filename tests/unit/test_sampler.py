@@ -75,9 +75,7 @@ def test_noise_becomes_the_data() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 32])
 def test_prediction_types_give_the_same_trajectory(steps: int) -> None:
-    trajectories = [
-        walk(perfect(kind), NOISE, pairs(trailing_timesteps(steps)), prediction_type=kind) for kind in ("epsilon", "sample", "v_prediction")
-    ]
+    trajectories = [walk(perfect(kind), NOISE, pairs(trailing_timesteps(steps)), prediction_type=kind) for kind in ("epsilon", "sample", "v_prediction")]
     for frames in zip(*trajectories, strict=True):
         for frame in frames[1:]:
             np.testing.assert_allclose(frame.latents, frames[0].latents, atol=1e-12)
@@ -139,9 +137,7 @@ def test_fresh_noise_keeps_the_noise_level(fresh: float) -> None:
     rng = np.random.default_rng(2)
     noise = rng.standard_normal(200_000)
     # a network that knows the one picture, 0: x0 = 0, ε = x / √(1 - ᾱ), so latents at t_next are noise alone
-    (frame, *_) = walk(
-        lambda x, t: x / (1 - alpha_bar(t)) ** 0.5, noise, pairs([999, 499]), fresh=fresh, renoise=lambda step: rng.standard_normal(200_000)
-    )
+    (frame, *_) = walk(lambda x, t: x / (1 - alpha_bar(t)) ** 0.5, noise, pairs([999, 499]), fresh=fresh, renoise=lambda step: rng.standard_normal(200_000))
     assert frame.latents.var() == pytest.approx(1 - float(alphas_cumprod()[499]), rel=0.01)
     assert np.corrcoef(frame.latents, noise)[0, 1] == pytest.approx((1 - fresh**2) ** 0.5, abs=0.01)
 

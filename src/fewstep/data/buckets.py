@@ -6,9 +6,14 @@ BUCKETS: tuple[tuple[int, int], ...] = ((256, 256), (336, 192), (192, 336), (288
 SQUARE_SHARE = 0.7  # of training batches; the other buckets share the rest evenly
 
 
-def bucket(draw: float) -> tuple[int, int]:
-    """The bucket that a uniform ``draw`` from [0, 1) falls into."""
+def buckets(side: int) -> tuple[tuple[int, int], ...]:
+    """The buckets of a model whose square pictures are ``side`` pixels a side, square first: BUCKETS for 256."""
+    return tuple((width * side // BUCKETS[0][0], height * side // BUCKETS[0][0]) for width, height in BUCKETS)
+
+
+def bucket(draw: float, side: int = BUCKETS[0][0]) -> tuple[int, int]:
+    """The bucket of ``buckets(side)`` that a uniform ``draw`` from [0, 1) falls into."""
+    square, *others = buckets(side)
     if draw < SQUARE_SHARE:
-        return BUCKETS[0]
-    others = BUCKETS[1:]
+        return square
     return others[min(int((draw - SQUARE_SHARE) / (1 - SQUARE_SHARE) * len(others)), len(others) - 1)]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fewstep.data import places
-from fewstep.data.subjects import SIDE, Subject
+from fewstep.data.subjects import Subject
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 50, 50),
@@ -142,7 +142,7 @@ class World:
     def render(self, scene: Scene, width: int, height: int) -> np.ndarray:
         """Paint the scene: uint8 [height, width, 3]."""
         if scene.background in COLOURS:
-            canvas = np.broadcast_to(np.float32(COLOURS[scene.background]) / 255, (height, width, 3)).copy()
+            canvas = np.broadcast_to(np.array(COLOURS[scene.background], np.float32) / 255, (height, width, 3)).copy()
         else:
             canvas = places.paint(scene.background, width, height, np.random.default_rng(scene.texture))
         shadow = scene.background not in COLOURS
@@ -176,15 +176,14 @@ def article(phrase: str) -> str:
     return f"an {phrase}" if phrase[:1].lower() in "aeiou" and not phrase.lower().startswith(("uni", "one", "euro")) else f"a {phrase}"
 
 
-_drawings: dict[int, np.ndarray] = {}
+_drawings: dict[int, tuple[Subject, np.ndarray]] = {}  # by identity; the subject is kept with it, or its id could pass to another
 
 
 def _sprite(subject: Subject, side: int, paint: str, flip: bool, turn: float) -> np.ndarray:
     """The subject's drawing at ``side`` pixels, premultiplied RGBA, float32 [side, side, 4]."""
-    drawing = _drawings.get(id(subject))
-    if drawing is None:
-        drawing = _drawings.setdefault(id(subject), (subject.draw() * 255 + 0.5).astype(np.uint8))
-    picture = Image.fromarray(drawing, "RGBA")
+    if id(subject) not in _drawings:
+        _drawings[id(subject)] = subject, (subject.draw() * 255 + 0.5).astype(np.uint8)
+    picture = Image.fromarray(_drawings[id(subject)][1], "RGBA")
     if flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if turn:
@@ -197,9 +196,9 @@ def _sprite(subject: Subject, side: int, paint: str, flip: bool, turn: float) ->
 def repainted(sprite: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The drawing in shades of one colour: black stays black, white stays white, what lies between takes the hue."""
     alpha = np.maximum(sprite[..., 3:], 1e-6)
-    grey = (sprite[..., :3] / alpha) @ np.float32([0.299, 0.587, 0.114])
-    hue = np.float32(colour) / 255
-    middle = float(hue @ np.float32([0.299, 0.587, 0.114]))
+    grey = (sprite[..., :3] / alpha) @ np.array([0.299, 0.587, 0.114], np.float32)
+    hue = np.array(colour, np.float32) / 255
+    middle = float(hue @ np.array([0.299, 0.587, 0.114], np.float32))
     dark, light = np.clip(grey / max(middle, 1e-3), 0, 1)[..., None], np.clip((grey - middle) / max(1 - middle, 1e-3), 0, 1)[..., None]
     return np.concatenate([(hue * dark * (1 - light) + light) * sprite[..., 3:], sprite[..., 3:]], axis=-1)
 

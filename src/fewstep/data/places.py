@@ -189,10 +189,7 @@ class _Scene:
         """A fir of three tiers, `size` sides high."""
         x, y = size * self.side / self.width, size * self.side / self.height
         tiers = [(0.0, 0.5, 0.17), (0.22, 0.74, 0.23), (0.46, 0.94, 0.29)]
-        shapes = [
-            ("area", [(u, foot - y * (1 - a)), (u + x * w, foot - y * (1 - b)), (u - x * w, foot - y * (1 - b))], 0, 255)
-            for a, b, w in tiers
-        ]
+        shapes = [("area", [(u, foot - y * (1 - a)), (u + x * w, foot - y * (1 - b)), (u - x * w, foot - y * (1 - b))], 0, 255) for a, b, w in tiers]
         return [*shapes, ("line", [(u, foot), (u, foot - y * 0.2)], 0.025 * size, 255)]
 
 
@@ -230,12 +227,10 @@ def _desert(s: _Scene) -> None:
     u, foot = 1 - s.vary(0.13, 0.05), horizon + s.vary(0.24, 0.03)
     size = s.vary(0.34, 0.05) * (s.height / s.side) ** 0.6
     x, y = size * s.side / s.width, size * s.side / s.height
-    arms = [[(0, 0), (0, 1)], [(0, 0.4), (-0.26, 0.42), (-0.28, 0.78)], [(0, 0.3), (0.25, 0.32), (0.26, 0.62)]]
+    arms: list[list[tuple[float, float]]] = [[(0, 0), (0, 1)], [(0, 0.4), (-0.26, 0.42), (-0.28, 0.78)], [(0, 0.3), (0.25, 0.32), (0.26, 0.62)]]
     stems = [[(u + x * a, foot - y * b) for a, b in arm] for arm in arms]
     wide = [0.09 * size, 0.06 * size, 0.06 * size]
-    shapes = [("line", stem, w, 255) for stem, w in zip(stems, wide, strict=True)] + [
-        ("dot", stem[-1:], w, 255) for stem, w in zip(stems, wide, strict=True)
-    ]
+    shapes = [("line", stem, w, 255) for stem, w in zip(stems, wide, strict=True)] + [("dot", stem[-1:], w, 255) for stem, w in zip(stems, wide, strict=True)]
     cactus = s.ink([*shapes, *(("dot", stem[1:2], 0.06 * size, 255) for stem in stems[1:])])
     s.blend("3f8f5a", cactus)
     s.blend("2f7048", cactus * (0.5 + 0.5 * np.sin(s.u * s.width / s.side * 260)) * 0.7)
@@ -501,10 +496,7 @@ def _space(s: _Scene) -> None:
     ground = s.below(limb)
     craters = [(s.rng.random(), s.vary(0.935, 0.06), s.vary(0.022, 0.013)) for _ in range(11)]
     for colour, lift, grow in (("d4d0de", 0.15, 1.0), ("5f5a76", 0.0, 0.9)):
-        oval = [
-            [(a + r * grow * 1.7 * np.cos(k), b + r * (lift + 0.55 * grow * np.sin(k))) for k in np.linspace(0, 6, 14)]
-            for a, b, r in craters
-        ]
+        oval = [[(a + r * grow * 1.7 * np.cos(k), b + r * (lift + 0.55 * grow * np.sin(k))) for k in np.linspace(0, 6, 14)] for a, b, r in craters]
         s.blend(colour, 0.8 * ground * s.ink(("area", points, 0, 255) for points in oval))
     s.shade(ground * (0.1 * s.noise(0.008, 2) + 0.12 * s.noise(0.1, 3, 2.0)))
 

@@ -1,8 +1,9 @@
-"""Emoji subjects: drawings with names, groups and keywords, read from one of three sources.
+"""Emoji subjects: drawings with names, groups and keywords, read from one of four sources.
 
 * a folder that holds ``noto-emoji.tsv`` and ``noto-emoji-png512.tar`` (or the unpacked PNG files);
 * a checkout of googlefonts/noto-emoji (``png/512/emoji_u*.png``), named by Debian's unicode-data and unicode-cldr-core;
-* Debian's ``NotoColorEmoji.ttf`` (136x128 bitmaps), named the same way.
+* Debian's ``NotoColorEmoji.ttf`` (136x128 bitmaps), named the same way;
+* the word ``shapes``: a few plain figures drawn here, for trying a recipe out without any file.
 
 No drawing ships with the package: a source is only needed to train.
 """
@@ -24,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 EMOJI_TEST = Path("/usr/share/unicode/emoji/emoji-test.txt")
 ANNOTATIONS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
 BITMAP_SIZE = 109  # the only size at which NotoColorEmoji.ttf holds bitmaps
+SHAPES = "shapes"  # the source that needs no file
 SIDE = 320  # pixels a side that a drawing is kept at: the largest size a 256-pixel scene asks for, and some more
 
 GROUPS = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
@@ -68,8 +70,10 @@ class Subject:
 def read_subjects(source: Path) -> list[Subject]:
     """Every emoji that ``source`` draws, in the source's order.
 
-    Raises FileNotFoundError, with what to do, if the folder or file is none of the three known kinds.
+    Raises FileNotFoundError, with what to do, if the folder or file is none of the known kinds.
     """
+    if str(source) == SHAPES:
+        return shapes()
     source = Path(source)
     if (source / "noto-emoji.tsv").is_file():
         return _from_tsv(source)
@@ -90,6 +94,8 @@ def choose(subjects: list[Subject], dial: str | int) -> list[Subject]:
     An integer n up to 120 takes the first n iconic subjects that the source has. Raises ValueError on any other setting.
     """
     by_name = {subject.name: subject for subject in subjects}
+    if isinstance(dial, int) and all(subject.group == "Shapes" for subject in subjects):
+        return subjects[:dial]
     if isinstance(dial, int):
         chosen = [by_name[name] for name in ICONIC if name in by_name][:dial]
         if len(chosen) < dial:
@@ -100,6 +106,29 @@ def choose(subjects: list[Subject], dial: str | int) -> list[Subject]:
     if dial == "all":
         return list(subjects)
     raise ValueError(f"subjects = {dial!r}: give a number up to {len(ICONIC)}, 'groups' or 'all'")
+
+
+def shapes() -> list[Subject]:
+    """Plain figures: enough to try a recipe out. Their names are emoji's where there is one."""
+
+    def figure(colour: tuple[int, int, int], corners: int, turn: float) -> np.ndarray:
+        canvas = Image.new("RGBA", (SIDE, SIDE))
+        pen = ImageDraw.Draw(canvas)
+        if corners:
+            pen.regular_polygon((SIDE / 2, SIDE / 2, 0.45 * SIDE), corners, rotation=int(turn), fill=colour)
+        else:
+            pen.ellipse((0.08 * SIDE, 0.08 * SIDE, 0.92 * SIDE, 0.92 * SIDE), fill=colour)
+        return _premultiplied(canvas)
+
+    figures = {
+        "red apple": ((200, 30, 40), 0, 0.0),
+        "blue square": ((40, 70, 190), 4, 0.0),
+        "yellow triangle": ((240, 200, 50), 3, 0.0),
+        "green pentagon": ((40, 150, 70), 5, 0.0),
+        "orange diamond": ((240, 130, 30), 4, 45.0),
+        "purple hexagon": ((130, 60, 170), 6, 0.0),
+    }
+    return [_subject(name, "Shapes", ["shape"], lambda drawing=drawing: figure(*drawing)) for name, drawing in figures.items()]  # type: ignore[misc]
 
 
 def _from_tsv(folder: Path) -> list[Subject]:
@@ -114,9 +143,7 @@ def _from_unicode(draw_file: Callable[[str], np.ndarray] | None, font: ImageFont
     for needed in (EMOJI_TEST, ANNOTATIONS):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} is missing: the names come from it (apt-get install unicode-data unicode-cldr-core)")
-    keywords = {
-        node.get("cp", ""): (node.text or "").split(" | ") for node in ElementTree.parse(ANNOTATIONS).iter("annotation") if node.get("type") is None
-    }
+    keywords = {node.get("cp", ""): (node.text or "").split(" | ") for node in ElementTree.parse(ANNOTATIONS).iter("annotation") if node.get("type") is None}
     subjects, group = [], ""
     for line in EMOJI_TEST.read_text(encoding="utf8").splitlines():
         if line.startswith("# group: "):

@@ -1,7 +1,4 @@
-"""Training the autoencoder: reconstruct, then sharpen the decoder against a patch critic with the encoder frozen.
-
-The encoder is final after the first phase, so that latents can be cached and a teacher trained while the decoder is still improving.
-"""
+"""Training the autoencoder: reconstruct crops of scenes, from a linear start."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
-from fewstep.data.buckets import BUCKETS
+from fewstep.data.buckets import buckets
 from fewstep.data.emoji import Dials, World
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import to_tensor
@@ -31,20 +28,17 @@ class AutoencoderRecipe:
     updates: int = 4500
     learning_rate: float = 1.5e-4  # 6e-4 undoes the linear start
     kl_weight: float = 1e-6
-    sharpen_updates: int = 0
-    sharpen_learning_rate: float = 2e-4
-    adversarial_weight: float = 0.1
     ema: float = 0.999
     dials: Dials = field(default_factory=lambda: Dials(place=0.4, repaint=0.2, pair=0.1, flip=0.3, turn=10.0, shift=0.1, held_out=0.0))
 
 
-def crops(world: World, indices: range, recipe: AutoencoderRecipe, size: int) -> Tensor:
-    """Random crops of full-size scenes: float [len(indices), 3, size, size] in [-1, 1]. ``recipe.crops`` neighbours share a scene."""
+def crops(world: World, indices: range, recipe: AutoencoderRecipe, size: int, side: int) -> Tensor:
+    """Random crops of scenes in the buckets of ``side`` pixels: float [len(indices), 3, size, size] in [-1, 1]. ``recipe.crops`` neighbours share a scene."""
     pictures, last, picture = [], -1, np.empty(0)
     for index in indices:
         rng = world.rng(index // recipe.crops)
         scene = world.scene(rng)
-        sizes = [sides for sides in BUCKETS if min(sides) >= size]
+        sizes = [sides for sides in buckets(side) if min(sides) >= size]
         width, height = sizes[int(rng.integers(len(sizes)))]
         if index // recipe.crops != last:
             last, picture = index // recipe.crops, world.render(scene, width, height)
@@ -57,12 +51,12 @@ def crops(world: World, indices: range, recipe: AutoencoderRecipe, size: int) ->
 def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRecipe, precision: torch.dtype) -> Phase:
     """All of the autoencoder on L1 + L2 + edges, with a KL term just large enough to keep the latents bounded."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    late = int(0.9 * recipe.updates)
+    late, side = int(0.9 * recipe.updates), int(model.config.sample_size)
 
     def batch(indices: range) -> Tensor:
         if indices.start < late * recipe.batch_size:
-            return crops(world, indices, recipe, recipe.crop)
-        return crops(world, indices[: max(len(indices) // 4, 1)], recipe, 2 * recipe.crop)
+            return crops(world, indices, recipe, recipe.crop, side)
+        return crops(world, indices[: max(len(indices) // 4, 1)], recipe, 2 * recipe.crop, side)
 
     def losses(turn: str, pictures: Tensor) -> Losses:
         posterior = model.encode(pictures).latent_dist
@@ -93,19 +87,3 @@ def edge_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1 between horizontal and between vertical differences: an emoji's outlines are what a viewer judges. Inputs [B, 3, H, W]."""
     difference = output - target
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-
-
-class PatchCritic(nn.Module):
-    """A small convolutional critic of 16-pixel patches: [B, 3, H, W] to logits [B, 1, H/8, W/8]."""
-
-    def __init__(self, channels: int = 48) -> None:
-        super().__init__()
-        widths = [3, channels, 2 * channels, 3 * channels]
-        layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits of "this patch is from a render"."""
-        return self.layers(pictures)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fewstep.data.buckets import BUCKETS, bucket
+from fewstep.data.buckets import bucket, buckets
 from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.state import write_text
@@ -47,7 +47,7 @@ class Latents:
     """A cache of ``count`` encoded scenes. Opening it makes what is missing; a cache of another autoencoder or world is made anew."""
 
     def __init__(self, folder: Path, world: World, vae: AutoencoderKL, count: int, key: str) -> None:
-        self.folder, self.seed, self.buckets = Path(folder), world.seed, {size: ([], []) for size in BUCKETS}
+        self.folder, self.seed, self.side = Path(folder), world.seed, int(vae.config.sample_size)
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / "cache.json"
         content = json.dumps({"key": key, "count": count})
@@ -61,25 +61,24 @@ class Latents:
             if not self._shard(first).is_file():
                 self._encode(world, vae, range(first, min(first + SHARD, count)))
         dist.wait()
+        parts: dict[tuple[int, int], list[Tensor]] = {}
+        self.captions: dict[tuple[int, int], list[str]] = {}
         for first in shards:
             size, captions, latents = self._read(first)
-            self.buckets[size][0].append(latents)
-            self.buckets[size][1].extend(captions)
-        self.latents = {size: torch.cat(parts) for size, (parts, _) in self.buckets.items() if parts}
-        self.captions = {size: captions for size, (_, captions) in self.buckets.items()}
+            parts.setdefault(size, []).append(latents)
+            self.captions.setdefault(size, []).extend(captions)
+        self.latents = {size: torch.cat(tensors) for size, tensors in parts.items()}
 
     @property
     def spread(self) -> float:
         """The standard deviation over all cached latents, before scaling: the autoencoder's scaling_factor is one over it."""
-        total = sum(part.float().square().sum() for part in self.latents.values())
-        mean = sum(part.float().sum() for part in self.latents.values()) / sum(part.numel() for part in self.latents.values())
-        return float((total / sum(part.numel() for part in self.latents.values()) - mean**2) ** 0.5)
+        return float(torch.cat([part.float().flatten() for part in self.latents.values()]).std())
 
     def batch(self, indices: range, batch_size: int, scale: float, device: torch.device) -> Samples:
         """The samples with these global indices. All indices of one batch of ``batch_size`` come from one bucket."""
-        sizes = [size for size in BUCKETS if size in self.latents]
-        wanted = bucket(np.random.default_rng((self.seed, 2, indices[0] // batch_size)).random())
-        size = wanted if wanted in sizes else sizes[0]
+        sizes = [size for size in buckets(self.side) if size in self.latents]
+        wanted = bucket(np.random.default_rng((self.seed, 2, indices[0] // batch_size)).random(), self.side)
+        size = wanted if wanted in sizes else sizes[0]  # a small cache may lack a bucket
         rows = [int(np.random.default_rng((self.seed, 3, index)).integers(len(self.latents[size]))) for index in indices]
         return Samples(
             latents=self.latents[size][rows].float().mul(scale).to(device),
@@ -94,7 +93,7 @@ class Latents:
 
     @torch.no_grad()
     def _encode(self, world: World, vae: AutoencoderKL, indices: range) -> None:
-        size = bucket(np.random.default_rng((world.seed, 1, indices.start)).random())
+        size = bucket(np.random.default_rng((world.seed, 1, indices.start)).random(), self.side)
         captions, parts = [], []
         for start in range(indices.start, indices.stop, 16):
             pictures = []
@@ -110,7 +109,8 @@ class Latents:
 
     def _read(self, first: int) -> tuple[tuple[int, int], list[str], Tensor]:
         record = json.loads(self._shard(first).with_suffix(".json").read_text())
-        return tuple(record["size"]), record["captions"], load_file(self._shard(first))["latents"]
+        width, height = record["size"]
+        return (width, height), record["captions"], load_file(self._shard(first))["latents"]
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:

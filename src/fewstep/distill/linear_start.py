@@ -7,6 +7,8 @@ pass SiLU unchanged, since silu(x) - silu(-x) = x, and pairs of constants (+K, -
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
@@ -16,7 +18,13 @@ CONSTANT = 3.0  # K, in standard deviations of the channels beside it
 
 @torch.no_grad()
 def linear_start(model: AutoencoderKL, pictures: Tensor) -> None:
-    """Overwrite ``model``'s random weights, with components measured on ``pictures`` [B, 3, H, W] in [-1, 1]; sides are multiples of 32."""
+    """Overwrite ``model``'s random weights, with components measured on ``pictures`` [B, 3, H, W] in [-1, 1]; sides are multiples of 32.
+
+    Raises ValueError if the blocks before the last are too narrow to hold each latent channel twice and two constants a group.
+    """
+    width, groups = model.config.block_out_channels[-2], model.config.norm_num_groups
+    if width // 2 - 2 * groups < model.config.latent_channels:
+        raise ValueError(f"an autoencoder {width} channels wide with {groups} groups is too narrow for {model.config.latent_channels} latent channels")
     for name, parameter in model.named_parameters():
         if ".conv2." in name or ".to_out.0." in name:
             parameter.zero_()
@@ -83,7 +91,7 @@ def _start_decoder(model: AutoencoderKL, pictures: Tensor, latents: Tensor) -> N
     decoder, groups = model.decoder, model.config.norm_num_groups
     model.post_quant_conv.weight.copy_(torch.eye(latents.shape[1])[..., None, None])
     model.post_quant_conv.bias.zero_()
-    means = nn.functional.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+    means = nn.functional.adaptive_avg_pool2d(pictures, (latents.shape[-2], latents.shape[-1]))
     flat = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1).permute(0, 2, 3, 1).reshape(-1, latents.shape[1] + 1)
     fit = torch.linalg.lstsq(flat, means.permute(0, 2, 3, 1).reshape(-1, 3)).solution  # [C + 1, 3]
     _carry(decoder.conv_in, fit[:-1].T, fit[-1])
@@ -132,14 +140,14 @@ def _paired(count: int, width: int, groups: int) -> list[int]:
     return plus + [channel + 1 for channel in plus]
 
 
-def _carry(convolution: nn.Conv2d, matrix: Tensor, bias: Tensor | None = None) -> None:
+def _carry(convolution: Any, matrix: Tensor, bias: Tensor | None = None) -> None:
     """Let the first outputs of a 3x3 convolution be ``matrix`` [out, in] times its input, position by position."""
     convolution.weight[: len(matrix)] = 0
     convolution.weight[: len(matrix), :, 1, 1] = matrix
     convolution.bias[: len(matrix)] = 0 if bias is None else bias
 
 
-def _keep(resnets: nn.ModuleList, channels: int) -> None:
+def _keep(resnets: Any, channels: int) -> None:
     """Let the first ``channels`` pass through blocks whose residual branches are zero."""
     for resnet in resnets:
         if resnet.conv_shortcut is not None:

@@ -1,7 +1,4 @@
-"""Training a teacher from nothing: autoencoder, text encoders, then the UNet by ε-prediction. One recipe, one run.
-
-    autoencoder/reconstruct  ->  text/contrast  ->  teacher/denoise  ->  autoencoder/sharpen
-"""
+"""Training the teacher's UNet by ε-prediction on cached latents."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from fewstep.engine.decode import decode
 from fewstep.engine.model import UNET, Model, check_choice, open_model
 from fewstep.engine.record import Record
 from fewstep.engine.request import MOST_BATCH, Frame, Limits, Picture, Request, RequestError, Settled
-from fewstep.engine.weights import read_student
 from fewstep.engine.words import hints
 from fewstep.models.bundle import Bundle, WeightsError, load_bundle
 from fewstep.models.prompt import Prompt, cat, conditioning, encode, time_ids
+from fewstep.models.students import read_student
 from fewstep.sampler import sample
 from fewstep.schedule import pairs
 from fewstep.stamp import Stamp
@@ -55,9 +55,7 @@ class Engine:
         self._prompts: OrderedDict[str, Prompt] = OrderedDict()
 
     @classmethod
-    def load(
-        cls, model: str = "emoji", steps: int | None = None, decoder: str = "full", backend: str = "auto", device: str | None = None
-    ) -> Engine:
+    def load(cls, model: str = "emoji", steps: int | None = None, decoder: str = "full", backend: str = "auto", device: str | None = None) -> Engine:
         """Load ``model``: a known name, a diffusers folder or a stamped .safetensors file.
 
         ``steps`` is for requests that do not say (None: 4 where the model has that). ``device`` is the first there is of cuda, mps and
@@ -103,9 +101,7 @@ class Engine:
         waiting = dict(enumerate(settled))
         for index, first in enumerate(settled):
             if index in waiting:
-                alike = [i for i, s in waiting.items() if (s.width, s.height, s.steps) == (first.width, first.height, first.steps)][
-                    :MOST_BATCH
-                ]
+                alike = [i for i, s in waiting.items() if (s.width, s.height, s.steps) == (first.width, first.height, first.steps)][:MOST_BATCH]
                 done.update(zip(alike, self._finish([waiting.pop(i) for i in alike]), strict=True))
             yield done.pop(index)
 
@@ -124,9 +120,7 @@ class Engine:
         settled = self.limits.settle(record.request)
         own = self._load(settled.steps).hash
         if own != record.hash:
-            raise RequestError(
-                f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those"
-            )
+            raise RequestError(f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those")
         threads = torch.get_num_threads()
         torch.set_num_threads(min(record.threads, os.cpu_count() or 1))
         try:
@@ -180,10 +174,7 @@ class Engine:
             timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
             yield (
                 frame.x0,
-                [
-                    self._picture(settled, image, timings, weights, count, row)
-                    for row, (settled, image) in enumerate(zip(batch, images, strict=True))
-                ],
+                [self._picture(settled, image, timings, weights, count, row) for row, (settled, image) in enumerate(zip(batch, images, strict=True))],
             )
 
     def _picture(self, settled: Settled, image: Image, timings: dict[str, float], weights: _Weights, batch: int, row: int) -> Picture:

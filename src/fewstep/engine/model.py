@@ -45,9 +45,7 @@ def open_model(model: str = "emoji", steps: int | None = None) -> Model:
     if single:
         stamp = peek(single)
         if stamp is None:
-            raise ModelError(
-                f"{single} does not say how many steps it was trained for: give a file that fewstep wrote, or a diffusers folder"
-            )
+            raise ModelError(f"{single} does not say how many steps it was trained for: give a file that fewstep wrote, or a diffusers folder")
         if steps is not None:
             stamp.check(steps, str(single))
         if stamp.kind == "teacher":

@@ -27,9 +27,7 @@ class Output:
 
     def save(self, picture: Picture) -> Path:
         """Write ``picture`` and return its path. A name that was not asked for never replaces a file. Raises OSError."""
-        return picture.save(
-            self.folder / self.file if self.file else free_name(self.folder, f"{slug(picture.record.prompt)}-{picture.seed}")
-        )
+        return picture.save(self.folder / self.file if self.file else free_name(self.folder, f"{slug(picture.record.prompt)}-{picture.seed}"))
 
 
 def open_output(out: Path | None, count: int) -> Output:

@@ -128,9 +128,7 @@ def read_record(path: Path) -> Record:
         with Image.open(path, formats=("PNG",)) as picture:
             text = picture.info.get(KEY)
     except OSError as error:
-        raise RequestError(
-            f"{path} cannot be read ({error.strerror or 'not a whole PNG'}): give a picture that 'fewstep generate' wrote"
-        ) from None
+        raise RequestError(f"{path} cannot be read ({error.strerror or 'not a whole PNG'}): give a picture that 'fewstep generate' wrote") from None
     except (ValueError, SyntaxError, struct.error) as error:
         if isinstance(error, RequestError):
             raise

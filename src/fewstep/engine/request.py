@@ -116,9 +116,7 @@ class Limits:
         if [width, height] == nearest:
             return
         rule = f"multiples of {self.factor} from {least} to {most}"
-        raise RequestError(
-            f"size {width}x{height}: {self.name} makes pictures whose sides are {rule}; the nearest is {nearest[0]}x{nearest[1]}"
-        )
+        raise RequestError(f"size {width}x{height}: {self.name} makes pictures whose sides are {rule}; the nearest is {nearest[0]}x{nearest[1]}")
 
     def size_of(self, aspect: str) -> tuple[int, int]:
         """(width, height) of about the native area in this aspect, on the grid that the model's training sizes lie on."""

@@ -35,7 +35,7 @@ Batch = tuple[Tensor, Tensor, Tensor]  # pictures [B, 3, 64, 64] in [-1, 1], sub
 
 
 class Judge(nn.Module):
-    """Four stages of plain 3x3 convolutions, pooled: about 1M parameters. ``subjects`` are the names of its classes, in order."""
+    """A stem and three stages of plain 3x3 convolutions, pooled: about 1M parameters. ``subjects`` names its classes, in order."""
 
     def __init__(self, subjects: Sequence[str], channels: Sequence[int] = CHANNELS) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Judge(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.subject = nn.Linear(channels[-1], len(self.subjects))
         self.background = nn.Linear(channels[-1], len(BACKGROUNDS))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def width(self) -> int:
@@ -56,7 +56,7 @@ class Judge(nn.Module):
     def features(self, pictures: Tensor) -> Tensor:
         """What the judge sees in ``pictures`` [B, 3, 64, 64] in [-1, 1]: float [B, D]."""
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        return self.layers(pictures).float().mean(dim=(2, 3))  # type: ignore[no-any-return]
+        return self.layers(pictures).float().mean(dim=(2, 3))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the subject [B, S] and of the background [B, 22], in the order of BACKGROUNDS."""
@@ -68,7 +68,7 @@ class Judge(nn.Module):
 
 
 def _block(before: int, after: int, kernel: int = 3, stride: int = 1) -> Iterable[nn.Module]:
-    # Eight channels a group and more: with fewer, GroupNorm removes what tells one flat colour from another.
+    # Sixteen channels a group: with few, GroupNorm removes what tells one flat colour from another.
     return nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.GroupNorm(max(after // 16, 1), after), nn.SiLU()
 
 

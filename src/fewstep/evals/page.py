@@ -78,9 +78,7 @@ def page(results: Sequence[Result], bars: Sequence[Bar], about: Mapping[str, str
         about="".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in about.items()),
         table=_table(["row", *(column.heading for column in COLUMNS)], figures),
         bars=_table(["bar", "value", "needed", "verdict"], verdicts),
-        grids="\n".join(
-            f'<h2>{escape(called(name))}</h2>\n<div class="grid">{"".join(map(_figure, of))}</div>' for name, of in samples.items()
-        ),
+        grids="\n".join(f'<h2>{escape(called(name))}</h2>\n<div class="grid">{"".join(map(_figure, of))}</div>' for name, of in samples.items()),
         notes="".join(f"<li><b>{escape(column.heading)}</b>: {escape(column.note)}</li>" for column in COLUMNS),
     )
 

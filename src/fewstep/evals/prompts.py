@@ -32,9 +32,7 @@ def held_out(world: World, count: int = 500, seed: int = SEED) -> list[Question]
     backgrounds = [*(COLOURS if world.dials.place < 1 else ()), *(PLACES if world.dials.place > 0 else ())]
     combinations = (Scene(index, background) for index in range(len(world.subjects)) for background in backgrounds)
     if not any(asked.is_held_out(scene) for scene in combinations):
-        raise ValueError(
-            f"none of the {len(world.subjects)} subjects has a held-out background at dials.held_out = {world.dials.held_out}: raise it"
-        )
+        raise ValueError(f"none of the {len(world.subjects)} subjects has a held-out background at dials.held_out = {world.dials.held_out}: raise it")
 
     def questions() -> Iterator[Question]:
         for index in range(count):

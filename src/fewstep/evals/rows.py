@@ -16,16 +16,15 @@ from fewstep.data.emoji import Scene, World
 from fewstep.evals.prompts import Question
 from fewstep.evals.report import Row
 from fewstep.evals.table import RECONSTRUCTION, RENDERS, STUDENTS, TEACHER
-from fewstep.models.bundle import Bundle, load_bundle, student
+from fewstep.models.bundle import Bundle, load_bundle
 from fewstep.models.prompt import cat, conditioning, encode, time_ids
+from fewstep.models.students import student
 from fewstep.sampler import sample
 from fewstep.schedule import pairs, trailing_timesteps
 from fewstep.stamp import Stamp
 
 
-def rows_for(
-    folder: Path, world: World, students: Iterable[int] = STUDENTS, device: str = "cpu", teacher_steps: int = 32
-) -> dict[str, Row]:
+def rows_for(folder: Path, world: World, students: Iterable[int] = STUDENTS, device: str = "cpu", teacher_steps: int = 32) -> dict[str, Row]:
     """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher" and the students by their steps, "8" to "1".
 
     Pictures have the size that the model was trained at. Raises WeightsError on a model, and StepMismatch on a student, that is not there.

@@ -88,9 +88,7 @@ def bars(results: Sequence[Result]) -> list[Bar]:
     )
     for name, of, needed in shares:
         if name in rows and of in rows and rows[of].top1:
-            found.append(
-                Bar(f"{called(name)}: top-1 as a share of {of}'" + "s" * (not of.endswith("s")), rows[name].top1 / rows[of].top1, needed)
-            )
+            found.append(Bar(f"{called(name)}: top-1 as a share of {of}'" + "s" * (not of.endswith("s")), rows[name].top1 / rows[of].top1, needed))
     found += [Bar(f"{called(name)}: background right", rows[name].background, 0.95) for name in STUDENT_SHARES if name in rows]
     kept = rows["4"].diversity if "4" in rows else None
     fidelity = rows[RECONSTRUCTION].psnr if RECONSTRUCTION in rows else None

@@ -1,8 +1,8 @@
 """A bundle: everything of an SDXL-style model in one diffusers folder, and beside it the students distilled from it.
 
-    model_index.json  tokenizer/  tokenizer_2/  text_encoder/  text_encoder_2/  unet/  vae/  scheduler/
-    students/*.safetensors     UNets and LoRAs, each with its stamp
-    words.json                 what the model was taught to draw: subjects, colours, places and every word of its captions
+model_index.json  tokenizer/  tokenizer_2/  text_encoder/  text_encoder_2/  unet/  vae/  scheduler/
+students/*.safetensors     UNets and LoRAs, each with its stamp
+words.json                 what the model was taught to draw: subjects, colours, places and every word of its captions
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Bundle:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
-    def models(self) -> dict[str, nn.Module]:
+    def models(self) -> dict[str, Any]:
         """The networks, by the name of their folder."""
         return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2, "unet": self.unet, "vae": self.vae}
 
@@ -269,9 +269,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     tensors = {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
     wrong = [f"'{key}' is missing" for key in own if key not in tensors and own[key].is_floating_point()]
     wrong += [f"'{key}' is not known" for key in tensors if key not in own]
-    wrong += [
-        f"'{key}' has shape {list(v.shape)}, not {list(own[key].shape)}" for key, v in tensors.items() if key in own and own[key].shape != v.shape
-    ]
+    wrong += [f"'{key}' has shape {list(v.shape)}, not {list(own[key].shape)}" for key, v in tensors.items() if key in own and own[key].shape != v.shape]
     if wrong:
         raise WeightsError(f"{path}: these are not the weights of this model: {'; '.join(wrong[:3])}" + (f"; and {len(wrong) - 3} more" * (len(wrong) > 3)))
     model.load_state_dict(tensors, strict=False)

@@ -29,7 +29,7 @@ def train_vocabulary(captions: Iterable[str], size: int) -> tuple[dict[str, int]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     tokens += [token for token in ("".join(pair) for pair in merges) if token not in set(tokens)]
     tokens += [START, END]
-    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges  # type: ignore[return-value]
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
 def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]], pad_token: str, length: int) -> CLIPTokenizer:

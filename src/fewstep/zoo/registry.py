@@ -50,15 +50,11 @@ def find(model: str) -> Path:
     if model in KNOWN:
         folder = embedded(model)
         if not (folder / INDEX).is_file():
-            raise ModelError(
-                f"the embedded model '{model}' is not in this installation ({folder}): install fewstep again, or give --model a folder"
-            )
+            raise ModelError(f"the embedded model '{model}' is not in this installation ({folder}): install fewstep again, or give --model a folder")
         return folder
     path = Path(model)
     if path.suffix in PICKLES:
-        raise ModelError(
-            f"{model}: only safetensors are read, for a pickle ({', '.join(PICKLES)}) can run code when it is opened: convert it first"
-        )
+        raise ModelError(f"{model}: only safetensors are read, for a pickle ({', '.join(PICKLES)}) can run code when it is opened: convert it first")
     if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
         return path.resolve()
     if path.is_file():

@@ -151,9 +151,7 @@ def test_no_subjects_at_all_is_refused(dial: int) -> None:
         choose(named(*ICONIC), dial)
 
 
-@pytest.mark.skipif(
-    not all(path.is_file() for path in DEBIAN), reason="needs Debian's fonts-noto-color-emoji, unicode-data and unicode-cldr-core"
-)
+@pytest.mark.skipif(not all(path.is_file() for path in DEBIAN), reason="needs Debian's fonts-noto-color-emoji, unicode-data and unicode-cldr-core")
 @pytest.mark.parametrize("source", [DEBIAN_FONT, DEBIAN_FONT.parent])
 def test_debians_font(source: Path) -> None:
     found = read_subjects(source)

@@ -159,12 +159,8 @@ def test_settings_that_cannot_be(tmp_path: Path, setting: str, says: str) -> Non
 
 def test_hash_is_of_the_content(tmp_path: Path) -> None:
     plain = read_recipe(write(tmp_path, FULL), Whole)
-    laid_out = read_recipe(
-        write(tmp_path, "# a comment\n" + FULL.replace("size = [64, 32]\n", "").replace("name =", "size = [64,32]\nname =")), Whole
-    )
+    laid_out = read_recipe(write(tmp_path, "# a comment\n" + FULL.replace("size = [64, 32]\n", "").replace("name =", "size = [64,32]\nname =")), Whole)
     assert recipe_hash(plain) == recipe_hash(laid_out)
     assert len(recipe_hash(plain)) == 12
-    changed = {
-        recipe_hash(dataclasses.replace(plain, **change)) for change in ({"name": "x"}, {"size": (1, 1)}, {"inner": Inner(rate=0.1)}, {})
-    }
+    changed = {recipe_hash(dataclasses.replace(plain, **change)) for change in ({"name": "x"}, {"size": (1, 1)}, {"inner": Inner(rate=0.1)}, {})}
     assert len(changed) == 4

@@ -39,7 +39,8 @@ def test_a_model_without_a_teacher_takes_no_teacher_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "nearest"), [("250x256", "256x256"), ("256x0", "256x64"), ("16x256", "64x256"), ("2048x256", "512x256"), ("265x271", "272x272")]
+    ("size", "nearest"),
+    [("250x256", "256x256"), ("256x0", "256x64"), ("16x256", "64x256"), ("2048x256", "512x256"), ("265x271", "272x272")],
 )
 def test_a_size_that_does_not_fit_names_what_was_given_and_the_nearest(size: str, nearest: str) -> None:
     with pytest.raises(RequestError, match=rf"^size {size}: .* multiples of 16 from 64 to 512; the nearest is {nearest}$"):

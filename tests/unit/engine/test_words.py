@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.tiny import words
 
 from fewstep.engine.words import has_subject, hints, read_words, unknown
-from tests.tiny import words
 
 TAUGHT = words()
 
@@ -26,7 +26,8 @@ def test_a_word_that_is_near_nothing_has_no_neighbour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "there"), [("pizza", True), ("a small fruit", True), ("an apple", True), ("a blue background", False), ("in the snow", False)]
+    ("prompt", "there"),
+    [("pizza", True), ("a small fruit", True), ("an apple", True), ("a blue background", False), ("in the snow", False)],
 )
 def test_a_subject_is_a_taught_word_that_is_no_colour_and_no_place(prompt: str, there: bool) -> None:
     assert has_subject(prompt, TAUGHT) is there

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.unit.evals.synthetic import SUBJECTS, WORLD
+from tests.unit.evals.synthetic import DIALS, SUBJECTS, WORLD
 
-from fewstep.evals.judge import BACKGROUNDS, Judge, judge_batch, judge_losses, judge_world, load_judge, look, save_judge, to_input
+from fewstep.evals.judge import Judge, judge_batch, judge_losses, judge_world, load_judge, look, save_judge, to_input
 from fewstep.models.bundle import WeightsError, save_weights
 
 NAMES = [subject.name for subject in SUBJECTS]
@@ -35,9 +35,19 @@ def test_it_learns_subjects_that_it_then_recognises_in_full_size_renders(trained
     assert (subjects.argmax(1) == torch.tensor([scene.subject for scene in scenes])).float().mean() > 0.6  # chance: 0.25
 
 
-def test_it_learns_backgrounds(trained):
-    losses = judge_losses(trained, judge_batch(judge_world(FOUR), range(100_000, 100_064)))
-    assert float(losses["background"]) < 0.95 * np.log(len(BACKGROUNDS))  # below that of guessing
+def test_it_learns_flat_backgrounds():
+    """Eight batches learnt by heart: the network can tell colours apart, through all its norms."""
+    world = replace(judge_world(FOUR), dials=replace(DIALS, place=0.0))
+    torch.manual_seed(0)
+    judge, batches = Judge(NAMES, channels=(16, 32)), [judge_batch(world, range(at, at + 24)) for at in range(0, 192, 24)]
+    optimizer = torch.optim.AdamW(judge.parameters(), 1e-2)
+    for update in range(160):
+        judge_losses(judge, batches[update % 8])["background"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        right = torch.stack([judge_losses(judge, judge_batch(world, range(at, at + 50)))["background_right"] for at in (1000, 1050)])
+    assert right.mean() > 0.5  # chance: 0.1
 
 
 def test_a_sample_depends_on_its_index_alone():

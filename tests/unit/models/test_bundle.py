@@ -172,9 +172,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path, suffix: str) -> None:
 def test_missing_truncated_and_hostile_files_are_refused(tiny: Path, tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.safetensors")
     whole = (tiny / "unet" / WEIGHTS).read_bytes()
-    for number, content in enumerate(
-        [b"", whole[:5], whole[:100], whole[: len(whole) // 2], whole[:-1], (2**40).to_bytes(8, "little") + b"{}"]
-    ):
+    for number, content in enumerate([b"", whole[:5], whole[:100], whole[: len(whole) // 2], whole[:-1], (2**40).to_bytes(8, "little") + b"{}"]):
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(content)
         assert "not a readable safetensors file" in refused(path)

@@ -1,0 +1,124 @@
+"""From nothing to a teacher, as one restartable run: autoencoder, text encoders, cached latents, UNet.
+
+DIR/weights/{autoencoder,text,unet}.safetensors     each when its phase is done
+DIR/latents/                                        scenes, rendered and encoded once
+DIR/model/                                          the finished bundle
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+from fewstep.data.emoji import World
+from fewstep.distill import dist
+from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase
+from fewstep.distill.latents import Latents, to_tensor
+from fewstep.distill.linear_start import linear_start
+from fewstep.distill.progress import reporter
+from fewstep.distill.recipe import read_recipe, recipe_hash
+from fewstep.distill.state import Run
+from fewstep.distill.teacher import TeacherRecipe, teacher_phase
+from fewstep.distill.text import TextRecipe, TextTowers, text_phase
+from fewstep.distill.trainer import Phase, Routine, train
+from fewstep.distill.world import DataRecipe, captions, open_world, words
+from fewstep.models.bundle import Bundle, Shape, build_bundle, read_weights, save_bundle, save_weights
+from fewstep.stamp import Stamp
+
+LOOKED_AT = 96  # pictures that the autoencoder's linear start is measured on
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """A recipe for ``fewstep train``."""
+
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 where the processor multiplies it natively
+    guidance_scale: float = 4.0  # that the teacher is sampled with
+    vocabulary_captions: int = 20_000
+    data: DataRecipe = field(default_factory=DataRecipe)
+    shape: Shape = field(default_factory=Shape)
+    autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
+    text: TextRecipe = field(default_factory=TextRecipe)
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+
+
+def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
+    """Carry out the recipe at ``path`` in the run ``folder`` and return the finished bundle's folder. Goes on where it was stopped.
+
+    Raises RecipeError on a recipe that cannot be used, ValueError on a folder that holds another run, NonFinite if training diverges.
+    """
+    dist.start()
+    plan = read_recipe(path, TeacherPlan, settings)
+    run = Run(folder, recipe_hash(plan))
+    model = folder / "model"
+    if (model / "model_index.json").is_file():
+        return model
+    world, precision = open_world(plan.data), dtype(plan.precision)
+    wide = World(world.subjects, plan.text.dials, plan.seed + 1)
+    bundle = build_bundle(plan.shape, captions(wide, plan.vocabulary_captions), plan.seed)
+    for network in (bundle.vae, bundle.unet):
+        network.set_attn_processor(AttnProcessor())  # plain products: torch's fused CPU attention is slow backwards
+        network.to(memory_format=torch.channels_last)
+
+    crops = World(world.subjects, plan.autoencoder.dials, plan.seed + 2)
+    if "autoencoder/reconstruct" not in run.state.done:
+        linear_start(bundle.vae, pictures(crops, bundle))
+    complete(run, reconstruct_phase(bundle.vae, crops, plan.autoencoder, precision), "autoencoder")
+    towers = TextTowers(bundle)
+    complete(run, text_phase(towers, wide, plan.text, precision), "text")
+    for network in (bundle.vae, bundle.text_encoder, bundle.text_encoder_2):
+        network.eval().requires_grad_(False)
+
+    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, recipe_hash(plan))
+    bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
+    complete(run, teacher_phase(bundle, latents, plan.teacher, precision), "unet")
+    bundle.words = words(world)
+    seen = plan.teacher.updates * plan.teacher.batch_size
+    bundle.stamp = Stamp("teacher", 32, guidance_scale=plan.guidance_scale, recipe=recipe_hash(plan), stage="teacher", pictures=seen)
+    if dist.rank() == 0:
+        save_bundle(bundle, model)
+    dist.wait()
+    return model
+
+
+def complete(run: Run, phase: Phase, name: str, routines: Sequence[Routine] = ()) -> None:
+    """Train ``phase`` to its end, leave its models in DIR/weights/NAME.safetensors, and go on from that file, averages in place."""
+    path = run.folder / "weights" / f"{name}.safetensors"
+    if phase.name not in run.state.done:
+        train(run, phase, [reporter(), *routines])
+        for model, average in phase.averages.items():
+            average.copy_to(phase.models[model])
+        if dist.rank() == 0:
+            save_weights(gathered(phase.models), path, {"format": "pt"})
+        run.finish()
+    tensors = read_weights(path)
+    for model, network in phase.models.items():
+        network.load_state_dict({key.removeprefix(f"{model}/"): value for key, value in tensors.items() if key.startswith(f"{model}/")})
+
+
+def gathered(models: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """The tensors of several models under "name/key"."""
+    return {f"{name}/{key}": value.detach().contiguous() for name, network in models.items() for key, value in network.state_dict().items()}
+
+
+def pictures(world: World, bundle: Bundle) -> torch.Tensor:
+    """Scenes to start the autoencoder from, [LOOKED_AT, 3, side, side] in [-1, 1]; their indices are out of training's way."""
+    side = bundle.factor * int(bundle.unet.config.sample_size)
+    scenes = [world.render(world.scene(world.rng(2**40 + i)), side, side) for i in range(LOOKED_AT)]
+    return to_tensor(np.stack(scenes))
+
+
+def dtype(precision: str) -> torch.dtype:
+    """The dtype of activations. "auto" takes bfloat16 on an accelerator and on processors with AMX, where it is several times faster."""
+    if precision == "auto":
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+        precision = "bfloat16" if torch.cuda.is_available() or "amx_bf16" in flags else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -1,0 +1,130 @@
+"""One update of each kind, as a function of models and samples: no optimizer, no rank, no counter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.distill import losses
+from fewstep.distill.latents import Samples
+from fewstep.distill.targets import Jump, Network, land, renoise, start_jump, teacher_target
+from fewstep.distill.teacher import encode_frozen, gather
+from fewstep.distill.trainer import Losses
+from fewstep.models.bundle import Bundle
+from fewstep.models.critic import Critic
+from fewstep.models.prompt import Prompt, cat, conditioning
+from fewstep.schedule import CLEAN, PredictionType, split
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage asks of the student: everything in it that does not change from update to update."""
+
+    bundle: Bundle  # tokenizers and frozen text encoders
+    teacher: Any  # frozen UNet, ε-predicting
+    teacher_steps: int  # M: the grid the teacher walks
+    n: int  # teacher steps that the student covers in one
+    levels: tuple[int, ...]  # where on the teacher's grid a jump may start, 1 .. M
+    guidance_scale: float = 0.0  # of the teacher; only the first stage has it
+    prediction_type: PredictionType = "epsilon"  # of the student
+    renoise_t: tuple[int, ...] = ()  # the critic's timesteps t* for clean latents; empty: it sees what the student made as it is
+    renoise_weights: tuple[float, ...] = ()
+    r1_weight: float = 0.0
+    r1_sigma: float = 0.05
+
+    def jump(self, samples: Samples) -> Jump:
+        """Each sample's start, drawn evenly from ``levels``, and the times of its jump."""
+        levels = torch.tensor(self.levels)[torch.from_numpy((samples.uniform(0) * len(self.levels)).astype(np.int64))]
+        return start_jump(samples.latents, samples.noise(1), levels.to(samples.latents.device), self.teacher_steps, self.n)
+
+    def critic_times(self, samples: Samples) -> Tensor:
+        """t* for each sample, drawn by weight: long [B]."""
+        edges = np.cumsum(self.renoise_weights) / sum(self.renoise_weights)
+        chosen = np.searchsorted(edges, samples.uniform(3), side="right").clip(max=len(edges) - 1)
+        return torch.tensor(self.renoise_t)[torch.from_numpy(chosen)].to(samples.latents.device)
+
+
+def network(unet: Any, prompt: Prompt, ids: Tensor, guidance_scale: float = 0.0) -> Network:
+    """A UNet with its conditioning filled in; with a guidance scale w, û = û_null + w·(û - û_null)."""
+    if not guidance_scale:
+        return lambda x, t: unet(x, t, **conditioning(prompt, ids), return_dict=False)[0]
+    both, twice = cat(prompt.null(), prompt), torch.cat([ids, ids])
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        output = unet(torch.cat([x, x]), torch.cat([t, t]), **conditioning(both, twice), return_dict=False)[0]
+        null, real = output.float().chunk(2)
+        return null + guidance_scale * (real - null)
+
+    return guided
+
+
+def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
+    """The first stage: land where the guided teacher lands (section 3.6), measured as ε so that every noise level counts alike."""
+    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    target = teacher_target(network(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
+    start, end = gather(jump.t, jump.x), gather(jump.t_end, jump.x)
+    # the ε that takes x_t to the target in one step: move() solved for the output
+    slope = (1 - end) ** 0.5 - (end / start) ** 0.5 * (1 - start) ** 0.5
+    wanted = (target - (end / start) ** 0.5 * jump.x) / slope
+    output = network(student, prompt, samples.time_ids)(jump.x, jump.t)
+    return {"loss": losses.mse(output, wanted)}
+
+
+def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> Losses:
+    """Equations 27 to 29: an x0-predicting student learns what the ε-predicting one already knows."""
+    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    with torch.no_grad():
+        epsilon = network(frozen, prompt, samples.time_ids)(jump.x, jump.t).float()
+        x0, _ = split(jump.x, epsilon, gather(jump.t, jump.x), "epsilon")
+    return {"loss": losses.mse(network(student, prompt, samples.time_ids)(jump.x, jump.t), x0)}
+
+
+def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
+    """The student's turn, equation 21. Gradients pass through the critic; whoever calls keeps its weights from collecting any."""
+    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    made = land_student(task, student, jump, prompt, samples.time_ids)
+    (fake,) = judged(task, critic, [made], jump, prompt, samples)
+    return {"loss": losses.student_loss(fake), "fake": fake.detach().float().mean()}
+
+
+def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
+    """The critic's turn, equation 20: the teacher's latents are real, the student's are not; and approximate R1 where asked for."""
+    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    with torch.no_grad():
+        target = teacher_target(network(task.teacher, prompt, samples.time_ids), jump)
+        made = land_student(task, student, jump, prompt, samples.time_ids)
+    shown = [target, made]
+    if task.r1_weight:
+        shown.append(target + task.r1_sigma * samples.noise(5))
+    real, fake, *perturbed = judged(task, critic, shown, jump, prompt, samples)
+    loss = losses.critic_loss(real, fake)
+    if perturbed:
+        loss = loss + task.r1_weight * losses.approximate_r1(real, perturbed[0])
+    right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+    distance = (target - made).square().mean().sqrt()
+    return {"loss": loss, "real": real.detach().float().mean(), "fake": fake.detach().float().mean(), "right": right, "distance": distance}
+
+
+def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:
+    """x̂_{t - ns}: the student's one step from x_t, float [B, C, H, W]."""
+    output = network(student, prompt, ids)(jump.x, jump.t).float()
+    return land(jump.x, output, jump.t, jump.t_end, task.prediction_type)
+
+
+def judged(task: Task, critic: Critic, shown: Sequence[Tensor], jump: Jump, prompt: Prompt, samples: Samples) -> list[Tensor]:
+    """The critic's logits [B] for each of ``shown``, in one pass; clean ones re-noised to t* under one noise where the task says so."""
+    t = jump.t_end
+    if task.renoise_t:
+        finished, noise = t == CLEAN, samples.noise(4)
+        t = torch.where(finished, task.critic_times(samples), t)
+        shown = [torch.where(finished[:, None, None, None], renoise(latents, noise, t), latents) for latents in shown]
+    count = len(shown)
+    prompts = cat(*[prompt] * count)
+    origin = (torch.cat([jump.x] * count), torch.cat([jump.t] * count)) if critic.conditional else None
+    logits = critic(torch.cat(list(shown)), torch.cat([t] * count), prompts, torch.cat([samples.time_ids] * count), origin)
+    return list(logits.chunk(count))

@@ -1,0 +1,70 @@
+"""What a stage teaches: where a student's jump starts, where the teacher's steps lead, and where the student lands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewstep.distill.teacher import gather
+from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, add_noise, move
+
+Network = Callable[[Tensor, Tensor], Tensor]  # (latents [B, C, H, W], timesteps [B]) -> output, like the latents
+
+
+@dataclass(frozen=True)
+class Jump:
+    """One jump of the student for each sample: from x_t at ``t`` to ``t_end`` [B], by way of the teacher's ``times`` [n + 1, B]."""
+
+    x: Tensor  # [B, C, H, W], the latents at t
+    times: Tensor  # long [n + 1, B], diffusers' indices; CLEAN repeats where the end comes early
+
+    @property
+    def t(self) -> Tensor:
+        """Where the jump starts, [B]."""
+        return self.times[0]
+
+    @property
+    def t_end(self) -> Tensor:
+        """Where it lands, [B]."""
+        return self.times[-1]
+
+
+def grid(steps: int) -> list[int]:
+    """The timesteps of an N-step teacher from clean to T, N + 1 of them: index k is noise level k / N, as trailing spacing rounds it."""
+    return [CLEAN] + [round(k * TRAIN_TIMESTEPS / steps) - 1 for k in range(1, steps + 1)]
+
+
+def start_jump(x0: Tensor, noise: Tensor, levels: Tensor, teacher_steps: int, n: int) -> Jump:
+    """x_t for samples at ``levels`` [B] (1 .. M) of an M-step teacher's grid, and the times of its n steps, equations 7 to 13.
+
+    At T the network is shown noise alone, √(1-ᾱ_T)·ε, while conversions keep the old ᾱ_T (section 3.5).
+    """
+    table = torch.tensor(grid(teacher_steps), device=levels.device)
+    times = torch.stack([table[(levels - i).clamp(min=0)] for i in range(n + 1)])
+    picture = x0 * (levels < teacher_steps)[:, None, None, None]
+    return Jump(add_noise(picture, noise, gather(times[0], x0)), times)
+
+
+def land(x: Tensor, output: Tensor, t: Tensor, t_end: Tensor, prediction_type: PredictionType = "epsilon") -> Tensor:
+    """Equations 14 and 15: where an output at x_t leads, with each sample's own timesteps [B]. CLEAN to CLEAN stays."""
+    if prediction_type == "sample":
+        finished = (t_end == CLEAN)[:, None, None, None]
+        return torch.where(finished, output, move(x, output, gather(t, x), gather(t_end, x), "sample"))
+    return move(x, output, gather(t, x), gather(t_end, x), prediction_type)
+
+
+@torch.no_grad()
+def teacher_target(teacher: Network, jump: Jump) -> Tensor:
+    """x_{t - ns} after the frozen teacher's n steps from x_t, equations 7 to 13: float, like the latents."""
+    x = jump.x
+    for t, t_next in zip(jump.times, jump.times[1:], strict=False):
+        x = land(x, teacher(x, t.clamp(min=0)).float(), t, t_next)
+    return x
+
+
+def renoise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Latents at the critic's own timesteps t* [B] (equations 25 and 26)."""
+    return add_noise(x, noise, gather(t, x))

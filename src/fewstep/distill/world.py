@@ -1,0 +1,52 @@
+"""The world of scenes that a recipe describes, and the captions and words that come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fewstep.data.emoji import COLOURS, Dials, World
+from fewstep.data.places import PLACES
+from fewstep.data.subjects import choose, read_subjects
+from fewstep.distill.recipe import RecipeError
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Where the pictures come from and how wide their world is."""
+
+    source: str = "shapes"  # a folder with emoji, NotoColorEmoji.ttf, or "shapes"
+    subjects: int | str = 120  # how many: a number, "groups" or "all"
+    pictures: int = 10_240  # scenes whose latents are cached
+    seed: int = 11
+    dials: Dials = field(default_factory=Dials)
+
+
+def open_world(recipe: DataRecipe) -> World:
+    """The recipe's world. Raises RecipeError if its source cannot be read or has too few subjects."""
+    try:
+        return World(tuple(choose(read_subjects(Path(recipe.source)), recipe.subjects)), recipe.dials, recipe.seed)
+    except (FileNotFoundError, ValueError) as error:
+        raise RecipeError(f"data.source: {error}") from None
+
+
+def captions(world: World, count: int) -> Iterator[str]:
+    """The captions of the first ``count`` scenes: what a vocabulary is made from."""
+    for index in range(count):
+        rng = world.rng(index)
+        yield world.caption(world.scene(rng), rng)
+
+
+def words(world: World) -> dict[str, list[str]]:
+    """What a model of this world was taught to draw, for hints about prompts."""
+    names = [subject.name for subject in world.subjects]
+    places = list(PLACES) if world.dials.place else []
+    phrases = [*names, *COLOURS, *(PLACES[place] for place in places), *(word for i in range(len(names)) for word in world.keywords(i))]
+    phrases += ["a an small large background on to the left right of above below"]
+    return {
+        "subjects": names,
+        "colours": list(COLOURS),
+        "places": [PLACES[place] for place in places],
+        "words": sorted({word for phrase in phrases for word in phrase.lower().split()}),
+    }

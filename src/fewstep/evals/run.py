@@ -1,0 +1,85 @@
+"""Evaluating a model's folder: the drawings, the judge and the rows brought together. What ``fewstep evaluate`` calls."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from fewstep.data.emoji import Dials, World
+from fewstep.data.subjects import read_subjects
+from fewstep.evals.judge import load_judge
+from fewstep.evals.prompts import ambiguous, held_out
+from fewstep.evals.report import Report, evaluate
+from fewstep.evals.rows import rows_for
+from fewstep.models.bundle import WeightsError, load_bundle
+from fewstep.stamp import file_hash
+
+JUDGE = "judge.safetensors"  # beside model_index.json
+
+
+def world_of(words: dict[str, list[str]], source: Path, where: Path) -> World:
+    """The world that a model was taught, by its words.json and drawn from ``source``. Places count only where it was taught any.
+
+    Raises WeightsError if the model names no subjects, or one that the source does not draw.
+    """
+    drawn = {subject.name: subject for subject in read_subjects(source)}
+    names = words.get("subjects", [])
+    if not names:
+        raise WeightsError(f"{where} does not say what it draws (no subjects in words.json): give a model that fewstep trained")
+    missing = [name for name in names if name not in drawn]
+    if missing:
+        raise WeightsError(f"{source} does not draw {missing[0]!r} and {len(missing) - 1} more of the subjects: give another --source")
+    dials = Dials()
+    return World(tuple(drawn[name] for name in names), replace(dials, place=0.4) if words.get("places") else dials)
+
+
+def run(folder: Path, source: Path | None = None, json: Path | None = None, html: Path | None = None, count: int = 500) -> Report:
+    """Measure the model in ``folder`` and all its students over ``count`` prompts, print the table, and write it where asked.
+
+    Raises FileNotFoundError or PermissionError, before any work, if there are no drawings or an output cannot be written.
+    """
+    if source is None:
+        raise FileNotFoundError("evaluate compares with real renders: give their drawings, --source FOLDER of googlefonts/noto-emoji")
+    for path in (json, html):
+        _check_writable(path)
+    bundle = load_bundle(folder)
+    world = world_of(bundle.words, source, folder)
+    judge = load_judge(Path(folder) / JUDGE)
+    about = {
+        "model": str(folder),
+        "teacher": bundle.hash,
+        "judge": file_hash(Path(folder) / JUDGE),
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(row: str, done: int, total: int) -> None:
+            if row not in tasks:
+                tasks[row] = bars.add_task(row, total=total)
+            bars.update(tasks[row], completed=done)
+
+        questions, more = held_out(world, count), ambiguous(world)
+        report = evaluate(rows_for(folder, world), questions, judge, world, ambiguous=more, about=about, progress=progress)
+    report.print()
+    if json:
+        report.to_json(json)
+    if html:
+        report.to_html(html)
+    return report
+
+
+def _check_writable(path: Path | None) -> None:
+    if path is None:
+        return
+    parent = Path(path).absolute().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {parent} does not exist; make it, or name another file")
+    if Path(path).is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path}: cannot be written; name another file")

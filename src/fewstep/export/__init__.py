@@ -1,0 +1,38 @@
+"""One student, written for other tools. Loads no torch until there is something to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewstep.engine.request import RequestError, listed
+
+FORMATS = ("diffusers", "lora")
+
+
+def write(folder: Path, steps: int, to: str, out: Path) -> Path:
+    """Write the ``steps``-step student of the model in ``folder`` as ``to`` has it, whole or not at all. Returns where it lies.
+
+    "diffusers" makes a folder that a plain ``from_pretrained`` opens, "lora" a file in kohya's layout. Raises RequestError where there
+    is something at ``out`` already or the student cannot be had in this form, WeightsError on weights that cannot be used, and OSError
+    where ``out`` cannot be written.
+    """
+    folder, out = Path(folder).resolve(), Path(out).resolve()
+    if to == "diffusers":
+        check_free(out)
+        from fewstep.export.diffusers import write_folder
+
+        return write_folder(folder, steps, out)
+    if to == "lora":
+        from fewstep.export.lora import write_lora
+
+        return write_lora(folder, steps, out)
+    raise RequestError(f"to = {to!r}: there is {listed(FORMATS)}")
+
+
+def check_free(out: Path) -> None:
+    """Raises RequestError if there is a file or a non-empty folder at ``out``: an export overwrites nothing."""
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise RequestError(f"{out} exists and is not empty: give --out a folder that is not there yet")
+    elif out.exists():
+        raise RequestError(f"{out} is there already: give --out another name, or take it away")

@@ -1,0 +1,67 @@
+"""The critic: a copy of the teacher's encoder and mid-block with a convolutional head (paper, section 3.3). All of it is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from fewstep.models.prompt import Prompt, conditioning
+
+
+class Backbone(nn.Module):
+    """A UNet up to its mid-block: d(x, t, c) in equations 22 and 23."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = copy.deepcopy(unet)
+        self.unet.up_blocks = nn.ModuleList()
+        self.unet.conv_norm_out, self.unet.conv_out = None, None
+        self.unet.requires_grad_(True)
+
+    def forward(self, x: Tensor, t: Tensor, prompt: Prompt, ids: Tensor) -> Tensor:
+        """Features [B, C, h, w] after the mid-block, for latents [B, 4, H, W] at timesteps [B]. Clean latents are shown at t = 0."""
+        unet, given = self.unet, conditioning(prompt, ids)
+        states = given["encoder_hidden_states"]
+        embedding = unet.time_embedding(unet.get_time_embed(sample=x, timestep=t.clamp(min=0)))
+        embedding = embedding + unet.get_aug_embed(emb=embedding, encoder_hidden_states=states, added_cond_kwargs=given["added_cond_kwargs"])
+        x = unet.conv_in(x)
+        for block in unet.down_blocks:
+            attends = getattr(block, "has_cross_attention", False)
+            x, _ = block(hidden_states=x, temb=embedding, encoder_hidden_states=states) if attends else block(hidden_states=x, temb=embedding)
+        return unet.mid_block(x, embedding, encoder_hidden_states=states)
+
+
+class Critic(nn.Module):
+    """The logit of "this came from the teacher". Conditional on x_t, it judges a step (equation 22); else a picture (equation 23)."""
+
+    def __init__(self, backbone: Backbone, conditional: bool, seed: int = 0) -> None:
+        super().__init__()
+        self.backbone, self.conditional = backbone, conditional
+        config = backbone.unet.config
+        width = config.block_out_channels[-1]
+        side = config.sample_size / 2 ** (len(config.block_out_channels) - 1)
+        torch.manual_seed(seed)
+        self.head = head(2 * width if conditional else width, width, depth=max(1, round(math.log2(side)) - 1))
+
+    def forward(self, x: Tensor, t: Tensor, prompt: Prompt, ids: Tensor, origin: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Logits [B] for latents [B, C, H, W] at timesteps [B]; ``origin`` is the (x_t, t) that a conditional critic compares with."""
+        if not self.conditional:
+            return self.head(self.backbone(x, t, prompt, ids)).flatten(1).mean(1)
+        if origin is None:
+            raise ValueError("a conditional critic needs the latents that the step began at")
+        # one pass over both, which is the same as two, for the backbone sees each alone
+        both = Prompt(torch.cat([prompt.embeds] * 2), torch.cat([prompt.pooled] * 2))
+        features = self.backbone(torch.cat([x, origin[0]]), torch.cat([t, origin[1]]), both, torch.cat([ids, ids]))
+        return self.head(torch.cat(features.chunk(2), dim=1)).flatten(1).mean(1)
+
+
+def head(inputs: int, width: int, depth: int) -> nn.Sequential:
+    """``depth`` blocks of 4x4 convolution with stride 2, GroupNorm(32) and SiLU, then one value a position."""
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers += [nn.Conv2d(inputs if index == 0 else width, width, 4, 2, 1), nn.GroupNorm(math.gcd(32, width), width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))

@@ -1,0 +1,111 @@
+"""Low-rank adapters: train them inside a UNet, merge them, extract them from two sets of weights, and write them under kohya's names.
+
+W' = W + strength · (alpha / rank) · B A        A: [rank, in·k·k] ("down"), B: [out, rank] ("up")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fewstep.models.bundle import WeightsError, read_weights
+
+PREFIX = "lora_unet_"
+# Every convolution and linear layer but conv_in, conv_out and the shared embeddings, as the paper has it and LCM-LoRA lists it.
+SUFFIXES = (
+    "to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 conv1 conv2 conv_shortcut downsamplers.0.conv upsamplers.0.conv time_emb_proj"
+).split()
+
+
+class LowRank(nn.Module):
+    """A parametrization that adds (alpha / rank) · B A to a weight; B starts at zero, so that it begins as no change."""
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        rank = min(rank, weight.shape[0], weight[0].numel())
+        self.scale = alpha / rank
+        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / rank)
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The adapted weight."""
+        return weight + self.scale * (self.up @ self.down).view_as(weight)
+
+
+def targets(unet: nn.Module) -> dict[str, nn.Module]:
+    """The layers that carry adapters, by name."""
+    return {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d) and name.endswith(tuple(SUFFIXES))}
+
+
+def add_lora(unet: nn.Module, rank: int, alpha: float, seed: int = 0) -> list[nn.Parameter]:
+    """Freeze ``unet``, put an adapter on each target, and return the adapters' parameters: all that is left to train."""
+    unet.requires_grad_(False)
+    torch.manual_seed(seed)
+    added = [(layer, LowRank(layer.weight, rank, alpha)) for layer in targets(unet).values()]  # type: ignore[arg-type]
+    for layer, adapter in added:
+        parametrize.register_parametrization(layer, "weight", adapter)
+    return [parameter for _, adapter in added for parameter in adapter.parameters()]
+
+
+def fuse_lora(unet: nn.Module) -> None:
+    """Make the adapted weights the weights, and remove the adapters."""
+    for layer in targets(unet).values():
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+@torch.no_grad()
+def extract_lora(base: nn.Module, tuned: nn.Module, rank: int) -> tuple[dict[str, Tensor], float]:
+    """The best rank-``rank`` adapters that turn ``base`` into ``tuned``, by SVD, under kohya's names; and the share of the change,
+    ‖ΔW - BA‖ / ‖ΔW‖ over all layers, that they leave out. Layers that are no targets count as left out.
+    """
+    tensors: dict[str, Tensor] = {}
+    own, other = dict(base.named_parameters()), dict(tuned.named_parameters())
+    left = total = 0.0
+    layers = targets(base)
+    for name, weight in own.items():
+        change = (other[name] - weight).double()
+        total += float(change.square().sum())
+        layer = layers.get(name.removesuffix(".weight"))
+        if layer is None or not name.endswith(".weight"):
+            left += float(change.square().sum())
+            continue
+        flat = change.reshape(change.shape[0], -1)
+        u, s, v = torch.linalg.svd(flat, full_matrices=False)
+        r = min(rank, len(s))
+        left += float(s[r:].square().sum())
+        root = s[:r].sqrt()
+        down, up = (root[:, None] * v[:r]), u[:, :r] * root
+        key = PREFIX + name.removesuffix(".weight").replace(".", "_")
+        shape = weight.shape[1:] if weight.ndim == 4 else flat.shape[1:]
+        tensors[f"{key}.lora_down.weight"] = down.reshape(r, *shape).float().contiguous()
+        tensors[f"{key}.lora_up.weight"] = up.reshape(len(flat), r, *(1,) * (weight.ndim - 2)).float().contiguous()
+        tensors[f"{key}.alpha"] = torch.tensor(float(r))
+    return tensors, (left / total) ** 0.5 if total else 0.0
+
+
+@torch.no_grad()
+def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
+    """Add the adapters in a file to the weights. Raises WeightsError, naming the first three, if they do not fit this UNet."""
+    tensors = read_weights(path)
+    layers = {PREFIX + name.replace(".", "_"): layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    keys = sorted({key.rsplit(".lora_", 1)[0].removesuffix(".alpha") for key in tensors})
+    wrong, changes = [], []
+    for key in keys:
+        down, up = tensors.get(f"{key}.lora_down.weight"), tensors.get(f"{key}.lora_up.weight")
+        layer = layers.get(key)
+        if layer is None or down is None or up is None:
+            wrong.append(f"'{key}' is not known" if layer is None else f"'{key}' lacks its up or down weight")
+            continue
+        weight, alpha = layer.weight, float(tensors.get(f"{key}.alpha", torch.tensor(float(len(down)))))
+        if up.shape[0] != weight.shape[0] or down[0].numel() != weight[0].numel() or up[0].numel() != len(down):
+            wrong.append(f"'{key}' has shapes {list(up.shape)} and {list(down.shape)} for a weight {list(weight.shape)}")
+            continue
+        changes.append((weight, strength * alpha / len(down) * up.flatten(1).float() @ down.flatten(1).float()))
+    if wrong:
+        raise WeightsError(f"{path}: this LoRA is not for this model: {'; '.join(wrong[:3])}")
+    for weight, change in changes:
+        weight += change.view_as(weight).to(weight.dtype)

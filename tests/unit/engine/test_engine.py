@@ -1,0 +1,178 @@
+"""The engine: a picture is a function of its request, whatever it is made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep.engine.engine import REMEMBERED, Engine, denoiser
+from fewstep.engine.record import png_bytes
+from fewstep.engine.request import Picture, Request, RequestError
+from fewstep.models.bundle import load_bundle, load_weights
+from fewstep.models.prompt import conditioning, encode, time_ids
+from fewstep.sampler import sample
+from fewstep.schedule import pairs, start_scale, trailing_timesteps
+
+BOUND = 2  # of 255: kernels differ by batch size
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Path) -> Engine:
+    return Engine.load(str(tiny))
+
+
+def difference(one: Picture, other: Picture) -> int:
+    return int(np.abs(np.asarray(one.image, dtype=int) - np.asarray(other.image, dtype=int)).max())
+
+
+def test_the_same_request_gives_the_same_picture(engine: Engine, tiny: Path) -> None:
+    request = Request("a red apple", seed=7)
+    first, again = engine.generate(request), engine.generate(request)
+    fresh = Engine.load(str(tiny)).generate(request)
+    assert difference(first, again) == difference(first, fresh) == 0
+    assert (first.seed, first.steps, first.width, first.height, first.model) == (7, 4, 256, 256, "tiny")
+    assert first.image.size == (256, 256)
+    assert first.image.mode == "RGB"
+
+
+@pytest.mark.parametrize("change", [{"prompt": "pizza"}, {"seed": 8}, {"steps": 2}])
+def test_every_part_of_a_request_matters(engine: Engine, change: dict[str, object]) -> None:
+    request = {"prompt": "a red apple", "seed": 7, "steps": 4}
+    one, other = (engine.generate(Request(**part)) for part in (request, {**request, **change}))  # type: ignore[arg-type]
+    assert difference(one, other) > BOUND
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_alone_and_in_a_batch_of_eight_are_the_same(engine: Engine, steps: int) -> None:
+    requests = [Request(f"a {subject}", seed=seed, steps=steps) for seed, subject in enumerate(["pizza", "ghost", "", "cat"] * 2)]
+    together = list(engine.generate_many(requests))
+    assert {picture.record.batch for picture in together} == {8}
+    assert max(difference(picture, engine.generate(request)) for picture, request in zip(together, requests, strict=True)) <= BOUND
+
+
+def test_order_is_kept_and_the_like_are_made_together(engine: Engine) -> None:
+    kinds = [(1, 64, 64), (2, 64, 64), (1, 96, 64)]
+    requests = [Request("pizza", seed, *kinds[seed % 3]) for seed in range(30)]
+    pictures = list(engine.generate_many(requests))
+    assert [(p.seed, p.steps, p.width, p.height) for p in pictures] == [(r.seed, r.steps, r.width, r.height) for r in requests]
+    assert [p.image.size for p in pictures] == [(r.width, r.height) for r in requests]
+    assert sorted({p.record.batch for p in pictures}) == [2, 8]
+
+
+def test_all_requests_are_checked_before_the_first_is_made(engine: Engine) -> None:
+    with pytest.raises(RequestError, match="3 steps"):
+        engine.generate_many([Request("pizza"), Request("pizza", steps=3)])
+
+
+def test_no_requests_is_an_error(engine: Engine) -> None:
+    with pytest.raises(RequestError, match="empty"):
+        engine.generate_many([])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_stream_shows_every_step_and_ends_with_the_picture(engine: Engine, steps: int) -> None:
+    request = Request("pizza", seed=3, steps=steps)
+    frames = list(engine.stream(request))
+    assert [frame.step for frame in frames] == list(range(1, steps + 1))
+    assert all(frame.image.size == (256, 256) for frame in frames)
+    assert [frame.picture is None for frame in frames] == [True] * (steps - 1) + [False]
+    assert frames[-1].picture is not None
+    assert difference(frames[-1].picture, engine.generate(request)) == 0
+
+
+def test_a_stream_leaves_no_mode_behind(engine: Engine) -> None:
+    next(engine.stream(Request("pizza", seed=3)))
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_the_picture_is_the_samplers_own(engine: Engine, tiny: Path) -> None:
+    """The same by hand: CPU noise of the seed, the student of that step count, the sampler, the autoencoder, rounding."""
+    bundle = load_bundle(tiny)
+    load_weights(bundle.unet, tiny / "students" / "2-step.safetensors")
+    with torch.inference_mode():
+        noise = torch.randn((1, 4, 16, 16), generator=torch.Generator("cpu").manual_seed(11))
+        conditions = conditioning(encode(bundle, ["pizza"]), time_ids(1, 256, 256))
+        times = pairs(trailing_timesteps(2))
+        walk = sample(lambda x, t: bundle.unet(x, t, **conditions).sample, noise, times, prediction_type="epsilon", start_scale=start_scale())
+        latents = [frame.latents for frame in walk][-1]
+        pixels = bundle.vae.decode(latents / bundle.vae.config.scaling_factor).sample[0]
+    expected = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    made = np.asarray(engine.generate(Request("pizza", seed=11, steps=2)).image)
+    assert np.abs(made - expected).max() <= 1
+
+
+def test_guidance_moves_from_the_null_prompt_to_the_prompt_and_beyond(engine: Engine) -> None:
+    bundle = engine.bundle
+    prompt, ids = encode(bundle, ["pizza"]), time_ids(1, 256, 256)
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain, null = (denoiser(bundle.unet, p, ids, 0.0)(x, 500) for p in (prompt, prompt.null()))
+        guided = denoiser(bundle.unet, prompt, ids, 5.0)(x, 500)
+    torch.testing.assert_close(guided, null + 5 * (plain - null), atol=1e-4, rtol=1e-4)
+
+
+def test_the_teacher_answers_from_sixteen_steps_with_its_guidance(engine: Engine) -> None:
+    picture = engine.generate(Request("pizza", seed=1, steps=16, width=64, height=64))
+    assert (picture.steps, picture.record.guidance_scale, picture.record.hash) == (16, 5.0, engine.bundle.hash)
+    assert "CFG scale: 5.0" in picture.record.parameters()
+
+
+def test_prompts_are_encoded_once_and_only_so_many_are_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(bundle: object, prompts: list[str]) -> object:
+        asked.extend(prompts)
+        return encode(bundle, prompts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fewstep.engine.engine.encode", counted)
+    for _ in range(2):
+        engine.generate(Request("never asked before", steps=1, width=64, height=64))
+    assert asked == ["never asked before"]
+    with torch.inference_mode():
+        for number in range(REMEMBERED + 1):
+            engine._encode(str(number))
+    assert len(engine._prompts) == REMEMBERED
+    assert "never asked before" not in engine._prompts
+
+
+def test_timings_name_the_stages(engine: Engine) -> None:
+    timings = engine.generate(Request("pizza")).timings
+    assert list(timings) == ["text", "denoise", "decode"]
+    assert min(timings.values()) >= 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_picture_is_repeated_to_the_byte_from_its_record(engine: Engine, count: int) -> None:
+    pictures = list(engine.generate_many([Request("pizza", seed=seed, steps=2) for seed in range(count)]))
+    for picture in {0: pictures[0], count // 2: pictures[count // 2]}.values():
+        again = engine.repeat(picture.record)
+        assert again.record == picture.record
+        assert png_bytes(again.image, again.record) == png_bytes(picture.image, picture.record)
+
+
+def test_a_record_of_other_weights_is_not_repeated(engine: Engine) -> None:
+    record = engine.generate(Request("pizza", steps=1, width=64, height=64)).record
+    with pytest.raises(RequestError, match="weights 000000000000 of 'tiny'"):
+        engine.repeat(type(record)(**{**vars(record), "hash": "0" * 12}))
+
+
+def test_threads_are_as_before_after_a_repeat(engine: Engine) -> None:
+    before = torch.get_num_threads()
+    engine.repeat(engine.generate(Request("pizza", steps=1, width=64, height=64)).record)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("what", "value"), [("decoder", "tiny"), ("backend", "openvino")])
+def test_what_does_not_exist_is_refused_with_what_does(tiny: Path, what: str, value: str) -> None:
+    with pytest.raises(RequestError, match=f"^{what} = '{value}': there is (full|auto and eager)$"):
+        Engine.load(str(tiny), **{what: value})
+
+
+def test_three_lines(tiny: Path, tmp_path: Path) -> None:
+    from fewstep import Engine, Request
+
+    path = Engine.load(str(tiny), steps=2).generate(Request("a red apple on a blue background", seed=7)).save(tmp_path / "apple.png")
+    assert path.stat().st_size > 1000

@@ -1,0 +1,61 @@
+"""A model's folder evaluated from end to end, and what is refused before any work."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tests.unit.evals.synthetic import SUBJECTS
+
+from fewstep.evals import run as room
+from fewstep.evals.judge import Judge, save_judge
+from fewstep.models.bundle import WeightsError
+
+
+@pytest.fixture
+def folder(tiny, tmp_path, monkeypatch):
+    """The tiny model, taught the synthetic subjects, with a judge of random weights."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    names = [subject.name for subject in SUBJECTS]
+    (folder / "words.json").write_text(json.dumps({"subjects": names}))
+    torch.manual_seed(0)
+    save_judge(Judge(names, channels=(8, 16, 16)), folder / room.JUDGE)
+    monkeypatch.setattr(room, "read_subjects", lambda source: list(SUBJECTS))
+    return folder
+
+
+def test_the_files_hold_a_row_for_each_student_and_name_model_and_judge(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(room, "ambiguous", lambda world: [])
+    shortened = room.rows_for
+    monkeypatch.setattr(room, "rows_for", lambda folder, world: shortened(folder, world, teacher_steps=2))
+    room.run(folder, tmp_path, tmp_path / "table.json", tmp_path / "page.html", count=3)
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["renders", "reconstruction", "teacher", "8", "4", "2", "1"]
+    assert all(len(table["about"][key]) == 12 for key in ("teacher", "judge"))
+    assert "4 steps" in capsys.readouterr().out
+    assert "4 steps" in (tmp_path / "page.html").read_text()
+
+
+def test_what_is_missing_is_said_before_any_work(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--source"):
+        room.run(folder)
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        room.run(folder, tmp_path, json=tmp_path / "nowhere" / "table.json")
+    with pytest.raises(PermissionError, match="cannot be written"):
+        room.run(folder, tmp_path, html=tmp_path)
+    (folder / room.JUDGE).unlink()
+    with pytest.raises(WeightsError, match="no such judge"):
+        room.run(folder, tmp_path)
+
+
+def test_a_model_whose_subjects_cannot_be_drawn_is_refused(folder, tmp_path):
+    with pytest.raises(WeightsError, match="'unheard of' and 0 more"):
+        room.world_of({"subjects": ["disc 0", "unheard of"]}, tmp_path, folder)
+    with pytest.raises(WeightsError, match=r"no subjects in words\.json"):
+        room.world_of({}, tmp_path, folder)
+
+
+def test_places_are_asked_for_only_where_they_were_taught(folder, tmp_path):
+    assert room.world_of({"subjects": ["disc 0"]}, tmp_path, folder).dials.place == 0
+    assert room.world_of({"subjects": ["disc 0"], "places": ["snow"]}, tmp_path, folder).dials.place > 0

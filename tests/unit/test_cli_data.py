@@ -1,0 +1,71 @@
+"""``fewstep data emoji``: scenes as files, whole, resumable, a function of their seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from fewstep.cli import main
+from fewstep.data.buckets import BUCKETS
+from fewstep.data.export import write_scenes
+
+SUBJECTS = ("pizza", "ghost", "red apple")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of drawings in the layout of ../shared/data: a disc of its own colour for each subject."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = ["name\tgroup\tkeywords\tfile"]
+    for number, name in enumerate(SUBJECTS):
+        drawing = Image.new("RGBA", (64, 64))
+        ImageDraw.Draw(drawing).ellipse((4, 4, 60, 60), fill=(80 * number, 200, 90, 255))
+        drawing.save(folder / f"{number}.png")
+        rows.append(f"{name}\tFood & Drink\tround | thing\t{number}.png")
+    (folder / "noto-emoji.tsv").write_text("\n".join(rows), encoding="utf8")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_pictures_and_captions_belong_together(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "emoji", "--source", str(source), "--out", str(tmp_path / "out"), "--count", "12", "--subjects", "all"])
+    assert not caught.value.code
+    lines = [json.loads(line) for line in (tmp_path / "out" / "captions.jsonl").read_text(encoding="utf8").splitlines()]
+    assert [line["file"] for line in lines] == [f"{index:06d}.png" for index in range(12)]
+    for line in lines:
+        assert line["subject"] in SUBJECTS
+        with Image.open(tmp_path / "out" / line["file"]) as picture:
+            assert picture.size in BUCKETS
+
+
+def test_an_interrupted_export_goes_on_and_ends_the_same(source: Path, tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert write_scenes(source, whole, 8, "all", seed=3) == 8
+    assert write_scenes(source, resumed, 5, "all", seed=3) == 5
+    (resumed / "000002.png").unlink()
+    assert write_scenes(source, resumed, 8, "all", seed=3) == 4
+    assert contents(whole) == contents(resumed)
+
+
+def test_another_seed_gives_other_scenes_and_wants_another_folder(source: Path, tmp_path: Path) -> None:
+    write_scenes(source, tmp_path / "one", 4, "all", seed=1)
+    write_scenes(source, tmp_path / "two", 4, "all", seed=2)
+    assert (tmp_path / "one" / "captions.jsonl").read_bytes() != (tmp_path / "two" / "captions.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="holds scenes of other settings"):
+        write_scenes(source, tmp_path / "one", 4, "all", seed=2)
+
+
+@pytest.mark.parametrize(("option", "value", "sentence"), [("--count", "0", "count = 0"), ("--subjects", "most", "'groups' or 'all'")])
+def test_bad_settings_are_one_sentence(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, sentence: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "emoji", "--source", str(source), "--out", str(tmp_path / "out"), option, value])
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
