@@ -90,6 +90,7 @@ def generate(
     from fewstep.engine.model import open_model
     from fewstep.engine.output import open_output
     from fewstep.engine.words import hints, read_words
+    from fewstep.zoo.registry import KNOWN
 
     record: Record | None = None
     if source is not None:
@@ -98,6 +99,8 @@ def generate(
         from fewstep.engine.record import read_record
 
         record = read_record(source)
+        if model is None and record.model not in KNOWN:  # a file from elsewhere does not say which folder is opened
+            raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with its folder")
         requests = [record.request]
     else:
         requests = requests_of(prompts_of(prompts, file), seed, count, steps, size, aspect)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from fewstep.schedule import PredictionType, start_scale, trailing_timesteps
+from fewstep.schedule import TRAIN_TIMESTEPS, PredictionType, start_scale, trailing_timesteps
 
 KEY = "fewstep"  # of the JSON record in the metadata
 KINDS = ("teacher", "unet", "lora")
@@ -41,6 +42,18 @@ class Stamp:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind = {self.kind!r} is none of {', '.join(KINDS)}")
+        if self.prediction_type not in get_args(PredictionType):
+            raise ValueError(f"prediction_type = {self.prediction_type!r} is none of {', '.join(get_args(PredictionType))}")
+        numbers = {name: getattr(self, name) for name in ("start_scale", "fresh", "guidance_scale", "alpha")}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name} = {value!r} is no number from 0 up")
+        if self.fresh > 1:
+            raise ValueError(f"fresh = {self.fresh}: it is a share, between 0 and 1")
+        if type(self.steps) is not int or any(type(t) is not int or not 0 <= t < TRAIN_TIMESTEPS for t in self.timesteps):
+            raise ValueError(f"steps = {self.steps!r}, timesteps = {self.timesteps!r}: steps are a whole number, timesteps lie from 0 to 999")
+        if list(self.timesteps) != sorted(set(self.timesteps), reverse=True):
+            raise ValueError(f"timesteps = {self.timesteps!r}: they fall from one evaluation to the next")
         if not self.timesteps:
             object.__setattr__(self, "timesteps", tuple(trailing_timesteps(self.steps)))
         if len(self.timesteps) != self.steps:
@@ -62,10 +75,12 @@ class Stamp:
             return None
         try:
             record: dict[str, Any] = json.loads(metadata[KEY])
+            if not isinstance(record, dict):
+                raise ValueError("it is no record")
             known = {field.name for field in dataclasses.fields(cls)}
             fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known}
             return cls(**fields)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"the stamp in this file cannot be read: {error}") from None
 
 

@@ -127,6 +127,13 @@ def test_from_repeats_to_the_byte(fewstep: Run, tiny: Path) -> None:
         assert Path(f"again-{number}.png").read_bytes() == Path(one["path"]).read_bytes()
 
 
+def test_from_does_not_open_a_folder_that_only_the_picture_names(fewstep: Run, tiny: Path) -> None:
+    made = json.loads(fewstep("generate", "pizza", "--model", tiny, "--steps", 1, "--size", "64x64", "--json").out)
+    answer = fewstep("generate", "--from", made["path"], "--out", "again.png")
+    assert (answer.code, answer.out) == (2, "")
+    assert "made with 'tiny', which is no known name: give --model" in answer.err
+
+
 def test_prompts_from_a_file(fewstep: Run, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("pizza\n\n  ghost \n")
     answer = fewstep("generate", "--prompts", "prompts.txt", "--model", tiny, "--steps", 1, "--size", "64x64", "--json")

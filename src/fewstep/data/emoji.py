@@ -82,11 +82,16 @@ class World:
         return np.random.default_rng((self.seed, index))
 
     def scene(self, rng: np.random.Generator, held_out: bool = False) -> Scene:
-        """A scene from the training combinations or, with ``held_out``, from those that training never sees."""
-        while True:
+        """A scene from the training combinations or, with ``held_out``, from those that training never sees.
+
+        Raises ValueError if there is none.
+        """
+        for _ in range(1000):
             scene = self._draw(rng)
             if self.is_held_out(scene) == held_out:
                 return scene
+        kind = "held out" if held_out else "left to train on"
+        raise ValueError(f"dials.held_out = {self.dials.held_out}: no combination is {kind}; choose a share between 0 and 1")
 
     def is_held_out(self, scene: Scene) -> bool:
         """Whether training never shows this (subject, background, paint). Depends on names alone, not on seed or order."""

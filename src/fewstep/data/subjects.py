@@ -94,6 +94,8 @@ def choose(subjects: list[Subject], dial: str | int) -> list[Subject]:
     An integer n up to 120 takes the first n iconic subjects that the source has. Raises ValueError on any other setting.
     """
     by_name = {subject.name: subject for subject in subjects}
+    if isinstance(dial, int) and dial < 1:
+        raise ValueError(f"subjects = {dial}: give a number from 1 to {len(ICONIC)}, 'groups' or 'all'")
     if isinstance(dial, int) and all(subject.group == "Shapes" for subject in subjects):
         return subjects[:dial]
     if isinstance(dial, int):

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fewstep.distill import losses
 from fewstep.distill.latents import Samples
-from fewstep.distill.targets import Jump, Network, land, renoise, start_jump, teacher_target
+from fewstep.distill.targets import Jump, land, renoise, start_jump, teacher_target
 from fewstep.distill.teacher import encode_frozen, gather
 from fewstep.distill.trainer import Losses
 from fewstep.models.bundle import Bundle
 from fewstep.models.critic import Critic
-from fewstep.models.prompt import Prompt, cat, conditioning
+from fewstep.models.guidance import denoiser
+from fewstep.models.prompt import Prompt, cat
 from fewstep.schedule import CLEAN, PredictionType, split
 
 
@@ -49,29 +50,15 @@ class Task:
         return torch.tensor(self.renoise_t)[torch.from_numpy(chosen)].to(samples.latents.device)
 
 
-def network(unet: Any, prompt: Prompt, ids: Tensor, guidance_scale: float = 0.0) -> Network:
-    """A UNet with its conditioning filled in; with a guidance scale w, û = û_null + w·(û - û_null)."""
-    if not guidance_scale:
-        return lambda x, t: unet(x, t, **conditioning(prompt, ids), return_dict=False)[0]
-    both, twice = cat(prompt.null(), prompt), torch.cat([ids, ids])
-
-    def guided(x: Tensor, t: Tensor) -> Tensor:
-        output = unet(torch.cat([x, x]), torch.cat([t, t]), **conditioning(both, twice), return_dict=False)[0]
-        null, real = output.float().chunk(2)
-        return null + guidance_scale * (real - null)
-
-    return guided
-
-
 def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
     """The first stage: land where the guided teacher lands (section 3.6), measured as ε so that every noise level counts alike."""
     prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
-    target = teacher_target(network(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
+    target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
     start, end = gather(jump.t, jump.x), gather(jump.t_end, jump.x)
     # the ε that takes x_t to the target in one step: move() solved for the output
     slope = (1 - end) ** 0.5 - (end / start) ** 0.5 * (1 - start) ** 0.5
     wanted = (target - (end / start) ** 0.5 * jump.x) / slope
-    output = network(student, prompt, samples.time_ids)(jump.x, jump.t)
+    output = denoiser(student, prompt, samples.time_ids)(jump.x, jump.t)
     return {"loss": losses.mse(output, wanted)}
 
 
@@ -79,9 +66,9 @@ def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> L
     """Equations 27 to 29: an x0-predicting student learns what the ε-predicting one already knows."""
     prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
     with torch.no_grad():
-        epsilon = network(frozen, prompt, samples.time_ids)(jump.x, jump.t).float()
+        epsilon = denoiser(frozen, prompt, samples.time_ids)(jump.x, jump.t).float()
         x0, _ = split(jump.x, epsilon, gather(jump.t, jump.x), "epsilon")
-    return {"loss": losses.mse(network(student, prompt, samples.time_ids)(jump.x, jump.t), x0)}
+    return {"loss": losses.mse(denoiser(student, prompt, samples.time_ids)(jump.x, jump.t), x0)}
 
 
 def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
@@ -96,7 +83,7 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
     """The critic's turn, equation 20: the teacher's latents are real, the student's are not; and approximate R1 where asked for."""
     prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
     with torch.no_grad():
-        target = teacher_target(network(task.teacher, prompt, samples.time_ids), jump)
+        target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids), jump)
         made = land_student(task, student, jump, prompt, samples.time_ids)
     shown = [target, made]
     if task.r1_weight:
@@ -112,7 +99,7 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
 
 def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:
     """x̂_{t - ns}: the student's one step from x_t, float [B, C, H, W]."""
-    output = network(student, prompt, ids)(jump.x, jump.t).float()
+    output = denoiser(student, prompt, ids)(jump.x, jump.t).float()
     return land(jump.x, output, jump.t, jump.t_end, task.prediction_type)
 
 

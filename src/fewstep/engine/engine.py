@@ -21,8 +21,9 @@ from fewstep.engine.model import UNET, Model, check_choice, open_model
 from fewstep.engine.record import Record
 from fewstep.engine.request import MOST_BATCH, Frame, Limits, Picture, Request, RequestError, Settled
 from fewstep.engine.words import hints
-from fewstep.models.bundle import Bundle, WeightsError, load_bundle
-from fewstep.models.prompt import Prompt, cat, conditioning, encode, time_ids
+from fewstep.models.bundle import Bundle, load_bundle
+from fewstep.models.guidance import denoiser
+from fewstep.models.prompt import Prompt, cat, encode, time_ids
 from fewstep.models.students import read_student
 from fewstep.sampler import sample
 from fewstep.schedule import pairs
@@ -64,14 +65,7 @@ class Engine:
         check_choice("decoder", decoder, DECODERS)
         check_choice("backend", backend, BACKENDS)
         found = open_model(str(model), steps)
-        try:
-            bundle = load_bundle(found.folder, device or best_device())
-        except WeightsError:
-            raise
-        except Exception as error:  # whatever a broken file makes tokenizers, configurations or allocators say
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"{found.folder}: this model cannot be opened ({reason}); fetch it again") from error
-        return cls(found, bundle)
+        return cls(found, load_bundle(found.folder, device or best_device()))
 
     @property
     def limits(self) -> Limits:
@@ -246,20 +240,3 @@ def load(model: str = "emoji", steps: int | None = None, decoder: str = "full", 
 def best_device() -> str:
     """The first there is of cuda, mps and cpu."""
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def denoiser(unet: Any, prompt: Prompt, ids: Tensor, guidance_scale: float) -> Callable[[Tensor, int], Tensor]:
-    """The network as ``sample`` wants it. With guidance w the null and the real prompt run as one batch of twice the size:
-    û = û_null + w·(û - û_null), equation 4 of classifier-free guidance (arXiv 2207.12598) in diffusers' convention.
-    """
-    guided = guidance_scale > 1
-    conditions = conditioning(cat(prompt.null(), prompt), torch.cat([ids, ids])) if guided else conditioning(prompt, ids)
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        output: Tensor = unet(torch.cat([x, x]) if guided else x, t, **conditions, return_dict=False)[0]
-        if guided:
-            null, real = output.chunk(2)
-            output = null + guidance_scale * (real - null)
-        return output
-
-    return denoise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from fewstep.evals.prompts import Question
 from fewstep.evals.report import Row
 from fewstep.evals.table import RECONSTRUCTION, RENDERS, STUDENTS, TEACHER
 from fewstep.models.bundle import Bundle, load_bundle
-from fewstep.models.prompt import cat, conditioning, encode, time_ids
+from fewstep.models.guidance import denoiser
+from fewstep.models.prompt import encode, time_ids
 from fewstep.models.students import student
 from fewstep.sampler import sample
 from fewstep.schedule import pairs, trailing_timesteps
@@ -97,8 +98,9 @@ class Model:
         latents = self.side // self.bundle.factor
         shape = (1, self.unet.config.in_channels, latents, latents)
         noise = torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]).to(self.bundle.device)
+        ids = time_ids(len(seeds), self.side, self.side, self.bundle.device)
         frames = sample(
-            self._denoise([question.text for question in questions]),
+            denoiser(self.unet, encode(self.bundle, [question.text for question in questions]), ids, stamp.guidance_scale),
             noise,
             pairs(stamp.timesteps),
             prediction_type=stamp.prediction_type,
@@ -108,21 +110,6 @@ class Model:
         finished = next(frame.latents for frame in frames if frame.step == stamp.steps)
         pictures = _to_pictures(vae.decode(finished / vae.config.scaling_factor).sample)
         return pictures, _milliseconds(began, len(pictures))
-
-    def _denoise(self, texts: list[str]) -> Callable[[Tensor, int], Tensor]:
-        """The network with classifier-free guidance, û = u₀ + g·(u - u₀), where the stamp asks for it."""
-        prompt, scale = encode(self.bundle, texts), self.stamp.guidance_scale
-        ids = time_ids(len(texts), self.side, self.side, self.bundle.device)
-        if not scale:
-            given = conditioning(prompt, ids)
-            return lambda x, t: self.unet(x, t, **given).sample
-        both = conditioning(cat(prompt.null(), prompt), torch.cat([ids, ids]))
-
-        def guided(x: Tensor, t: int) -> Tensor:
-            null, prompted = self.unet(torch.cat([x, x]), t, **both).sample.chunk(2)
-            return null + scale * (prompted - null)
-
-        return guided
 
 
 def _to_pictures(values: Tensor) -> np.ndarray:

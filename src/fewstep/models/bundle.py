@@ -215,12 +215,23 @@ def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.fl
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise WeightsError(f"{folder} is no model: it holds no model_index.json; give a diffusers folder, or 'emoji'")
+    try:
+        return _open(folder, device, dtype)
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever a broken file makes tokenizers, configurations or allocators say
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(folder), "").strip()
+        raise WeightsError(f"{folder}: this model cannot be opened ({reason}); fetch it again") from error
 
+
+def _open(folder: Path, device: Any, dtype: torch.dtype) -> Bundle:
     def network(kind: Any, name: str, file: str = WEIGHTS) -> Any:
         config = json.loads((folder / name / "config.json").read_text())
         model = kind(kind.config_class(**config)) if hasattr(kind, "config_class") and kind.config_class else kind.from_config(config)
         load_weights(model, folder / name / file)
-        return model.to(device, dtype).eval().requires_grad_(False)
+        if dtype != torch.float32:  # asked for the dtype they have, diffusers' models warn
+            model.to(dtype)
+        return model.to(device).eval().requires_grad_(False)
 
     stamp = read_stamp(folder / "unet" / WEIGHTS) or Stamp(kind="teacher", steps=32, guidance_scale=5.0)
     words = folder / "words.json"
@@ -238,9 +249,14 @@ def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.fl
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
+    """Write a safetensors file whole or not at all; the same content gives the same bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary, metadata=metadata)
+    with temporary.open("r+b") as file:  # safetensors writes metadata in random order, and a hash names the same weights once
+        length = int.from_bytes(file.read(8), "little")
+        header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(header.ljust(length))
     temporary.replace(path)
 
 

@@ -22,18 +22,20 @@ def read_student(bundle: Bundle, path: Path) -> tuple[UNet2DConditionModel, Stam
         raise WeightsError(f"{path} does not say how many steps it was trained for: give a file that fewstep wrote")
     if stamp.kind == "lora" and stamp.base and stamp.base != bundle.hash:
         raise WeightsError(f"{path} is a LoRA for the weights {stamp.base}, and these are {bundle.hash}: give the model it was made for")
-    unet = copy.deepcopy(bundle.unet)
+    unet = copy.deepcopy(bundle.unet).requires_grad_(False)
     if stamp.kind == "lora":
         merge_lora(unet, path)
+        for parameter in unet.parameters():  # as an exported file holds them, so that both make the same picture
+            parameter.copy_(parameter.half())
     else:
         load_weights(unet, path)
-    return unet.eval().requires_grad_(False), stamp
+    return unet.eval(), stamp
 
 
 def student(bundle: Bundle, steps: int) -> tuple[UNet2DConditionModel, Stamp]:
     """The student of a bundle's folder for ``steps`` steps. Raises StepMismatch if there is none, WeightsError if it cannot be used."""
     paths = sorted((bundle.folder / "students").glob("*.safetensors")) if bundle.folder else []
-    stamps = {stamp.steps: path for path in paths if (stamp := read_stamp(path)) is not None}
+    stamps = {stamp.steps: path for path in reversed(paths) if (stamp := read_stamp(path)) is not None}  # of two, the first by name
     if steps not in stamps:
         there = ", ".join(map(str, sorted(stamps))) or "none"
         raise StepMismatch(f"{bundle.folder} has no student for {steps} steps; it has {there}")

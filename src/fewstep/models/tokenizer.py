@@ -3,33 +3,61 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import CLIPTokenizer
 
-START, END = "<|startoftext|>", "<|endoftext|>"
+START, END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""  # CLIP's own pattern
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A byte-level BPE vocabulary as CLIP's: at most ``size`` tokens, "!" is 0, the two special tokens come last. Returns (vocab, merges)."""
-    trainer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    trainer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
-    trainer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    """A byte-level BPE vocabulary as CLIP's: at most ``size`` tokens, "!" is 0, the two special tokens come last. Returns (vocab, merges).
+
+    The library's trainer breaks ties at random, and a run that is resumed must read captions as it did: here the commonest pair is
+    merged first, and of equally common ones the first in the alphabet.
+    """
+    normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    splitter = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    counts = Counter(word for caption in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+    words = [([*word[:-1], word[-1] + END_OF_WORD], count) for word, count in sorted(counts.items())]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer.train_from_iterator(
-        captions, trainers.BpeTrainer(vocab_size=size - 2 - len(alphabet), initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
-    )
-    learnt = json.loads(trainer.to_str())["model"]
-    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learnt["merges"]]
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    tokens += [token for token in ("".join(pair) for pair in merges) if token not in set(tokens)]
-    tokens += [START, END]
-    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
+    tokens = dict.fromkeys([*alphabet, *(letter + END_OF_WORD for letter in alphabet)])
+    pairs: Counter[tuple[str, str]] = Counter()
+    places: dict[tuple[str, str], set[int]] = {}
+    for index, (symbols, count) in enumerate(words):
+        for pair in zip(symbols, symbols[1:], strict=False):
+            pairs[pair] += count
+            places.setdefault(pair, set()).add(index)
+    merges: list[tuple[str, str]] = []
+    while len(tokens) < size - 2 and (left := [pair for pair in pairs if pairs[pair] > 0]):
+        best = min(left, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        tokens["".join(best)] = None
+        for index in places[best]:
+            symbols, count = words[index]
+            for pair in zip(symbols, symbols[1:], strict=False):
+                pairs[pair] -= count
+            merged = _merge(symbols, best)
+            words[index] = merged, count
+            for pair in zip(merged, merged[1:], strict=False):
+                pairs[pair] += count
+                places.setdefault(pair, set()).add(index)
+    return {token: index for index, token in enumerate([*tokens, START, END])}, merges
+
+
+def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for symbol in symbols:
+        if merged and (merged[-1], symbol) == pair:
+            merged[-1] += symbol
+        else:
+            merged.append(symbol)
+    return merged
 
 
 def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]], pad_token: str, length: int) -> CLIPTokenizer:

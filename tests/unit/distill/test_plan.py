@@ -1,0 +1,81 @@
+"""A tiny plan through every kind of phase: hygiene of gradients, and a run that was killed ends like one that was not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewstep.distill import plan as plans
+from fewstep.distill import trainer
+from fewstep.distill.pretrain import train_teacher
+from fewstep.models.bundle import read_stamp
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+TEACHER = ["autoencoder.updates=2", "text.updates=2", "teacher.updates=2", "vocabulary_captions=50", "data.pictures=64"]
+SETTINGS = ["data.pictures=64", "batch_size=2"]
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL: nothing gets to clean up after it."""
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_teacher(RECIPES / "smoke-teacher.toml", tmp_path_factory.mktemp("run") / "teacher", TEACHER)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [*SETTINGS, f"teacher={json.dumps(str(teacher))}"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    plans.distill(RECIPES / "smoke.toml", whole, settings)
+    real, calls = trainer.update, 0
+
+    def dies(*arguments: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls in (5, 17, 31):
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(trainer, "update", dies)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            plans.distill(RECIPES / "smoke.toml", killed, settings)
+    plans.distill(RECIPES / "smoke.toml", killed, settings)
+    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    for path in sorted((whole / "weights").glob("*-step.safetensors")):
+        one, other = load_file(path), load_file(killed / "weights" / path.name)
+        assert all(torch.equal(one[key], other[key]) for key in one), path.name
+    for path in sorted((whole / "model" / "students").glob("*.safetensors")):
+        stamp = read_stamp(path)
+        assert stamp is not None
+        assert stamp.phases[-1] == "full"
+        assert stamp.pictures > 0
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_turn_touches_only_its_own_weights(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = trainer.update, []
+
+    def watched(phase: trainer.Phase, turn: str, *arguments: Any) -> dict[str, float]:
+        others = [model for name, model in phase.models.items() if name != turn]
+        before = [[p.detach().clone() for p in model.parameters()] for model in others]
+        losses = real(phase, turn, *arguments)
+        for model, old in zip(others, before, strict=True):
+            assert all(torch.equal(p, q) for p, q in zip(model.parameters(), old, strict=True)), f"{turn}'s turn moved another's weights"
+        assert all(p.grad is None for model in phase.models.values() for p in model.parameters()), f"{turn}'s turn left gradients"
+        seen.append((phase.name, turn))
+        return losses
+
+    monkeypatch.setattr(trainer, "update", watched)
+    plans.distill(RECIPES / "smoke.toml", tmp_path / "run", [*SETTINGS, f"teacher={json.dumps(str(teacher))}"])
+    assert {"critic", "student"} <= {turn for _, turn in seen}
+    assert len({name for name, _ in seen}) == 8

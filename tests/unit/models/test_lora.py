@@ -1,0 +1,79 @@
+"""Adapters: no change at first, what is merged is what was trained, and an exact extraction where the change is low-rank."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import SHAPE
+
+from fewstep.models.bundle import WeightsError, build_unet, save_weights
+from fewstep.models.lora import PREFIX, add_lora, extract_lora, fuse_lora, merge_lora, targets
+
+
+@pytest.fixture(scope="module")
+def unet() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_unet(SHAPE).eval().requires_grad_(False)
+
+
+def randomised(unet: torch.nn.Module, rank: int) -> torch.nn.Module:
+    """A copy whose adapters are no longer zero."""
+    tuned = copy.deepcopy(unet)
+    with torch.no_grad():
+        for parameter in add_lora(tuned, rank, alpha=rank):
+            parameter.copy_(torch.randn_like(parameter) * 0.05)
+    return tuned
+
+
+def test_the_papers_layers_are_the_targets(unet: torch.nn.Module) -> None:
+    names = set(targets(unet))
+    assert not {"conv_in", "conv_out", "time_embedding.linear_1", "add_embedding.linear_1"} & names
+    for part in ("to_q", "to_out.0", "ff.net.2", "conv1", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv", "proj_in"):
+        assert any(name.endswith(part) for name in names), part
+
+
+def test_an_adapter_starts_as_no_change_and_trains_alone(unet: torch.nn.Module) -> None:
+    tuned = copy.deepcopy(unet)
+    added = add_lora(tuned, rank=4, alpha=4)
+    assert {id(p) for p in tuned.parameters() if p.requires_grad} == {id(p) for p in added}
+    for (name, layer), other in zip(targets(unet).items(), targets(tuned).values(), strict=True):
+        assert torch.equal(layer.weight, other.weight), name
+
+
+def test_fusing_keeps_the_adapted_weights_and_the_names(unet: torch.nn.Module) -> None:
+    tuned = randomised(unet, rank=4)
+    adapted = {name: layer.weight.detach().clone() for name, layer in targets(tuned).items()}
+    fuse_lora(tuned)
+    assert set(tuned.state_dict()) == set(unet.state_dict())
+    for name, layer in targets(tuned).items():
+        assert torch.equal(layer.weight, adapted[name])
+
+
+def test_a_low_rank_change_is_extracted_exactly_and_merges_back(unet: torch.nn.Module, tmp_path: Path) -> None:
+    tuned = randomised(unet, rank=4)
+    fuse_lora(tuned)
+    tensors, residual = extract_lora(unet, tuned, rank=4)
+    assert residual < 1e-3
+    save_weights(tensors, tmp_path / "lora.safetensors", {"format": "pt"})
+    merged = copy.deepcopy(unet)
+    merge_lora(merged, tmp_path / "lora.safetensors")
+    for name, one in tuned.state_dict().items():  # fusing may have changed their order
+        torch.testing.assert_close(one, merged.state_dict()[name], atol=1e-4, rtol=1e-3)
+
+
+def test_the_residual_falls_with_the_rank(unet: torch.nn.Module) -> None:
+    tuned = randomised(unet, rank=8)
+    fuse_lora(tuned)
+    residuals = [extract_lora(unet, tuned, rank)[1] for rank in (1, 2, 4, 8)]
+    assert residuals == sorted(residuals, reverse=True)
+    assert residuals[0] > 0.5 > residuals[-1]
+
+
+def test_a_lora_for_another_model_is_refused_by_name(unet: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_weights({f"{PREFIX}no_such_layer.lora_down.weight": torch.zeros(4, 8)}, path, {"format": "pt"})
+    with pytest.raises(WeightsError, match="no_such_layer"):
+        merge_lora(copy.deepcopy(unet), path)
