@@ -31,6 +31,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [*SETTINGS, f"teacher={json.dumps(str(teacher))}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -62,6 +63,7 @@ def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_turn_touches_only_its_own_weights(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, seen = trainer.update, []
 

@@ -11,6 +11,7 @@ from fewstep.evals.judge import Judge
 from fewstep.evals.prompts import held_out
 from fewstep.evals.report import evaluate
 from fewstep.evals.rows import Model, rows_for
+from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import cat, conditioning, encode, time_ids
 
 QUESTIONS = held_out(WORLD, 4)
@@ -54,7 +55,9 @@ def test_the_teacher_is_guided_away_from_the_null_prompt(rows):
         prompt, ids = encode(teacher.bundle, texts), time_ids(2, 256, 256)
         prompted = teacher.unet(noise, 999, **conditioning(prompt, ids)).sample
         null = teacher.unet(noise, 999, **conditioning(prompt.null(), ids)).sample
-        assert torch.allclose(teacher._denoise(texts)(noise, 999), null + 5.0 * (prompted - null), atol=1e-4)
+        guided = denoiser(teacher.unet, prompt, ids, teacher.stamp.guidance_scale)
+        assert torch.allclose(guided(noise, 999), null + 5.0 * (prompted - null), atol=1e-4)
+        assert torch.allclose(guided(noise, torch.tensor([999, 999])), guided(noise, 999), atol=1e-5)
         assert cat(prompt.null(), prompt).embeds.shape[0] == 4
 
 
