@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads on a shared core stall each other
+
 from pathlib import Path
 
 import pytest

@@ -14,33 +14,35 @@ class Frame:
     """Where the sampler stands after one network evaluation: latents at ``t`` and the picture they are heading for."""
 
     step: int  # 1 .. number of steps
-    t: int  # noise level of ``latents``; CLEAN after the last step
+    t: Any  # noise level of ``latents``; CLEAN after the last step
     latents: Any  # [B, C, H/f, W/f]
     x0: Any  # [B, C, H/f, W/f], the prediction of the finished latents: a preview
 
 
 def sample(
-    denoise: Callable[[Any, int], Any],
+    denoise: Callable[[Any, Any], Any],
     noise: Any,
-    times: Iterable[tuple[int, int]],
+    times: Iterable[tuple[Any, Any]],
     *,
     prediction_type: PredictionType,
     start_scale: float,
     fresh: float = 0.0,
     renoise: Callable[[int], Any] | None = None,
+    level: Callable[[Any], Any] = alpha_bar,
 ) -> Iterator[Frame]:
     """Walk ``noise`` [B, C, H/f, W/f] along ``times``, pairs (t, t_next), and yield a Frame after each evaluation.
 
     ``denoise(x, t)`` is the network, guidance included, and answers in ``prediction_type``. ``fresh`` is the share of the noise at
     t_next that is drawn anew, as ``renoise(step)``: 0 follows the deterministic flow (equation 5; Lightning and its kin), 1 draws all
-    of it (LCM, DMD2). Nothing is synchronised between steps, so stopping early is just not asking for the next frame.
+    of it (LCM, DMD2). ``level(t)`` is ᾱ_t: in training each sample has a t of its own, [B], and ``level`` shapes its ᾱ. Nothing is
+    synchronised between steps, so stopping early is just not asking for the next frame.
     """
     x = start_scale * noise
     for step, (t, t_next) in enumerate(times, start=1):
-        x0, epsilon = split(x, denoise(x, t), alpha_bar(t), prediction_type)
+        x0, epsilon = split(x, denoise(x, t), level(t), prediction_type)
         if fresh and t_next != CLEAN:
             if renoise is None:
                 raise ValueError("fresh noise is asked for, but renoise is not given")
             epsilon = (1 - fresh**2) ** 0.5 * epsilon + fresh * renoise(step)
-        x = x0 if t_next == CLEAN else add_noise(x0, epsilon, alpha_bar(t_next))
+        x = add_noise(x0, epsilon, level(t_next))
         yield Frame(step, t_next, x, x0)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+
+from fewstep.data.canvas import Canvas, fbm
 
 PLACES: dict[str, str] = {
     "snow": "in the snow",
@@ -33,7 +34,7 @@ _GROUND = dict.fromkeys(PLACES, 0.87) | {"city": 0.9, "space": 0.9, "sunset": 0.
 
 def paint(place: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Paint one picture of `place` (a key of PLACES): float32 [height, width, 3] in [0, 1]; KeyError for an unknown place."""
-    scene = _Scene(width, height, rng)
+    scene = Canvas(width, height, rng)
     _PAINTERS[place](scene)
     tint = scene.vary(1.0, 0.05) * rng.uniform(0.97, 1.03, 3)
     step = -1 if rng.random() < 0.5 else 1
@@ -49,151 +50,7 @@ def ground_line(place: str) -> float:
 
 
 @lru_cache(maxsize=256)
-def _rgb(colour: str) -> np.ndarray:
-    return (np.array(list(bytes.fromhex(colour)), np.float32) / 255).reshape(3, 1, 1)
-
-
-@lru_cache(maxsize=64)
-def _axes(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    u = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
-    v = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
-    return u, v
-
-
-def _fbm(rng: np.random.Generator, height: int, width: int, cell_y: float, cell_x: float, octaves: int) -> np.ndarray:
-    """Fractal value noise [height, width], about zero, nearly all in [-1, 1]; cells in pixels, each octave halves cell and amplitude.
-
-    Octaves are summed on the way up a pyramid, so only the last resize is at full size.
-    """
-    total = np.zeros((1, 1), np.float32)
-    for octave in range(octaves):
-        rows = int(np.clip(round(height * 2**octave / cell_y), min(height, 2), height))
-        cols = int(np.clip(round(width * 2**octave / cell_x), min(width, 2), width))
-        total = _resize(total, rows, cols) + (rng.random((rows, cols), np.float32) - 0.5) * (2.2 * 0.5**octave)
-    return _resize(total, height, width)
-
-
-def _resize(field: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    if field.shape == (rows, cols):
-        return field
-    # Bilinear costs half as much, and its creases show only when a cell grows by more than a doubling.
-    doubling = rows <= 2.1 * field.shape[0] and cols <= 2.1 * field.shape[1]
-    kernel = Image.Resampling.BILINEAR if doubling else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(field).resize((cols, rows), kernel))
-
-
-class _Scene:
-    """A planar canvas and the few strokes every place is made of."""
-
-    def __init__(self, width: int, height: int, rng: np.random.Generator):
-        self.width, self.height, self.side, self.rng = width, height, min(width, height), rng
-        self.u, self.v = _axes(width, height)  # [1, W], [H, 1]
-        self.pixels = np.zeros((3, height, width), np.float32)
-
-    def vary(self, centre: float, spread: float) -> float:
-        return float(self.rng.uniform(centre - spread, centre + spread))
-
-    def noise(self, cell: float, octaves: int, stretch: float = 1.0) -> np.ndarray:
-        """Noise [H, W]; `cell` in sides, `stretch` how many times wider than high a cell is."""
-        return _fbm(self.rng, self.height, self.width, cell * self.side, cell * self.side * stretch, octaves)
-
-    def ridge(self, level: float, rise: float, cell: float, octaves: int = 4) -> np.ndarray:
-        """A rolling line [1, W] in fractions of the height, `rise` either side of `level`."""
-        return level + rise * _fbm(self.rng, 1, self.width, 1, cell * self.side, octaves)
-
-    def below(self, line: np.ndarray | float) -> np.ndarray:
-        return np.clip((self.v - line) * self.height + 0.5, 0, 1)
-
-    def ramp(self, *stops: tuple[float, str]) -> np.ndarray:
-        """A vertical gradient [3, H, 1] through (v, colour) stops."""
-        at = [stop for stop, _ in stops]
-        channels = [np.interp(self.v[:, 0], at, [_rgb(colour)[c, 0, 0] for _, colour in stops]) for c in range(3)]
-        return np.array(channels, np.float32)[:, :, None]
-
-    def fill(self, *stops: tuple[float, str]) -> None:
-        self.pixels[:] = self.ramp(*stops)
-
-    def blend(self, colour: str | np.ndarray, mask: np.ndarray) -> None:
-        """Lay a colour ([3, 1 or H, 1 or W]) over the canvas where `mask` [H, 1 or W] is 1; works only on the box the mask reaches."""
-        colour = _rgb(colour) if isinstance(colour, str) else colour
-        box = self._reach(mask)
-        canvas = self.pixels[:, *box]
-        if colour.shape[1] > 1:
-            colour = colour[:, box[0]]
-        if colour.shape[2] > 1:
-            colour = colour[:, :, box[1]]
-        part = mask[box] if mask.shape[1] > 1 else mask[box[0]]
-        change = colour - canvas
-        change *= part
-        canvas += change
-
-    def shade(self, amount: np.ndarray) -> None:
-        """Brighten (amount > 0) or darken (amount < 0) [H, 1 or W], multiplicatively."""
-        rows, _ = self._reach(amount)
-        self.pixels[:, rows] *= 1 + amount[rows]
-
-    def _reach(self, mask: np.ndarray) -> tuple[slice, slice]:
-        """The smallest box of rows and columns outside which the mask is zero."""
-        touched = mask != 0
-        rows = np.flatnonzero(touched.any(axis=1))
-        if not len(rows):
-            return slice(0, 0), slice(0, 0)
-        columns = np.flatnonzero(touched.any(axis=0)) if mask.shape[1] > 1 else np.array([0, self.width - 1])
-        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-    def disc(self, u: float, v: float, radius: float, soft: float = 0.0) -> np.ndarray:
-        """A disc [H, W] of `radius` sides, its edge one pixel plus `soft` sides wide."""
-        edge = soft * self.side + 1
-        dx, dy = (self.u - u) * self.width, (self.v - v) * self.height
-        return np.clip((radius * self.side - np.sqrt(dx * dx + dy * dy)) / edge + 0.5, 0, 1)
-
-    def ink(self, shapes: Iterable[tuple[str, list[tuple[float, float]], float, int]]) -> np.ndarray:
-        """A mask [H, W] of shapes drawn at twice the size, for smooth edges: (kind, points (u, v), radius in sides, level 0..255)."""
-        image = Image.new("L", (2 * self.width, 2 * self.height))
-        draw = ImageDraw.Draw(image)
-        for kind, points, radius, level in shapes:
-            points = [(2 * self.width * u, 2 * self.height * v) for u, v in points]
-            radius = max(2 * self.side * radius, 0.7)
-            if kind == "dot":
-                for x, y in points:
-                    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=level)
-            elif kind == "line":
-                draw.line(points, fill=level, width=max(1, round(2 * radius)), joint="curve")
-            else:
-                draw.polygon(points, fill=level)
-        return np.asarray(image.reduce(2), np.float32) / 255
-
-    def edge_u(self, reach: float = 0.24) -> float:
-        """A place near the left or right border, where a subject in the middle does not cover it."""
-        u = self.vary(reach / 2, reach / 2)
-        return u if self.rng.random() < 0.5 else 1 - u
-
-    def dots(self, count: int, small: float, large: float, top: float, bottom: float) -> np.ndarray:
-        """Scattered specks [H, W], many small and few large, bright and faint."""
-        spots = self.rng.random((count, 4)).tolist()
-        return self.ink(("dot", [(u, top + (bottom - top) * v)], small + (large - small) * r**5, int(90 + 165 * a)) for u, v, r, a in spots)
-
-    def clouds(self, count: int, top: float, bottom: float, colour: str, strength: float = 0.9) -> None:
-        shapes = []
-        aspect = self.width / self.height
-        for u in (np.arange(count) + self.rng.random(count)) / count:
-            v, size = self.rng.uniform(top, bottom), self.rng.uniform(0.03, 0.055)
-            for k in range(-2, 3):
-                puff = size * (1.1 - 0.28 * abs(k)) * self.vary(1, 0.15)
-                wide = 1 / max(aspect, 1)
-                shapes.append(("dot", [(u + k * size * 1.05 * wide, v - puff * 0.55 * min(aspect, 1))], puff, 255))
-        puffs = self.ink(shapes)
-        self.blend(colour, puffs * (strength * np.clip(1.15 + (bottom - self.v) * 2, 0.5, 1)))
-
-    def pine(self, u: float, foot: float, size: float) -> list[tuple[str, list[tuple[float, float]], float, int]]:
-        """A fir of three tiers, `size` sides high."""
-        x, y = size * self.side / self.width, size * self.side / self.height
-        tiers = [(0.0, 0.5, 0.17), (0.22, 0.74, 0.23), (0.46, 0.94, 0.29)]
-        shapes = [("area", [(u, foot - y * (1 - a)), (u + x * w, foot - y * (1 - b)), (u - x * w, foot - y * (1 - b))], 0, 255) for a, b, w in tiers]
-        return [*shapes, ("line", [(u, foot), (u, foot - y * 0.2)], 0.025 * size, 255)]
-
-
-def _snow(s: _Scene) -> None:
+def _snow(s: Canvas) -> None:
     horizon = s.vary(0.56, 0.05)
     s.fill((0, "7fb4e6"), (horizon, "e6f1fa"))
     s.blend("c3d8ee", s.below(s.ridge(horizon - 0.1, 0.09, 0.4)))
@@ -209,7 +66,7 @@ def _snow(s: _Scene) -> None:
     s.blend("ffffff", 0.95 * s.dots(110, 0.003, 0.011, 0, 1))
 
 
-def _desert(s: _Scene) -> None:
+def _desert(s: Canvas) -> None:
     horizon = s.vary(0.5, 0.05)
     s.fill((0, "58b0de"), (horizon, "fde2b0"))
     u, v = s.vary(0.2, 0.1), s.vary(0.16, 0.04)
@@ -236,7 +93,7 @@ def _desert(s: _Scene) -> None:
     s.blend("2f7048", cactus * (0.5 + 0.5 * np.sin(s.u * s.width / s.side * 260)) * 0.7)
 
 
-def _beach(s: _Scene) -> None:
+def _beach(s: Canvas) -> None:
     horizon, shore = s.vary(0.4, 0.04), s.vary(0.63, 0.03)
     s.fill((0, "4aa8ea"), (horizon, "cdeefb"))
     s.clouds(3, 0.1, 0.24, "ffffff")
@@ -253,7 +110,7 @@ def _beach(s: _Scene) -> None:
     _palm(s, s.vary(0.08, 0.05), shore + 0.16)
 
 
-def _palm(s: _Scene, u: float, foot: float) -> None:
+def _palm(s: Canvas, u: float, foot: float) -> None:
     x, y = s.side / s.width, s.side / s.height
     lean, tall = s.vary(0.06, 0.03), s.vary(0.6, 0.05) * (s.height / s.side) ** 0.6
     t = np.linspace(0, 1, 8)
@@ -271,7 +128,7 @@ def _palm(s: _Scene, u: float, foot: float) -> None:
     s.blend("2f9a55", s.ink(fronds))
 
 
-def _sunset(s: _Scene) -> None:
+def _sunset(s: Canvas) -> None:
     horizon, shore = s.vary(0.55, 0.04), 0.82
     s.fill((0, "4b3a8c"), (horizon * 0.45, "c2558f"), (horizon * 0.8, "ff8a5c"), (horizon, "ffd27a"))
     s.blend("ff9f7a", np.clip(2.2 * s.noise(0.07, 4, 6.0) - 0.5, 0, 0.55) * (s.v < horizon))
@@ -290,7 +147,7 @@ def _sunset(s: _Scene) -> None:
     s.shade(s.below(line + 0.01) * (0.12 * s.noise(0.015, 2) + 0.1 * s.noise(0.1, 3, 3.0)))
 
 
-def _night(s: _Scene) -> None:
+def _night(s: Canvas) -> None:
     horizon = s.vary(0.72, 0.03)
     s.fill((0, "0b1238"), (0.5, "1d2c6b"), (horizon, "41559a"))
     s.blend("6a74c0", np.clip(0.35 * s.noise(0.3, 5) + 0.28 - np.abs(s.v - 0.5 + 0.5 * (s.u - 0.5)) * 0.9, 0, 0.4))
@@ -308,7 +165,7 @@ def _night(s: _Scene) -> None:
     s.shade(ground * (0.14 * s.noise(0.1, 4, 2.0) + 0.2 * s.noise(0.02, 2, 0.4)))
 
 
-def _meadow(s: _Scene) -> None:
+def _meadow(s: Canvas) -> None:
     horizon = s.vary(0.52, 0.04)
     s.fill((0, "57b2f0"), (horizon, "d8f1fb"))
     s.clouds(3, 0.12, 0.26, "ffffff")
@@ -326,7 +183,7 @@ def _meadow(s: _Scene) -> None:
     s.blend("f5b52e", s.ink(("dot", [(u, v)], 0.007 * (0.5 + v - horizon), 255) for u, v in spots))
 
 
-def _blades(s: _Scene, count: int, top: float) -> Iterable[tuple[str, list[tuple[float, float]], float, int]]:
+def _blades(s: Canvas, count: int, top: float) -> Iterable[tuple[str, list[tuple[float, float]], float, int]]:
     """Blades of grass, longer the nearer they stand."""
     for u, v, lean, level in s.rng.random((count, 4)).tolist():
         near = 0.25 + v
@@ -335,14 +192,14 @@ def _blades(s: _Scene, count: int, top: float) -> Iterable[tuple[str, list[tuple
         yield "area", [(u - half, foot), (u + half, foot), (u + (lean - 0.5) * 8 * half, foot - tall)], 0, int(110 + 145 * level)
 
 
-def _flower(s: _Scene, u: float, v: float, size: float) -> tuple[str, list[tuple[float, float]], float, int]:
+def _flower(s: Canvas, u: float, v: float, size: float) -> tuple[str, list[tuple[float, float]], float, int]:
     radius = 0.02 * size * (0.4 + v)
     turn = np.arange(5) * (2 * np.pi / 5) + u * 6
     x, y = radius * s.side / s.width, radius * s.side / s.height
     return "dot", list(zip(u + x * np.cos(turn), v + y * np.sin(turn), strict=True)), radius * 0.62, 255
 
 
-def _forest(s: _Scene) -> None:
+def _forest(s: Canvas) -> None:
     floor = s.vary(0.7, 0.03)
     s.fill((0, "8fc79a"), (0.4, "d3edbf"), (floor, "b9dca6"))
     ground, bark = s.below(s.ridge(floor, 0.03, 0.4)), s.noise(0.12, 4, 0.12)
@@ -375,7 +232,7 @@ def _forest(s: _Scene) -> None:
     s.blend("fffbd0", 0.16 * rays * np.clip(1 - s.v / floor, 0, 1))
 
 
-def _city(s: _Scene) -> None:
+def _city(s: Canvas) -> None:
     street = s.vary(0.76, 0.015)
     warm = s.rng.random() < 0.4
     s.fill((0, "f0a07c" if warm else "6db9ee"), (street, "fde8c4" if warm else "e3f3fb"))
@@ -390,7 +247,7 @@ def _city(s: _Scene) -> None:
     s.shade(s.below(street) * (0.06 * s.noise(0.008, 2) + 0.05 * s.noise(0.15, 3, 2.0)))
 
 
-def _skyline(s: _Scene, wall: str, blocks: int, low: float, high: float, street: float) -> None:
+def _skyline(s: Canvas, wall: str, blocks: int, low: float, high: float, street: float) -> None:
     """One row of houses with windows; taller towards the borders, so that a subject in the middle stands against calm sky."""
     edges = np.cumsum(s.rng.uniform(0.6, 1.4, blocks))
     block = np.minimum(np.searchsorted(edges / edges[-1], s.u[0]), blocks - 1)
@@ -407,7 +264,7 @@ def _skyline(s: _Scene, wall: str, blocks: int, low: float, high: float, street:
     s.shade(pane * np.where(lit > 0.55, 0, -0.16).astype(np.float32))
 
 
-def _mountains(s: _Scene) -> None:
+def _mountains(s: Canvas) -> None:
     s.fill((0, "5aa5e2"), (0.6, "e4f2f8"))
     s.clouds(2, 0.1, 0.2, "ffffff", 0.8)
     rough = s.noise(0.1, 5)
@@ -417,7 +274,7 @@ def _mountains(s: _Scene) -> None:
         heights = level + s.rng.uniform(-0.06, 0.12, count) + 0.2 * (1 - 2 * np.abs(summits - 0.5))
         flanks = heights[:, None] + steep * np.abs(s.u - summits[:, None]) * span * s.side / s.height  # [count, W]
         nearest = flanks.argmin(axis=0)
-        line = (flanks.min(axis=0)[None] + 0.018 * _fbm(s.rng, 1, s.width, 1, 0.1 * s.side, 4)).astype(np.float32)
+        line = (flanks.min(axis=0)[None] + 0.018 * fbm(s.rng, 1, s.width, 1, 0.1 * s.side, 4)).astype(np.float32)
         peak, bend = heights[nearest][None].astype(np.float32), summits[nearest][None].astype(np.float32)
         body = s.below(line)
         side = np.clip((s.u - bend + 0.09 * rough * np.clip(3 * (s.v - peak), 0, 1)) * s.width / 3, 0, 1)
@@ -437,7 +294,7 @@ def _mountains(s: _Scene) -> None:
     s.blend("9aa0a6", s.dots(26, 0.003, 0.016, base + 0.1, 1))
 
 
-def _underwater(s: _Scene) -> None:
+def _underwater(s: Canvas) -> None:
     floor = s.vary(0.8, 0.02)
     s.fill((0, "6fe0ea"), (0.35, "23a5d0"), (floor, "0f6aa8"))
     drift = s.noise(0.25, 4)
@@ -458,7 +315,7 @@ def _underwater(s: _Scene) -> None:
     s.blend("ffffff", s.ink(("dot", [(u - 0.35 * r, v - 0.35 * r)], r * 0.22, 255) for u, v, r in bubbles))
 
 
-def _weed(s: _Scene, u: float, foot: float) -> tuple[str, list[tuple[float, float]], float, int]:
+def _weed(s: Canvas, u: float, foot: float) -> tuple[str, list[tuple[float, float]], float, int]:
     t = np.linspace(0, 1, 12)
     tall, phase = s.vary(0.28, 0.1), s.vary(0, 3)
     middle = u + 0.018 * np.sin(t * 9 + phase) * s.side / s.width
@@ -472,7 +329,7 @@ def _weed(s: _Scene, u: float, foot: float) -> tuple[str, list[tuple[float, floa
     )
 
 
-def _space(s: _Scene) -> None:
+def _space(s: Canvas) -> None:
     s.fill((0, "0a0820"), (1, "180f38"))
     cloud, hue = s.noise(0.5, 5), s.noise(0.45, 2)
     glow = np.clip(0.55 * cloud + 0.3, 0, 0.75)
@@ -501,7 +358,7 @@ def _space(s: _Scene) -> None:
     s.shade(ground * (0.1 * s.noise(0.008, 2) + 0.12 * s.noise(0.1, 3, 2.0)))
 
 
-def _wood(s: _Scene) -> None:
+def _wood(s: Canvas) -> None:
     edge = s.vary(0.56, 0.03)
     wall = [("f1e3cf", "e6d2b5"), ("cfe0e4", "b9d0d6"), ("dfe6cf", "ccd8b6"), ("f0d6cf", "e4c2b8")][s.rng.integers(4)]
     s.fill((0, wall[0]), (edge, wall[1]))
@@ -512,7 +369,7 @@ def _wood(s: _Scene) -> None:
     tone, shift = s.rng.uniform(-0.13, 0.13, 128).astype(np.float32), s.rng.random(128).astype(np.float32)
     along = 0.55 / depth + shift[plank & 127]
     piece = np.floor(along * 1.1).astype(np.int32)
-    grain_map = _fbm(s.rng, 256, 512, 60, 9, 4)
+    grain_map = fbm(s.rng, 256, 512, 60, 9, 4)
     grain = grain_map[(along * 90).astype(np.int32) & 255, (across * 90 + (37 * plank + 71 * piece)).astype(np.int32) & 511]
     floor = s.below(edge)
     s.blend(s.ramp((edge, "b9834e"), (1, "d59d62")), floor)
@@ -525,7 +382,7 @@ def _wood(s: _Scene) -> None:
     s.shade(-0.35 * floor * np.clip(1 - (s.v - edge) / 0.04, 0, 1))
 
 
-_PAINTERS: dict[str, Callable[[_Scene], None]] = {
+_PAINTERS: dict[str, Callable[[Canvas], None]] = {
     "snow": _snow,
     "desert": _desert,
     "beach": _beach,

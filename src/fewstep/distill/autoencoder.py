@@ -53,14 +53,16 @@ def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRec
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     late, side = int(0.9 * recipe.updates), int(model.config.sample_size)
 
-    def batch(indices: range) -> Tensor:
+    def batch(indices: range) -> tuple[Tensor, np.random.Generator]:
+        rng = np.random.default_rng((world.seed, indices.start, 2))
         if indices.start < late * recipe.batch_size:
-            return crops(world, indices, recipe, recipe.crop, side)
-        return crops(world, indices[: max(len(indices) // 4, 1)], recipe, 2 * recipe.crop, side)
+            return crops(world, indices, recipe, min(recipe.crop, side), side), rng
+        return crops(world, indices[: max(len(indices) // 4, 1)], recipe, min(2 * recipe.crop, side), side), rng
 
-    def losses(turn: str, pictures: Tensor) -> Losses:
+    def losses(turn: str, batch: tuple[Tensor, np.random.Generator]) -> Losses:
+        pictures, rng = batch
         posterior = model.encode(pictures).latent_dist
-        noise = torch.from_numpy(np.random.default_rng(int(pictures.sum().item() * 1000) & 0x7FFFFFFF).standard_normal(posterior.mean.shape, np.float32))
+        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
         latents = posterior.mean + posterior.std * noise
         output = model.decode(latents).sample.float()
         l1, l2 = F.l1_loss(output, pictures), F.mse_loss(output, pictures)

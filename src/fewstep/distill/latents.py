@@ -46,7 +46,7 @@ class Samples:
 class Latents:
     """A cache of ``count`` encoded scenes. Opening it makes what is missing; a cache of another autoencoder or world is made anew."""
 
-    def __init__(self, folder: Path, world: World, vae: AutoencoderKL, count: int, key: str) -> None:
+    def __init__(self, folder: Path, world: World, vae: AutoencoderKL, count: int, key: str, precision: torch.dtype) -> None:
         self.folder, self.seed, self.side = Path(folder), world.seed, int(vae.config.sample_size)
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / "cache.json"
@@ -59,7 +59,7 @@ class Latents:
         shards = list(range(0, count, SHARD))
         for first in shards[dist.rank() :: dist.world()]:
             if not self._shard(first).is_file():
-                self._encode(world, vae, range(first, min(first + SHARD, count)))
+                self._encode(world, vae, range(first, min(first + SHARD, count)), precision)
         dist.wait()
         parts: dict[tuple[int, int], list[Tensor]] = {}
         self.captions: dict[tuple[int, int], list[str]] = {}
@@ -92,7 +92,7 @@ class Latents:
         return self.folder / f"{first:07d}.safetensors"
 
     @torch.no_grad()
-    def _encode(self, world: World, vae: AutoencoderKL, indices: range) -> None:
+    def _encode(self, world: World, vae: AutoencoderKL, indices: range, precision: torch.dtype) -> None:
         size = bucket(np.random.default_rng((world.seed, 1, indices.start)).random(), self.side)
         captions, parts = [], []
         for start in range(indices.start, indices.stop, 16):
@@ -102,7 +102,7 @@ class Latents:
                 scene = world.scene(rng)
                 captions.append(world.caption(scene, rng))
                 pictures.append(world.render(scene, *size))
-            with torch.autocast(vae.device.type, dtype=torch.bfloat16):
+            with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
                 parts.append(vae.encode(to_tensor(np.stack(pictures)).to(vae.device)).latent_dist.mean.half().cpu())
         write_text(self._shard(indices.start).with_suffix(".json"), json.dumps({"size": size, "captions": captions}))
         save_weights({"latents": torch.cat(parts).contiguous()}, self._shard(indices.start), {"format": "pt"})

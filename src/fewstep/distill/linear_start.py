@@ -50,7 +50,7 @@ def _start_encoder(model: AutoencoderKL, pictures: Tensor) -> Tensor:
         rows = torch.cat([basis, -basis]) if last else basis
         order = _paired(len(basis), convolution.out_channels, groups) if last else list(range(len(basis)))
         taps = rows.view(len(rows), path.shape[1], 2, 2)
-        convolution.weight[: len(rows) if not last else None] = 0 if not last else convolution.weight * 0
+        convolution.weight[order] = 0
         convolution.bias.zero_()
         for row, channel in enumerate(order):
             convolution.weight[channel, : path.shape[1], :2, :2] = taps[row]
@@ -63,14 +63,14 @@ def _start_moments(model: AutoencoderKL, path: Tensor, order: list[int], compone
     """Constants beside the components, and the last convolution, which reads each component off its pair. Returns the latents."""
     encoder, groups = model.encoder, model.config.norm_num_groups
     width, count = encoder.conv_out.in_channels, components.shape[1]
-    constants = CONSTANT * float(components[:, : path.shape[1]].std())
+    constants = CONSTANT * float(path.std())
     bias = encoder.down_blocks[-2].downsamplers[0].conv.bias
     free = sorted(set(range(width)) - set(order))
+    encoder.down_blocks[-2].downsamplers[0].conv.weight[free] = 0
     for index, channel in enumerate(free):
         bias[channel] = constants if index % 2 == 0 else -constants
     encoder.conv_out.weight.zero_()
     encoder.conv_out.bias.zero_()
-    latents = []
     per_group = width // groups
     for index in range(path.shape[1]):
         plus, minus = order[index], order[count + index]
@@ -79,12 +79,10 @@ def _start_moments(model: AutoencoderKL, path: Tensor, order: list[int], compone
         constant = constants**2 * sum(channel // per_group == plus // per_group for channel in free)
         scale = ((power + constant) / per_group) ** 0.5
         encoder.conv_out.weight[index, plus, 1, 1], encoder.conv_out.weight[index, minus, 1, 1] = scale, -scale
-        latents.append(path[:, index])
-    with torch.no_grad():
-        model.quant_conv.weight.zero_()
-        model.quant_conv.weight[: path.shape[1], : path.shape[1], 0, 0] = torch.eye(path.shape[1])
-        model.quant_conv.bias[: path.shape[1]] = 0
-    return torch.stack(latents, dim=1)
+    model.quant_conv.weight.zero_()
+    model.quant_conv.weight[: path.shape[1], : path.shape[1], 0, 0] = torch.eye(path.shape[1])
+    model.quant_conv.bias[: path.shape[1]] = 0
+    return path
 
 
 def _start_decoder(model: AutoencoderKL, pictures: Tensor, latents: Tensor) -> None:

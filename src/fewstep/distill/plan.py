@@ -122,7 +122,7 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(AttnProcessor())
         network.to(memory_format=torch.channels_last)
-    latents = Latents(folder / "latents", open_world(plan.data), bundle.vae, plan.data.pictures, f"{recipe_hash(plan)} {bundle.hash}")
+    latents = Latents(folder / "latents", open_world(plan.data), bundle.vae, plan.data.pictures, f"{recipe_hash(plan)} {bundle.hash}", dtype(plan.precision))
     walk = Walk(plan, run, bundle, latents)
     student: Any = bundle.unet
     for stage in plan.stages:
@@ -182,7 +182,6 @@ class Walk:
         folder = self.run.folder / "model"
         if dist.rank() != 0 or (folder / "students.json").is_file():
             return
-        base_hash = self.bundle.hash
         save_bundle(self.bundle, folder)
         (folder / "students").mkdir(exist_ok=True)
         report = {}
@@ -194,8 +193,7 @@ class Walk:
             tensors, residual = (dict(student.state_dict()), 0.0)
             if kind == "lora":
                 tensors, residual = extract_lora(self.bundle.unet, student, self.plan.ship_rank)
-            base = self.bundle.hash or base_hash
-            metadata = Stamp(**{**vars(stamp), "kind": kind, "base": base, "alpha": float(self.plan.ship_rank) if kind == "lora" else 0.0})
+            metadata = Stamp(**{**vars(stamp), "kind": kind, "base": self.bundle.hash, "alpha": float(self.plan.ship_rank) if kind == "lora" else 0.0})
             file = folder / "students" / f"{stage.steps}-step-{kind}.safetensors"
             save_weights({key: value.half().contiguous() for key, value in tensors.items()}, file, metadata.to_metadata())
             report[str(stage.steps)] = {"file": file.name, "residual": residual}

@@ -53,7 +53,7 @@ class TeacherPlan:
 def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     """Carry out the recipe at ``path`` in the run ``folder`` and return the finished bundle's folder. Goes on where it was stopped.
 
-    Raises RecipeError on a recipe that cannot be used, ValueError on a folder that holds another run, NonFinite if training diverges.
+    Raises RecipeError on a recipe that cannot be used, or a folder that holds another run, NonFinite if training diverges.
     """
     dist.start()
     plan = read_recipe(path, TeacherPlan, settings)
@@ -77,7 +77,7 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     for network in (bundle.vae, bundle.text_encoder, bundle.text_encoder_2):
         network.eval().requires_grad_(False)
 
-    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, recipe_hash(plan))
+    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, recipe_hash(plan), precision)
     bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
     complete(run, teacher_phase(bundle, latents, plan.teacher, precision), "unet")
     bundle.words = words(world)

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
+from fewstep.distill.recipe import RecipeError
 
 
 @dataclass
@@ -43,7 +44,7 @@ class State:
 class Run:
     """The folder of one run. Opening it again goes on where its last checkpoint stood. Only rank 0 writes to it.
 
-    Raises ValueError if the folder holds a run of another recipe.
+    Raises RecipeError if the folder holds a run of another recipe.
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
@@ -54,7 +55,7 @@ class Run:
         if path.is_file():
             saved = json.loads(path.read_text())
             if saved["recipe"] != recipe:
-                raise ValueError(
+                raise RecipeError(
                     f"{self.folder} holds a run of another recipe ({saved['recipe']}, not {recipe}): give another --run, or the recipe it began with"
                 )
             self.state = State(**{**saved, "done": tuple(saved["done"])})

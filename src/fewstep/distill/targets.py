@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.teacher import gather
+from fewstep.sampler import sample
 from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, add_noise, move
 
 Network = Callable[[Tensor, Tensor], Tensor]  # (latents [B, C, H, W], timesteps [B]) -> output, like the latents
@@ -49,20 +50,22 @@ def start_jump(x0: Tensor, noise: Tensor, levels: Tensor, teacher_steps: int, n:
 
 
 def land(x: Tensor, output: Tensor, t: Tensor, t_end: Tensor, prediction_type: PredictionType = "epsilon") -> Tensor:
-    """Equations 14 and 15: where an output at x_t leads, with each sample's own timesteps [B]. CLEAN to CLEAN stays."""
-    if prediction_type == "sample":
-        finished = (t_end == CLEAN)[:, None, None, None]
-        return torch.where(finished, output, move(x, output, gather(t, x), gather(t_end, x), "sample"))
+    """Equations 14 and 15: where an output at x_t leads, with each sample's own timesteps [B]."""
     return move(x, output, gather(t, x), gather(t_end, x), prediction_type)
 
 
 @torch.no_grad()
 def teacher_target(teacher: Network, jump: Jump) -> Tensor:
-    """x_{t - ns} after the frozen teacher's n steps from x_t, equations 7 to 13: float, like the latents."""
-    x = jump.x
-    for t, t_next in zip(jump.times, jump.times[1:], strict=False):
-        x = land(x, teacher(x, t.clamp(min=0)).float(), t, t_next)
-    return x
+    """x_{t - ns} after the frozen teacher's n steps from x_t, equations 7 to 13: float, like the latents. A sample that is clean stays so."""
+    frames = sample(
+        lambda x, t: teacher(x, t.clamp(min=0)).float(),
+        jump.x,
+        zip(jump.times, jump.times[1:], strict=False),
+        prediction_type="epsilon",
+        start_scale=1.0,
+        level=lambda t: gather(t, jump.x),
+    )
+    return list(frames)[-1].latents
 
 
 def renoise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ class TeacherRecipe:
 
     updates: int = 6000
     batch_size: int = 64
-    pictures: int = 40_000  # cached scenes
     learning_rate: float = 1e-3
     ema: float = 0.9995
     dropout: float = 0.1  # share of null prompts, for classifier-free guidance

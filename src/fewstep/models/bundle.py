@@ -255,6 +255,7 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
     with temporary.open("r+b") as file:  # safetensors writes metadata in random order, and a hash names the same weights once
         length = int.from_bytes(file.read(8), "little")
         header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(header) <= length, "a longer header would overwrite the first tensor"
         file.seek(8)
         file.write(header.ljust(length))
     temporary.replace(path)
