@@ -202,10 +202,14 @@ def data(
 
 @app.command()
 def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
-    """Train an autoencoder, text encoders and a teacher as a recipe says. Goes on where it was stopped."""
-    from fewstep.distill.pretrain import train_teacher
+    """Train an autoencoder, text encoders and a teacher, or the judge that evaluates, as a recipe says. Goes on where it was stopped."""
+    from fewstep.distill.recipe import trained_by
 
-    print(train_teacher(recipe, run or run_folder(recipe), settings or []))
+    if trained_by(recipe) == "judge":
+        from fewstep.distill.judge import train_judge as work
+    else:
+        from fewstep.distill.pretrain import train_teacher as work
+    print(work(recipe, run or run_folder(recipe), settings or []))
 
 
 @app.command()

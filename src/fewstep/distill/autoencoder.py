@@ -16,6 +16,7 @@ from fewstep.distill.ema import Ema
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.workers import spare
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRec
         return crops(world, indices[: max(len(indices) // 4, 1)], recipe, min(2 * recipe.crop, side), side), rng
 
     def losses(turn: str, batch: tuple[Tensor, np.random.Generator]) -> Losses:
-        pictures, rng = batch
+        pictures, rng = batch[0].to(model.device), batch[1]
         posterior = model.encode(pictures).latent_dist
-        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
+        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(model.device)
         latents = posterior.mean + posterior.std * noise
         output = model.decode(latents).sample.float()
         l1, l2 = F.l1_loss(output, pictures), F.mse_loss(output, pictures)
@@ -82,6 +83,7 @@ def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRec
         averages={"autoencoder": Ema(model, recipe.ema)},
         clip=1.0,
         precision=precision,
+        workers=spare(),
     )
 
 

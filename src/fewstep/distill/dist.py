@@ -26,6 +26,11 @@ def world() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def device() -> torch.device:
+    """Where this rank computes: an accelerator of its own, else the processor."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def share(indices: range) -> range:
     """The global sample indices that fall to this rank, by stride: together the ranks see exactly ``indices``."""
     return indices[rank() :: world()]

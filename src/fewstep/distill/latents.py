@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +19,12 @@ from fewstep.data.buckets import bucket, buckets
 from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.state import write_text
+from fewstep.distill.workers import each, spare
 from fewstep.models.bundle import save_weights
 from fewstep.models.prompt import time_ids
 
 SHARD = 512  # pictures a file
+ENCODED = 2  # pictures at once: the activations of more fall out of a core's cache
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,13 @@ class Latents:
     @torch.no_grad()
     def _encode(self, world: World, vae: AutoencoderKL, indices: range, precision: torch.dtype) -> None:
         size = bucket(np.random.default_rng((world.seed, 1, indices.start)).random(), self.side)
-        captions, parts = [], []
-        for start in range(indices.start, indices.stop, 16):
-            pictures = []
-            for index in range(start, min(start + 16, indices.stop)):
-                rng = world.rng(index)
-                scene = world.scene(rng)
-                captions.append(world.caption(scene, rng))
-                pictures.append(world.render(scene, *size))
+        captions: list[str] = []
+        parts = []
+        few = [range(start, min(start + ENCODED, indices.stop)) for start in range(indices.start, indices.stop, ENCODED)]
+        for pictures, said in each(partial(_scenes, world, size), few, spare()):
+            captions += said
             with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-                parts.append(vae.encode(to_tensor(np.stack(pictures)).to(vae.device)).latent_dist.mean.half().cpu())
+                parts.append(vae.encode(pictures.to(vae.device)).latent_dist.mean.half().cpu())
         write_text(self._shard(indices.start).with_suffix(".json"), json.dumps({"size": size, "captions": captions}))
         save_weights({"latents": torch.cat(parts).contiguous()}, self._shard(indices.start), {"format": "pt"})
 
@@ -111,6 +113,24 @@ class Latents:
         record = json.loads(self._shard(first).with_suffix(".json").read_text())
         width, height = record["size"]
         return (width, height), record["captions"], load_file(self._shard(first))["latents"]
+
+
+def _scenes(world: World, size: tuple[int, int], indices: range) -> tuple[Tensor, list[str]]:
+    pictures, captions = [], []
+    for index in indices:
+        rng = world.rng(index)
+        scene = world.scene(rng)
+        captions.append(world.caption(scene, rng))
+        pictures.append(world.render(scene, *size))
+    return to_tensor(np.stack(pictures)), captions
+
+
+def cache_key(data: Any, vae: AutoencoderKL, precision: torch.dtype) -> str:
+    """What a cache depends on: the data's recipe and the autoencoder, as float16 files hold it. Runs that share both may share a cache."""
+    digest = hashlib.sha256(f"{data} {precision}".encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + tensor.half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:

@@ -19,18 +19,22 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from fewstep.distill import dist, steps
 from fewstep.distill.ema import Ema
-from fewstep.distill.latents import Latents
+from fewstep.distill.latents import Latents, cache_key
 from fewstep.distill.pretrain import complete, dtype, train_teacher
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.steps import Task
+from fewstep.distill.teacher import FrozenText
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.models.bundle import Bundle, load_bundle, load_weights, save_bundle, save_weights
 from fewstep.models.critic import Backbone, Critic
-from fewstep.models.lora import add_lora, extract_lora, fuse_lora
+from fewstep.models.lora import adapters, add_lora, extract_lora, fuse_lora, set_adapters
 from fewstep.stamp import Stamp
+
+
+PHASES = ("mse", "convert", "warm", "conditional", "unconditional", "full")  # of a stage, in order; then the adapter, which no next stage sees
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,11 @@ class Stage:
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
     convert: int = 0  # updates of the MSE conversion to x0-prediction
     mse: int = 0
+    warm: int = 0  # MSE before the contest, for small budgets: what adversarial updates would spend on getting near
     conditional: int = 0  # LoRA, conditional critic
     unconditional: int = 0  # the same LoRA, unconditional critic
     full: int = 0  # the merged UNet, unconditional critic
+    adapter: int = 0  # the LoRA that ships, from the SVD of the change on, against the whole student; 0: the SVD as it is
     renoise_t: tuple[int, ...] = ()  # the critic's timesteps for clean latents
     renoise_weights: tuple[float, ...] = ()
     late_weights: tuple[float, ...] = ()  # the weights of the last phase, once it is stable; empty: the same
@@ -64,6 +70,10 @@ class Stage:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: convert goes with prediction_type 'sample'")
         if (self.kind == "mse") != bool(self.mse):
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: kind 'mse' and only that has mse updates")
+        if self.kind == "mse" and (self.warm or self.adapter):
+            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage needs no warm updates and ships no adapter")
+        if self.adapter and self.prediction_type == "sample":
+            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: a student that predicts x0 ships whole, it has no adapter")
         if any(not 1 <= level <= self.teacher_steps for level in self.levels):
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: levels lie between 1 and {self.teacher_steps}")
 
@@ -118,12 +128,13 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     dist.start()
     plan = read_recipe(path, DistillPlan, settings)
     run = Run(folder, recipe_hash(plan))
-    bundle = load_bundle(_teacher(plan, path, folder))
+    bundle = load_bundle(_teacher(plan, path, folder), dist.device())
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(AttnProcessor())
         network.to(memory_format=torch.channels_last)
-    latents = Latents(folder / "latents", open_world(plan.data), bundle.vae, plan.data.pictures, f"{recipe_hash(plan)} {bundle.hash}", dtype(plan.precision))
-    walk = Walk(plan, run, bundle, latents)
+    precision = dtype(plan.precision)
+    latents = Latents(folder / "latents", open_world(plan.data), bundle.vae, plan.data.pictures, cache_key(plan.data, bundle.vae, precision), precision)
+    walk = Walk(plan, run, bundle, latents, FrozenText(bundle))
     student: Any = bundle.unet
     for stage in plan.stages:
         student = walk.stage(stage, student)
@@ -147,6 +158,7 @@ class Walk:
     run: Run
     bundle: Bundle
     latents: Latents
+    text: FrozenText
 
     def stage(self, stage: Stage, previous: Any) -> Any:
         """Carry out one stage from the ``previous`` student; returns the new one, whole and frozen."""
@@ -160,12 +172,15 @@ class Walk:
                 save_weights({key: value.contiguous() for key, value in student.state_dict().items()}, path, self.stamp(stage).to_metadata())
             dist.wait()
         load_weights(student, path)
-        return student.eval().requires_grad_(False)
+        student = student.eval().requires_grad_(False)
+        if stage.adapter:
+            self._adapter(stage, self._task(stage, None), student)
+        return student
 
     def stamp(self, stage: Stage) -> Stamp:
         """What a stage's student says of itself."""
         phases = tuple(name.split("/")[1] for name in self.run.state.done if name.startswith(f"{stage.name}/"))
-        seen = sum(getattr(stage, phase) for phase in ("mse", "convert", "conditional", "unconditional", "full")) * self.plan.batch_size
+        seen = sum(getattr(stage, phase) for phase in PHASES) * self.plan.batch_size
         return Stamp(
             kind="unet",
             steps=stage.steps,
@@ -193,7 +208,10 @@ class Walk:
             tensors, residual = (dict(student.state_dict()), 0.0)
             if kind == "lora":
                 tensors, residual = extract_lora(self.bundle.unet, student, self.plan.ship_rank)
-            metadata = Stamp(**{**vars(stamp), "kind": kind, "base": self.bundle.hash, "alpha": float(self.plan.ship_rank) if kind == "lora" else 0.0})
+            if stage.adapter:
+                tensors = adapters(self._adapter(stage, self._task(stage, None), student))
+            alpha, seen = float(self.plan.ship_rank) if kind == "lora" else 0.0, stamp.pictures + stage.adapter * self.plan.batch_size
+            metadata = Stamp(**{**vars(stamp), "kind": kind, "base": self.bundle.hash, "alpha": alpha, "pictures": seen})
             file = folder / "students" / f"{stage.steps}-step-{kind}.safetensors"
             save_weights({key: value.half().contiguous() for key, value in tensors.items()}, file, metadata.to_metadata())
             report[str(stage.steps)] = {"file": file.name, "residual": residual}
@@ -210,7 +228,7 @@ class Walk:
 
     def _task(self, stage: Stage, teacher: Any) -> Task:
         return Task(
-            bundle=self.bundle,
+            text=self.text,
             teacher=teacher,
             teacher_steps=stage.teacher_steps,
             n=stage.n,
@@ -232,11 +250,14 @@ class Walk:
             frozen = copy.deepcopy(student).eval().requires_grad_(False)
             phase = self._supervised(stage, "convert", student, lambda samples: steps.convert_losses(task, student, frozen, samples))
             complete(self.run, phase, f"{stage.name}-convert")
-        adapters = add_lora(student, self.plan.rank, self.plan.alpha, self.plan.seed + stage.steps)
+        if stage.warm:
+            phase = self._supervised(stage, "warm", student, lambda samples: steps.landing_losses(task, student, samples))
+            complete(self.run, phase, f"{stage.name}-warm")
+        low_rank = add_lora(student, self.plan.rank, self.plan.alpha, self.plan.seed + stage.steps)
         backbone = Backbone(self.bundle.unet)  # anew at each stage
         for name in ("conditional", "unconditional"):
-            critic = Critic(backbone, conditional=name == "conditional", seed=self.plan.seed + stage.steps)
-            optimizer = torch.optim.AdamW(adapters, lr=self.plan.lora_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
+            critic = Critic(backbone, conditional=name == "conditional", seed=self.plan.seed + stage.steps).to(self.bundle.device)
+            optimizer = torch.optim.AdamW(low_rank, lr=self.plan.lora_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
             complete(self.run, self._contest(stage, name, task, student, critic, optimizer), f"{stage.name}-{name}")
         fuse_lora(student)
         student.requires_grad_(True)
@@ -247,8 +268,18 @@ class Walk:
         phase.averages = {"student": Ema(student, self.plan.ema)}
         complete(self.run, phase, f"{stage.name}-full")
 
+    def _adapter(self, stage: Stage, task: Task, whole: Any) -> Any:
+        """The teacher with the adapters that ship: the SVD of the whole student's change, taught what the low rank leaves out."""
+        adapted = copy.deepcopy(self.bundle.unet).train()
+        add_lora(adapted, self.plan.ship_rank, self.plan.ship_rank)
+        set_adapters(adapted, extract_lora(self.bundle.unet, whole, self.plan.ship_rank)[0])
+        phase = self._supervised(stage, "adapter", adapted, lambda samples: steps.adapter_losses(task, adapted, whole, samples))
+        complete(self.run, phase, f"{stage.name}-adapter")
+        return adapted
+
     def _supervised(self, stage: Stage, name: str, student: Any, losses: Any) -> Phase:
-        optimizer = torch.optim.AdamW(student.parameters(), lr=self.plan.mse_learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
+        learnt = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learnt, lr=self.plan.mse_learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
         phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples))
         phase.averages = {"student": Ema(student, self.plan.ema)}
         return phase

@@ -20,7 +20,7 @@ from torch import nn
 from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase
-from fewstep.distill.latents import Latents, to_tensor
+from fewstep.distill.latents import Latents, cache_key, to_tensor
 from fewstep.distill.linear_start import linear_start
 from fewstep.distill.progress import reporter
 from fewstep.distill.recipe import read_recipe, recipe_hash
@@ -29,8 +29,9 @@ from fewstep.distill.teacher import TeacherRecipe, teacher_phase
 from fewstep.distill.text import TextRecipe, TextTowers, text_phase
 from fewstep.distill.trainer import Phase, Routine, train
 from fewstep.distill.world import DataRecipe, captions, open_world, words
-from fewstep.models.bundle import Bundle, Shape, build_bundle, read_weights, save_bundle, save_weights
+from fewstep.models.bundle import Bundle, Shape, build_bundle, load_bundle, read_weights, save_bundle, save_weights
 from fewstep.stamp import Stamp
+from fewstep.zoo.registry import find
 
 LOOKED_AT = 96  # pictures that the autoencoder's linear start is measured on
 
@@ -39,6 +40,8 @@ LOOKED_AT = 96  # pictures that the autoencoder's linear start is measured on
 class TeacherPlan:
     """A recipe for ``fewstep train``."""
 
+    trains: Literal["teacher"] = "teacher"
+    start: str = ""  # a finished model to go on from: its autoencoder and text encoders stay, its UNet learns on; empty: all from nothing
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 where the processor multiplies it natively
     guidance_scale: float = 4.0  # that the teacher is sampled with
@@ -48,6 +51,10 @@ class TeacherPlan:
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     text: TextRecipe = field(default_factory=TextRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+
+    def __post_init__(self) -> None:
+        if self.start and (self.shape, self.autoencoder, self.text) != (Shape(), AutoencoderRecipe(), TextRecipe()):
+            raise ValueError(f"start = {self.start!r}: shape, autoencoder and text are that model's own: leave them out")
 
 
 def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
@@ -62,31 +69,42 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     if (model / "model_index.json").is_file():
         return model
     world, precision = open_world(plan.data), dtype(plan.precision)
-    wide = World(world.subjects, plan.text.dials, plan.seed + 1)
-    bundle = build_bundle(plan.shape, captions(wide, plan.vocabulary_captions), plan.seed)
+    bundle = load_bundle(find(plan.start), dist.device()) if plan.start else _foundation(run, plan, world, precision)
+    before = bundle.stamp.pictures
+    bundle.unet.train().requires_grad_(True)
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(AttnProcessor())  # plain products: torch's fused CPU attention is slow backwards
         network.to(memory_format=torch.channels_last)
-
-    crops = World(world.subjects, plan.autoencoder.dials, plan.seed + 2)
-    if "autoencoder/reconstruct" not in run.state.done:
-        linear_start(bundle.vae, pictures(crops, bundle))
-    complete(run, reconstruct_phase(bundle.vae, crops, plan.autoencoder, precision), "autoencoder")
-    towers = TextTowers(bundle)
-    complete(run, text_phase(towers, wide, plan.text, precision), "text")
     for network in (bundle.vae, bundle.text_encoder, bundle.text_encoder_2):
         network.eval().requires_grad_(False)
 
-    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, recipe_hash(plan), precision)
-    bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
+    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, cache_key(plan.data, bundle.vae, precision), precision)
+    if not plan.start:
+        bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
     complete(run, teacher_phase(bundle, latents, plan.teacher, precision), "unet")
     bundle.words = words(world)
-    seen = plan.teacher.updates * plan.teacher.batch_size
-    bundle.stamp = Stamp("teacher", 32, guidance_scale=plan.guidance_scale, recipe=recipe_hash(plan), stage="teacher", pictures=seen)
+    seen = before + plan.teacher.updates * plan.teacher.batch_size
+    bundle.stamp = Stamp("teacher", 32, guidance_scale=plan.guidance_scale, base=bundle.hash, recipe=recipe_hash(plan), stage="teacher", pictures=seen)
     if dist.rank() == 0:
         save_bundle(bundle, model)
     dist.wait()
     return model
+
+
+def _foundation(run: Run, plan: TeacherPlan, world: World, precision: torch.dtype) -> Bundle:
+    """A bundle whose autoencoder and text encoders are trained, and whose UNet is not."""
+    wide = World(world.subjects, plan.text.dials, plan.seed + 1)
+    bundle = build_bundle(plan.shape, captions(wide, plan.vocabulary_captions), plan.seed)
+    bundle.vae.set_attn_processor(AttnProcessor())
+    bundle.vae.to(memory_format=torch.channels_last)
+    crops = World(world.subjects, plan.autoencoder.dials, plan.seed + 2)
+    if "autoencoder/reconstruct" not in run.state.done:
+        linear_start(bundle.vae, pictures(crops, bundle))
+    for network in bundle.models.values():
+        network.to(dist.device())
+    complete(run, reconstruct_phase(bundle.vae, crops, plan.autoencoder, precision), "autoencoder")
+    complete(run, text_phase(TextTowers(bundle).to(dist.device()), wide, plan.text, precision), "text")
+    return bundle
 
 
 def complete(run: Run, phase: Phase, name: str, routines: Sequence[Routine] = ()) -> None:

@@ -24,15 +24,27 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
 
     Raises RecipeError on a file that is missing or no TOML, an unknown key, a missing one, a wrong type or a contradiction.
     """
+    table = _read(path)
+    for setting in settings:
+        _apply(table, setting)
+    return build(kind, table, str(path))
+
+
+def trained_by(path: Path) -> str:
+    """What a recipe for ``fewstep train`` makes: its key ``trains``, "teacher" where it has none. Raises RecipeError as :func:`read_recipe`."""
+    kind = _read(path).get("trains", "teacher")
+    if kind not in ("teacher", "judge"):
+        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher' or 'judge'")
+    return str(kind)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: there is no such recipe") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: not a readable TOML file: {error}") from None
-    for setting in settings:
-        _apply(table, setting)
-    return build(kind, table, str(path))
 
 
 def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:

@@ -13,9 +13,8 @@ from torch import Tensor
 from fewstep.distill import losses
 from fewstep.distill.latents import Samples
 from fewstep.distill.targets import Jump, land, renoise, start_jump, teacher_target
-from fewstep.distill.teacher import encode_frozen, gather
+from fewstep.distill.teacher import FrozenText, gather
 from fewstep.distill.trainer import Losses
-from fewstep.models.bundle import Bundle
 from fewstep.models.critic import Critic
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt, cat
@@ -26,7 +25,7 @@ from fewstep.schedule import CLEAN, PredictionType, split
 class Task:
     """What a stage asks of the student: everything in it that does not change from update to update."""
 
-    bundle: Bundle  # tokenizers and frozen text encoders
+    text: FrozenText
     teacher: Any  # frozen UNet, ε-predicting
     teacher_steps: int  # M: the grid the teacher walks
     n: int  # teacher steps that the student covers in one
@@ -52,7 +51,7 @@ class Task:
 
 def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
     """The first stage: land where the guided teacher lands (section 3.6), measured as ε so that every noise level counts alike."""
-    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    prompt, jump = task.text(samples), task.jump(samples)
     target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
     start, end = gather(jump.t, jump.x), gather(jump.t_end, jump.x)
     # the ε that takes x_t to the target in one step: move() solved for the output
@@ -62,9 +61,24 @@ def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
     return {"loss": losses.mse(output, wanted)}
 
 
+def landing_losses(task: Task, student: Any, samples: Samples) -> Losses:
+    """Equations 14 and 15: the student's landing point against the teacher's, ‖x̂_{t-ns} - x_{t-ns}‖²."""
+    prompt, jump = task.text(samples), task.jump(samples)
+    target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids), jump)
+    return {"loss": losses.mse(land_student(task, student, jump, prompt, samples.time_ids), target)}
+
+
+def adapter_losses(task: Task, adapted: Any, whole: Any, samples: Samples) -> Losses:
+    """The LoRA that ships against the whole student it stands for: where both land from the same x_t."""
+    prompt, jump = task.text(samples), task.jump(samples)
+    with torch.no_grad():
+        target = land_student(task, whole, jump, prompt, samples.time_ids)
+    return {"loss": losses.mse(land_student(task, adapted, jump, prompt, samples.time_ids), target)}
+
+
 def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> Losses:
     """Equations 27 to 29: an x0-predicting student learns what the ε-predicting one already knows."""
-    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    prompt, jump = task.text(samples), task.jump(samples)
     with torch.no_grad():
         epsilon = denoiser(frozen, prompt, samples.time_ids)(jump.x, jump.t).float()
         x0, _ = split(jump.x, epsilon, gather(jump.t, jump.x), "epsilon")
@@ -73,7 +87,7 @@ def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> L
 
 def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
     """The student's turn, equation 21. Gradients pass through the critic; whoever calls keeps its weights from collecting any."""
-    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    prompt, jump = task.text(samples), task.jump(samples)
     made = land_student(task, student, jump, prompt, samples.time_ids)
     (fake,) = judged(task, critic, [made], jump, prompt, samples)
     return {"loss": losses.student_loss(fake), "fake": fake.detach().float().mean()}
@@ -81,7 +95,7 @@ def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -
 
 def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
     """The critic's turn, equation 20: the teacher's latents are real, the student's are not; and approximate R1 where asked for."""
-    prompt, jump = encode_frozen(task.bundle, samples), task.jump(samples)
+    prompt, jump = task.text(samples), task.jump(samples)
     with torch.no_grad():
         target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids), jump)
         made = land_student(task, student, jump, prompt, samples.time_ids)

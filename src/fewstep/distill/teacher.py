@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from fewstep.distill.latents import Latents, Samples
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.models.bundle import Bundle
-from fewstep.models.prompt import Prompt, conditioning, encode
+from fewstep.models.prompt import Prompt, cat, conditioning, encode
 from fewstep.schedule import TRAIN_TIMESTEPS, add_noise, alphas_cumprod
 
 
@@ -27,6 +28,7 @@ class TeacherRecipe:
     ema: float = 0.9995
     dropout: float = 0.1  # share of null prompts, for classifier-free guidance
     snr_gamma: float = 5.0  # min-SNR weighting, min(SNR, γ) / SNR; 0: none
+    debias: float = 0.0  # weight of high noise, max(1, SNR^-debias): an error in x0 weighs SNR times as much in ε, next to nothing at T
     pure_noise: float = 0.04  # share of samples at T, where the input holds no picture at all
 
 
@@ -36,7 +38,7 @@ def teacher_phase(bundle: Bundle, latents: Latents, recipe: TeacherRecipe, preci
     SDXL's schedule leaves 7 % of the picture at T; a sampler starts from none. Flat backgrounds live in just those 7 %, so T is
     trained as it is sampled: √(1-ᾱ_T)·ε.
     """
-    unet = bundle.unet
+    unet, text = bundle.unet, FrozenText(bundle)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
     def losses(turn: str, samples: Samples) -> Losses:
@@ -44,12 +46,10 @@ def teacher_phase(bundle: Bundle, latents: Latents, recipe: TeacherRecipe, preci
         noise = samples.noise(1)
         abar = gather(t, noise)
         x0 = samples.latents * (t < TRAIN_TIMESTEPS - 1)[:, None, None, None]
-        prompt = encode_frozen(bundle, samples).dropped(torch.from_numpy(samples.uniform(2) < recipe.dropout))
+        prompt = text(samples).dropped(torch.from_numpy(samples.uniform(2) < recipe.dropout).to(unet.device))
         output = unet(add_noise(x0, noise, abar), t, **conditioning(prompt, samples.time_ids)).sample.float()
         error = (output - noise).square().mean((1, 2, 3))
-        snr = (abar / (1 - abar)).flatten()
-        weight = snr.clamp(max=recipe.snr_gamma) / snr if recipe.snr_gamma else torch.ones_like(snr)
-        weight = torch.where(t == TRAIN_TIMESTEPS - 1, torch.ones_like(weight), weight)
+        weight = loss_weight((abar / (1 - abar)).flatten(), recipe.snr_gamma, recipe.debias)
         return {"loss": (weight * error).mean(), "error": error.mean()}
 
     return Phase(
@@ -81,8 +81,27 @@ def gather(t: Tensor, like: Tensor) -> Tensor:
     return table[t].to(like.dtype)[:, None, None, None]
 
 
-@torch.no_grad()
-def encode_frozen(bundle: Bundle, samples: Samples) -> Prompt:
-    """The samples' captions, encoded by text encoders that no longer learn."""
-    prompt = encode(bundle, samples.captions)
-    return Prompt(prompt.embeds.float(), prompt.pooled.float())
+def loss_weight(snr: Tensor, gamma: float, debias: float) -> Tensor:
+    """The weight of an error in ε at each signal-to-noise ratio [B]: min(SNR, γ) / SNR (min-SNR, arXiv 2303.09556), γ = 0 for none,
+    times max(1, SNR^-debias) (debias = 0.5 is arXiv 2310.08442's, above an SNR of 1).
+    """
+    low = snr.clamp(max=gamma) / snr if gamma else torch.ones_like(snr)
+    return low * snr.pow(-debias).clamp(min=1)
+
+
+class FrozenText:
+    """Prompts of samples, by text encoders that no longer learn. Each caption is encoded alone, so that its batch makes no difference."""
+
+    def __init__(self, bundle: Bundle, remembered: int = 16_384) -> None:
+        self.bundle = bundle
+        self._remember = lru_cache(maxsize=remembered)(self._encode)
+
+    def __call__(self, samples: Samples) -> Prompt:
+        """The samples' captions, encoded: float32."""
+        return cat(*(self._remember(caption) for caption in samples.captions))
+
+    @torch.no_grad()
+    def _encode(self, caption: str) -> Prompt:
+        with torch.autocast(self.bundle.device.type, enabled=False):
+            prompt = encode(self.bundle, [caption])
+        return Prompt(prompt.embeds.float(), prompt.pooled.float())

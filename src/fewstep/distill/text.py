@@ -13,6 +13,7 @@ from fewstep.data.emoji import Dials, World
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.workers import spare
 from fewstep.models.bundle import Bundle
 
 
@@ -72,7 +73,7 @@ class TextTowers(nn.Module):
         logits = []
         for tokenizer, encoder, head in zip(self.tokenizers, (self.text_encoder, self.text_encoder_2), self.heads, strict=True):
             ids = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-            output = encoder(ids)
+            output = encoder(ids.to(seen.device))
             pooled = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
             logits.append(self.scale.exp().clamp(max=100) * seen @ F.normalize(head(pooled).float(), dim=-1).T)
         return logits
@@ -92,8 +93,8 @@ def text_phase(towers: TextTowers, world: World, recipe: TextRecipe, precision: 
         return to_tensor(np.stack(pictures)), captions
 
     def losses(turn: str, batch: tuple[Tensor, list[str]]) -> Losses:
-        pictures, captions = batch
-        target = torch.arange(len(captions))
+        pictures, captions = batch[0].to(towers.scale.device), batch[1]
+        target = torch.arange(len(captions), device=pictures.device)
         logits = towers(pictures, captions)
         loss = sum(F.cross_entropy(part, target) + F.cross_entropy(part.T, target) for part in logits) / 4
         right = sum((part.argmax(1) == target).float().mean() for part in logits) / 2
@@ -110,4 +111,5 @@ def text_phase(towers: TextTowers, world: World, recipe: TextRecipe, precision: 
         learning_rate=lambda update: cosine(update, recipe.updates, warmup=100),
         clip=1.0,
         precision=precision,
+        workers=spare(),
     )

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
 from fewstep.distill.state import Run
+from fewstep.distill.workers import each
 
 Losses = dict[str, Tensor]  # "loss" is minimised, the others are logged beside it
 
@@ -38,6 +39,7 @@ class Phase:
     averages: Mapping[str, Ema] = field(default_factory=dict)  # by the name of the model they follow
     clip: float = 0.0  # largest gradient norm; 0: no limit
     precision: torch.dtype = torch.float32
+    workers: int = 0  # processes that make batches ahead of time; ``batch`` must then leave the accelerator alone
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds
     state, rates = run.state, {name: [group["lr"] for group in opt.param_groups] for name, opt in phase.optimizers.items()}
     saved = began = time.monotonic()
     due = {id(routine): began for routine in routines}
-    while state.update < phase.updates:
+    left = [range(n * phase.batch_size, (n + 1) * phase.batch_size) for n in range(state.update, phase.updates)]
+    batches = each(phase.batch, [dist.share(indices) for indices in left], phase.workers)
+    for indices in left:
         # ---- one update ----
         turn = phase.turns[state.update % len(phase.turns)]
-        indices = range(state.samples, state.samples + phase.batch_size)
-        losses = update(phase, turn, dist.share(indices), phase.learning_rate(state.update), rates[turn])
+        losses = update(phase, turn, next(batches), indices, phase.learning_rate(state.update), rates[turn])
         for name, average in phase.averages.items():
             average.update(phase.models[name])
         now = time.monotonic()
@@ -88,14 +91,13 @@ def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds
             saved = now
 
 
-def update(phase: Phase, turn: str, indices: range, factor: float, rates: Sequence[float]) -> dict[str, float]:
-    """One step of the optimizer whose turn it is, on the samples ``indices``. Leaves no gradient behind. Returns the losses."""
+def update(phase: Phase, turn: str, batch: Any, indices: range, factor: float, rates: Sequence[float]) -> dict[str, float]:
+    """One step of the optimizer whose turn it is, on ``batch``, this rank's share of the samples ``indices``. Leaves no gradient behind. Returns the losses."""
     optimizer = phase.optimizers[turn]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor
     device = parameters[0].device.type
-    batch = phase.batch(indices)
     with torch.autocast(device, dtype=torch.bfloat16, enabled=phase.precision == torch.bfloat16):
         losses = phase.losses(turn, batch)
     values = {name: dist.mean(value.detach().float()) for name, value in losses.items()}

@@ -23,6 +23,7 @@ from fewstep.data.places import PLACES
 from fewstep.data.subjects import Subject
 from fewstep.models.bundle import WeightsError, load_weights, save_weights
 
+JUDGE = "judge.safetensors"  # its file, beside model_index.json
 KEY = "fewstep-judge"  # of the JSON record in the metadata
 INPUT = 64  # pixels a side of what the judge sees
 RENDER = 96  # pixels a side of a training render

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from fewstep.data.emoji import Scene, World
 from fewstep.evals.prompts import Question
 from fewstep.evals.report import Row
-from fewstep.evals.table import RECONSTRUCTION, RENDERS, STUDENTS, TEACHER
+from fewstep.evals.table import RECONSTRUCTION, RENDERS, TEACHER
 from fewstep.models.bundle import Bundle, load_bundle
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import encode, time_ids
@@ -23,12 +23,13 @@ from fewstep.models.students import student
 from fewstep.sampler import sample
 from fewstep.schedule import pairs, trailing_timesteps
 from fewstep.stamp import Stamp
+from fewstep.zoo.registry import students
 
 
-def rows_for(folder: Path, world: World, students: Iterable[int] = STUDENTS, device: str = "cpu", teacher_steps: int = 32) -> dict[str, Row]:
-    """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher" and the students by their steps, "8" to "1".
+def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32) -> dict[str, Row]:
+    """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher" and each student it has, by its steps, most first.
 
-    Pictures have the size that the model was trained at. Raises WeightsError on a model, and StepMismatch on a student, that is not there.
+    Pictures have the size that the model was trained at. Raises WeightsError or ModelError on a model or a student that cannot be read.
     """
     bundle = load_bundle(folder, device)
     side = int(bundle.unet.config.sample_size) * bundle.factor
@@ -38,7 +39,7 @@ def rows_for(folder: Path, world: World, students: Iterable[int] = STUDENTS, dev
         RECONSTRUCTION: Reconstructions(world, side, bundle),
         TEACHER: Model(bundle, bundle.unet, teacher, side),
     }
-    for steps in students:
+    for steps in sorted(students(folder), reverse=True):
         rows[str(steps)] = Model(bundle, *student(bundle, steps), side)
     return rows
 

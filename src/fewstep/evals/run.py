@@ -13,14 +13,12 @@ from rich.progress import Progress, TaskID
 
 from fewstep.data.emoji import Dials, World
 from fewstep.data.subjects import read_subjects
-from fewstep.evals.judge import load_judge
+from fewstep.evals.judge import JUDGE, load_judge
 from fewstep.evals.prompts import ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
 from fewstep.evals.rows import rows_for
 from fewstep.models.bundle import WeightsError, load_bundle
 from fewstep.stamp import file_hash
-
-JUDGE = "judge.safetensors"  # beside model_index.json
 
 
 def world_of(words: dict[str, list[str]], source: Path, where: Path) -> World:

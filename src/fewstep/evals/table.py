@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RENDERS, RECONSTRUCTION, TEACHER = "renders", "reconstruction", "teacher"  # rows by name; students go by their steps
-STUDENTS = (8, 4, 2, 1)
 
 
 @dataclass(frozen=True)

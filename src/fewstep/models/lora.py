@@ -5,6 +5,7 @@ W' = W + strength · (alpha / rank) · B A        A: [rank, in·k·k] ("down"), 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,12 +28,16 @@ class LowRank(nn.Module):
         super().__init__()
         rank = min(rank, weight.shape[0], weight[0].numel())
         self.scale = alpha / rank
-        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / rank)
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()).to(weight.device) / rank)
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The adapted weight."""
         return weight + self.scale * (self.up @ self.down).view_as(weight)
+
+
+def _key(name: str) -> str:
+    return PREFIX + name.replace(".", "_")
 
 
 def targets(unet: nn.Module) -> dict[str, nn.Module]:
@@ -48,6 +53,29 @@ def add_lora(unet: nn.Module, rank: int, alpha: float, seed: int = 0) -> list[nn
     for layer, adapter in added:
         parametrize.register_parametrization(layer, "weight", adapter)
     return [parameter for _, adapter in added for parameter in adapter.parameters()]
+
+
+def adapters(unet: nn.Module) -> dict[str, Tensor]:
+    """The adapters inside ``unet`` under kohya's names: what :func:`merge_lora` reads."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in targets(unet).items():
+        if not parametrize.is_parametrized(layer, "weight"):
+            continue
+        adapter, weight, key = layer.parametrizations.weight[0], layer.weight, _key(name)  # type: ignore[union-attr,index]
+        tensors[f"{key}.lora_down.weight"] = adapter.down.detach().reshape(-1, *weight.shape[1:]).contiguous()
+        tensors[f"{key}.lora_up.weight"] = adapter.up.detach().reshape(len(weight), -1, *(1,) * (weight.ndim - 2)).contiguous()
+        tensors[f"{key}.alpha"] = torch.tensor(float(adapter.scale * len(adapter.down)))
+    return tensors
+
+
+@torch.no_grad()
+def set_adapters(unet: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the adapters inside ``unet`` the values that :func:`adapters` or :func:`extract_lora` gave, of the same rank."""
+    for name, layer in targets(unet).items():
+        adapter, key = layer.parametrizations.weight[0], _key(name)  # type: ignore[union-attr,index]
+        adapter.scale = float(tensors[f"{key}.alpha"]) / len(adapter.down)
+        adapter.down.copy_(tensors[f"{key}.lora_down.weight"].flatten(1))
+        adapter.up.copy_(tensors[f"{key}.lora_up.weight"].flatten(1))
 
 
 def fuse_lora(unet: nn.Module) -> None:
@@ -79,7 +107,7 @@ def extract_lora(base: nn.Module, tuned: nn.Module, rank: int) -> tuple[dict[str
         left += float(s[r:].square().sum())
         root = s[:r].sqrt()
         down, up = (root[:, None] * v[:r]), u[:, :r] * root
-        key = PREFIX + name.removesuffix(".weight").replace(".", "_")
+        key = _key(name.removesuffix(".weight"))
         shape = weight.shape[1:] if weight.ndim == 4 else flat.shape[1:]
         tensors[f"{key}.lora_down.weight"] = down.reshape(r, *shape).float().contiguous()
         tensors[f"{key}.lora_up.weight"] = up.reshape(len(flat), r, *(1,) * (weight.ndim - 2)).float().contiguous()
@@ -91,7 +119,7 @@ def extract_lora(base: nn.Module, tuned: nn.Module, rank: int) -> tuple[dict[str
 def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
     """Add the adapters in a file to the weights. Raises WeightsError, naming the first three, if they do not fit this UNet."""
     tensors = read_weights(path)
-    layers = {PREFIX + name.replace(".", "_"): layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    layers = {_key(name): layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     keys = sorted({key.rsplit(".lora_", 1)[0].removesuffix(".alpha") for key in tensors})
     wrong, changes = [], []
     for key in keys:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.distill.judge import JudgePlan
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import TeacherPlan
-from fewstep.distill.recipe import RecipeError, read_recipe
+from fewstep.distill.recipe import RecipeError, read_recipe, trained_by
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_is_read(path: Path) -> None:
-    kind = TeacherPlan if path.stem.endswith("teacher") else DistillPlan
+    kind = JudgePlan if trained_by(path) == "judge" else TeacherPlan if "teacher" in path.stem else DistillPlan
     assert isinstance(read_recipe(path, kind), kind)
 
 
@@ -34,6 +35,8 @@ def test_emoji_walks_the_papers_stages() -> None:
     [
         ("stages=[]", "at least one"),
         ("stages=[{teacher_steps=32, steps=8, n=4, mse=1}]", "kind 'mse'"),
+        ("stages=[{kind='mse', teacher_steps=128, steps=32, n=4, mse=1, warm=1}]", "no warm updates"),
+        ("stages=[{teacher_steps=4, steps=1, n=4, prediction_type='sample', convert=1, adapter=1}]", "ships whole"),
         ("stages=[{teacher_steps=9, steps=2, n=4}]", "multiple"),
         ("stages=[{teacher_steps=4, steps=1, n=4, prediction_type='sample'}]", "convert"),
         ("stages=[{teacher_steps=4, steps=1, n=4, renoise_t=[9], renoise_weights=[1.0, 2.0]}]", "1 renoise_t, but 2 weights"),
@@ -43,3 +46,14 @@ def test_emoji_walks_the_papers_stages() -> None:
 def test_a_contradiction_is_a_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(RecipeError, match=sentence):
         read_recipe(RECIPES / "emoji.toml", DistillPlan, [setting])
+
+
+def test_a_teacher_that_goes_on_keeps_the_shape_it_has() -> None:
+    with pytest.raises(RecipeError, match="that model's own"):
+        read_recipe(RECIPES / "emoji-teacher-further.toml", TeacherPlan, ["text.updates=3"])
+
+
+def test_what_train_makes_is_the_recipes_to_say(tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text('trains = "dog"')
+    with pytest.raises(RecipeError, match="'teacher' or 'judge'"):
+        trained_by(tmp_path / "wrong.toml")

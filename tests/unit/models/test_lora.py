@@ -10,7 +10,7 @@ import torch
 from tests.tiny import SHAPE
 
 from fewstep.models.bundle import WeightsError, build_unet, save_weights
-from fewstep.models.lora import PREFIX, add_lora, extract_lora, fuse_lora, merge_lora, targets
+from fewstep.models.lora import PREFIX, adapters, add_lora, extract_lora, fuse_lora, merge_lora, set_adapters, targets
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +77,17 @@ def test_a_lora_for_another_model_is_refused_by_name(unet: torch.nn.Module, tmp_
     save_weights({f"{PREFIX}no_such_layer.lora_down.weight": torch.zeros(4, 8)}, path, {"format": "pt"})
     with pytest.raises(WeightsError, match="no_such_layer"):
         merge_lora(copy.deepcopy(unet), path)
+
+
+def test_adapters_set_from_an_extraction_give_its_tensors_back(unet: torch.nn.Module) -> None:
+    tuned = randomised(unet, rank=4)
+    fuse_lora(tuned)
+    tensors, _ = extract_lora(unet, tuned, rank=4)
+    adapted = copy.deepcopy(unet)
+    add_lora(adapted, rank=4, alpha=1)
+    set_adapters(adapted, tensors)
+    held = adapters(adapted)
+    assert set(held) == set(tensors)
+    assert all(torch.equal(held[key], tensors[key]) for key in tensors)
+    for (name, layer), other in zip(targets(adapted).items(), targets(tuned).values(), strict=True):
+        torch.testing.assert_close(layer.weight, other.weight, atol=1e-4, rtol=1e-3, msg=name)

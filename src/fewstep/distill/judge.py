@@ -1,0 +1,62 @@
+"""Training the judge that ``fewstep evaluate`` looks with. Its pictures, augmentation and seed are its own; it trains no generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fewstep.distill import dist
+from fewstep.distill.pretrain import complete
+from fewstep.distill.recipe import read_recipe, recipe_hash
+from fewstep.distill.schedules import cosine
+from fewstep.distill.state import Run
+from fewstep.distill.trainer import Phase
+from fewstep.distill.workers import spare
+from fewstep.distill.world import DataRecipe, open_world
+from fewstep.evals.judge import JUDGE, Judge, judge_batch, judge_losses, judge_world, save_judge
+
+
+@dataclass(frozen=True)
+class JudgePlan:
+    """A recipe for ``fewstep train`` that makes a judge."""
+
+    trains: Literal["judge"] = "judge"
+    updates: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 7919
+    data: DataRecipe = field(default_factory=DataRecipe)  # the subjects; places, sizes and turns are the judge's own
+
+
+def train_judge(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
+    """Carry out the recipe at ``path`` in the run ``folder`` and return the judge's file. Goes on where it was stopped.
+
+    Raises RecipeError on a recipe that cannot be used, or a folder that holds another run, NonFinite if training diverges.
+    """
+    dist.start()
+    plan = read_recipe(path, JudgePlan, settings)
+    run = Run(folder, recipe_hash(plan))
+    torch.manual_seed(plan.seed)
+    world = judge_world(open_world(plan.data), plan.seed)
+    judge = Judge([subject.name for subject in world.subjects]).to(dist.device())
+    phase = Phase(
+        name="judge/recognise",
+        updates=plan.updates,
+        batch_size=plan.batch_size,
+        models={"judge": judge},
+        optimizers={"student": torch.optim.AdamW(judge.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)},
+        batch=lambda indices: judge_batch(world, indices),
+        losses=lambda turn, batch: judge_losses(judge, tuple(tensor.to(dist.device()) for tensor in batch)),
+        learning_rate=lambda update: cosine(update, plan.updates, warmup=100),
+        clip=1.0,
+        workers=spare(),
+    )
+    complete(run, phase, "judge")
+    if dist.rank() == 0:
+        save_judge(judge, folder / JUDGE)
+    dist.wait()
+    return folder / JUDGE
