@@ -33,7 +33,6 @@ from fewstep.models.critic import Backbone, Critic
 from fewstep.models.lora import adapters, add_lora, extract_lora, fuse_lora, set_adapters
 from fewstep.stamp import Stamp
 
-
 PHASES = ("mse", "convert", "warm", "conditional", "unconditional", "full")  # of a stage, in order; then the adapter, which no next stage sees
 
 

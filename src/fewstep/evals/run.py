@@ -13,6 +13,7 @@ from rich.progress import Progress, TaskID
 
 from fewstep.data.emoji import Dials, World
 from fewstep.data.subjects import read_subjects
+from fewstep.engine.engine import best_device
 from fewstep.evals.judge import JUDGE, load_judge
 from fewstep.evals.prompts import ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
@@ -46,14 +47,14 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
         raise FileNotFoundError("evaluate compares with real renders: give their drawings, --source FOLDER of googlefonts/noto-emoji")
     for path in (json, html):
         _check_writable(path)
-    bundle = load_bundle(folder)
+    bundle, device = load_bundle(folder), best_device()
     world = world_of(bundle.words, source, folder)
-    judge = load_judge(Path(folder) / JUDGE)
+    judge = load_judge(Path(folder) / JUDGE, device)
     about = {
         "model": str(folder),
         "teacher": bundle.hash,
         "judge": file_hash(Path(folder) / JUDGE),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{device}; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
     }
     with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
@@ -64,7 +65,7 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
             bars.update(tasks[row], completed=done)
 
         questions, more = held_out(world, count), ambiguous(world)
-        report = evaluate(rows_for(folder, world), questions, judge, world, ambiguous=more, about=about, progress=progress)
+        report = evaluate(rows_for(folder, world, device), questions, judge, world, ambiguous=more, about=about, progress=progress)
     report.print()
     if json:
         report.to_json(json)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny import CAPTIONS, build
 
 from fewstep.distill.latents import Samples, cache_key
 from fewstep.distill.pretrain import train_teacher
 from fewstep.distill.teacher import FrozenText, loss_weight
 from fewstep.models.bundle import read_stamp
-from tests.tiny import CAPTIONS, build
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 QUICK = ["teacher.updates=2", "teacher.batch_size=4", "data.pictures=64"]

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import torch
+from tests.unit.distill.test_trainer import make_phase
 
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import train
 from fewstep.distill.workers import each
-from tests.unit.distill.test_trainer import make_phase
 
 ITEMS = [range(n, n + 3) for n in range(0, 30, 3)]
 

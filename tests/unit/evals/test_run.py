@@ -28,7 +28,7 @@ def folder(tiny, tmp_path, monkeypatch):
 def test_the_files_hold_a_row_for_each_student_and_name_model_and_judge(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(room, "ambiguous", lambda world: [])
     shortened = room.rows_for
-    monkeypatch.setattr(room, "rows_for", lambda folder, world: shortened(folder, world, teacher_steps=2))
+    monkeypatch.setattr(room, "rows_for", lambda folder, world, device: shortened(folder, world, device, teacher_steps=2))
     room.run(folder, tmp_path, tmp_path / "table.json", tmp_path / "page.html", count=3)
     table = json.loads((tmp_path / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["renders", "reconstruction", "teacher", "8", "4", "2", "1"]
