@@ -36,7 +36,7 @@ def teacher_phase(bundle: Bundle, latents: Latents, recipe: TeacherRecipe, preci
     """ε-prediction on cached latents, E‖ε - f(x_t, t, c)‖², with null prompts and with pure noise at T.
 
     SDXL's schedule leaves 7 % of the picture at T; a sampler starts from none. Flat backgrounds live in just those 7 %, so T is
-    trained as it is sampled: √(1-ᾱ_T)·ε.
+    trained as it is sampled: from √(1-ᾱ_T)·ε to the ε̂ that the old ᾱ_T turns into the picture, for noise as the target would say x0 = 0.
     """
     unet, text = bundle.unet, FrozenText(bundle)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -45,10 +45,11 @@ def teacher_phase(bundle: Bundle, latents: Latents, recipe: TeacherRecipe, preci
         t = draw_timesteps(samples, recipe.pure_noise)
         noise = samples.noise(1)
         abar = gather(t, noise)
-        x0 = samples.latents * (t < TRAIN_TIMESTEPS - 1)[:, None, None, None]
+        x = add_noise(samples.latents * (t < TRAIN_TIMESTEPS - 1)[:, None, None, None], noise, abar)
+        wanted = (x - abar**0.5 * samples.latents) / (1 - abar) ** 0.5  # equation 4: the noise, but at T what leads to the picture
         prompt = text(samples).dropped(torch.from_numpy(samples.uniform(2) < recipe.dropout).to(unet.device))
-        output = unet(add_noise(x0, noise, abar), t, **conditioning(prompt, samples.time_ids)).sample.float()
-        error = (output - noise).square().mean((1, 2, 3))
+        output = unet(x, t, **conditioning(prompt, samples.time_ids)).sample.float()
+        error = (output - wanted).square().mean((1, 2, 3))
         weight = loss_weight((abar / (1 - abar)).flatten(), recipe.snr_gamma, recipe.debias)
         return {"loss": (weight * error).mean(), "error": error.mean()}
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tests.tiny import CAPTIONS, build
+from torch import Tensor, nn
 
 from fewstep.distill.latents import Samples, cache_key
 from fewstep.distill.pretrain import train_teacher
-from fewstep.distill.teacher import FrozenText, loss_weight
+from fewstep.distill.teacher import FrozenText, TeacherRecipe, gather, loss_weight, teacher_phase
 from fewstep.models.bundle import read_stamp
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -62,3 +66,26 @@ def test_a_teacher_goes_on_from_one_that_is_finished(tmp_path: Path) -> None:
     before, after = read_stamp(start / unet), read_stamp(end / unet)
     assert before and after
     assert (before.pictures, after.pictures) == (8, 16)
+
+
+class Oracle(nn.Module):
+    """A UNet that knows the one picture there is, and answers in ε as equation 4 has it."""
+
+    def __init__(self, picture: Tensor) -> None:
+        super().__init__()
+        self.picture, self.nothing, self.device = picture, nn.Parameter(torch.zeros(())), picture.device
+
+    def forward(self, x: Tensor, t: Tensor, **conditions: Any) -> Any:
+        a = gather(t, x)
+        return SimpleNamespace(sample=(x - a**0.5 * self.picture) / (1 - a) ** 0.5 + self.nothing)
+
+
+@pytest.mark.parametrize("pure_noise", [0.0, 0.999])
+def test_who_knows_the_picture_makes_no_error_at_any_timestep_noise_alone_included(pure_noise: float) -> None:
+    """With the noise itself as the target at T, the best teacher would see no picture there, and every sample would start out grey."""
+    bundle, picture = build(), torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(1))
+    bundle.unet = Oracle(picture)
+    phase = teacher_phase(bundle, None, TeacherRecipe(pure_noise=pure_noise), torch.float32)
+    asked = samples(CAPTIONS[:8])
+    made = phase.losses("student", replace(asked, latents=picture.expand(8, -1, -1, -1)))
+    assert float(made["error"]) < 1e-8
