@@ -28,7 +28,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (150, 150, 150),
 }
 PAINTS = ("red", "green", "blue", "yellow", "purple", "orange", "pink")  # colours a subject can be repainted in
-SIZES = {"small": 0.46, "": 0.74, "large": 0.94}  # subject's side as a share of the picture's shorter side
+SIZES = {"small": 0.44, "": 0.7, "large": 0.94}  # subject's side as a share of √(width·height): the same in every bucket
+MOST = 0.97  # largest side as a share of the shorter one
 SIDES = ("to the left of", "to the right of", "above", "below")
 
 
@@ -37,14 +38,14 @@ class Dials:
     """How wide the world of scenes is. Shares are probabilities; the tighter, the less there is to learn."""
 
     keyword: float = 0.25  # the subject is called by one of its keywords instead of its name
-    sized: float = 0.15  # the subject is small or large, and the caption says so
+    sized: float = 0.1  # the subject is small or large, and the caption says so
     place: float = 0.0  # a procedural place behind the subject instead of a flat colour
     repaint: float = 0.0  # the subject is repainted in a colour that the caption names
     pair: float = 0.0  # two subjects side by side or one above the other
     bare: float = 0.05  # the caption names no background
     flip: float = 0.0  # drawn as in a mirror
     turn: float = 0.0  # largest turn in degrees
-    shift: float = 0.03  # largest offset from the centre, as a share of the shorter side
+    shift: float = 0.0  # largest offset from the centre, as a share of the shorter side
     held_out: float = 0.08  # share of (subject, background, repaint) combinations that training never sees
 
     def __post_init__(self) -> None:
@@ -164,7 +165,7 @@ class World:
         shorter = min(width, height)
         dx, dy = scene.shift[0] * shorter, scene.shift[1] * shorter
         if scene.other is None:
-            side = SIZES[scene.size] * shorter * (1 if foot is None else 0.9)
+            side = min(SIZES[scene.size] * (width * height) ** 0.5, MOST * shorter) * (1 if foot is None else 0.9)
             top = (height - side) / 2 if foot is None else min(height * foot - side * 0.97, height - side)
             return [(scene.subject, scene.paint, side, (width - side) / 2 + dx, top + dy)]
         across = scene.relation in SIDES[:2]

@@ -79,8 +79,7 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
         network.eval().requires_grad_(False)
 
     latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, cache_key(plan.data, bundle.vae, precision), precision)
-    if not plan.start:
-        bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
+    bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
     complete(run, teacher_phase(bundle, latents, plan.teacher, precision), "unet")
     bundle.words = words(world)
     seen = before + plan.teacher.updates * plan.teacher.batch_size
