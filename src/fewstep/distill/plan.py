@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from fewstep.distill import dist, steps
 from fewstep.distill.ema import Ema
-from fewstep.distill.latents import Latents, cache_key
+from fewstep.distill.latents import Latents, Samples, cache_key
 from fewstep.distill.pretrain import complete, dtype, train_teacher
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant
@@ -97,6 +97,7 @@ class DistillPlan:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     guidance_scale: float = 4.0  # of the teacher in the first stage; no later stage has any
     batch_size: int = 32
+    reuse: int = 1  # how often the phases that follow the teacher by MSE see each batch: its walk is the dearest part of them
     rank: int = 16
     alpha: float = 16.0
     ship_rank: int = 16  # of the LoRAs that ship: the change from teacher to student, by SVD
@@ -111,6 +112,8 @@ class DistillPlan:
 
     def __post_init__(self) -> None:
         known: set[int] = set()
+        if self.reuse < 1:
+            raise ValueError(f"reuse = {self.reuse}: a batch is seen at least once")
         for index, stage in enumerate(self.stages):
             if index and stage.teacher_steps not in known:
                 raise ValueError(f"stage {stage.teacher_steps} -> {stage.steps}: no earlier stage makes a {stage.teacher_steps}-step student")
@@ -238,6 +241,7 @@ class Walk:
             renoise_weights=stage.renoise_weights,
             r1_weight=self.plan.r1_weight,
             r1_sigma=self.plan.r1_sigma,
+            walks={} if self.plan.reuse > 1 else None,
         )
 
     def _mse(self, stage: Stage, task: Task, student: Any) -> None:
@@ -279,7 +283,8 @@ class Walk:
     def _supervised(self, stage: Stage, name: str, student: Any, losses: Any) -> Phase:
         learnt = [parameter for parameter in student.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learnt, lr=self.plan.mse_learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
-        phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples))
+        period = -(-getattr(stage, name) // self.plan.reuse) * self.plan.batch_size if name in ("mse", "warm") else None
+        phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples), period)
         phase.averages = {"student": Ema(student, self.plan.ema)}
         return phase
 
@@ -300,17 +305,22 @@ class Walk:
         phase.turns = ("critic", "student")
         return phase
 
-    def _phase(self, stage: Stage, name: str, models: Any, optimizers: Any, losses: Any) -> Phase:
+    def _phase(self, stage: Stage, name: str, models: Any, optimizers: Any, losses: Any, period: int | None = None) -> Phase:
         plan, scale, device = self.plan, self.bundle.vae.config.scaling_factor, self.bundle.device
         # each phase has its own stretch of sample indices, so that no two phases draw the same noise
         offset = (1 + len(self.run.state.done)) * (10**9 // plan.batch_size) * plan.batch_size
+
+        def batch(indices: range) -> Samples:
+            place = offset if period is None else offset - indices.start // period * period  # after a period the same samples come again
+            return self.latents.batch(range(indices.start + place, indices.stop + place, indices.step), plan.batch_size, scale, device)
+
         return Phase(
             name=f"{stage.name}/{name}",
             updates=getattr(stage, name),
             batch_size=plan.batch_size,
             models=models,
             optimizers=optimizers,
-            batch=lambda indices: self.latents.batch(range(indices.start + offset, indices.stop + offset, indices.step), plan.batch_size, scale, device),
+            batch=batch,
             losses=losses,
             learning_rate=lambda update: constant(update, warmup=10),
             clip=1.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.distill import plan as plans
-from fewstep.distill import trainer
+from fewstep.distill import steps, trainer
+from fewstep.distill.latents import Samples
 from fewstep.distill.pretrain import train_teacher
-from fewstep.models.bundle import read_stamp
+from fewstep.distill.steps import Task
+from fewstep.distill.teacher import FrozenText
+from fewstep.models.bundle import load_bundle, read_stamp
+from fewstep.models.prompt import time_ids
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 TEACHER = ["autoencoder.updates=2", "text.updates=2", "teacher.updates=2", "vocabulary_captions=50", "data.pictures=64"]
@@ -57,7 +62,7 @@ def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, 
     for path in sorted((whole / "model" / "students").glob("*.safetensors")):
         stamp = read_stamp(path)
         assert stamp is not None
-        assert stamp.phases[-1] == "full"
+        assert stamp.phases[-1] == ("adapter" if stamp.kind == "lora" else "full")
         assert stamp.pictures > 0
     shutil.rmtree(tmp_path)
 
@@ -80,4 +85,25 @@ def test_a_turn_touches_only_its_own_weights(teacher: Path, tmp_path: Path, monk
     monkeypatch.setattr(trainer, "update", watched)
     plans.distill(RECIPES / "smoke.toml", tmp_path / "run", [*SETTINGS, f"teacher={json.dumps(str(teacher))}"])
     assert {"critic", "student"} <= {turn for _, turn in seen}
-    assert len({name for name, _ in seen}) == 8
+    assert len({name for name, _ in seen}) == 10
+
+
+def test_a_walk_is_taken_once_for_a_batch_that_comes_again(teacher: Path) -> None:
+    bundle = load_bundle(teacher)
+    calls = 0
+    unet = bundle.unet
+
+    class Counted(torch.nn.Module):
+        def forward(self, *arguments: Any, **keywords: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return unet(*arguments, **keywords)
+
+    task = Task(FrozenText(bundle), Counted(), teacher_steps=4, n=2, levels=(2, 4), walks={})
+    latents = torch.randn(3, int(unet.config.in_channels), 4, 4)
+    samples = Samples(latents, ["a red apple"] * 3, time_ids(3, 32, 32), [5, 6, 7], seed=0)
+    first = steps.landing_losses(task, unet, samples)["loss"]
+    again = steps.landing_losses(task, unet, samples)["loss"]
+    assert (calls, float(first)) == (2, float(again))
+    steps.landing_losses(task, unet, replace(samples, indices=[8, 9, 10]))
+    assert calls == 4

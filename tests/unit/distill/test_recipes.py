@@ -34,6 +34,7 @@ def test_emoji_walks_the_papers_stages() -> None:
     ("setting", "sentence"),
     [
         ("stages=[]", "at least one"),
+        ("reuse=0", "at least once"),
         ("stages=[{teacher_steps=32, steps=8, n=4, mse=1}]", "kind 'mse'"),
         ("stages=[{kind='mse', teacher_steps=128, steps=32, n=4, mse=1, warm=1}]", "no warm updates"),
         ("stages=[{teacher_steps=4, steps=1, n=4, prediction_type='sample', convert=1, adapter=1}]", "ships whole"),
