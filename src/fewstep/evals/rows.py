@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.emoji import Scene, World
+from fewstep.engine.decode import decode
 from fewstep.evals.prompts import Question
 from fewstep.evals.report import Row
 from fewstep.evals.table import RECONSTRUCTION, RENDERS, TEACHER
@@ -24,6 +25,8 @@ from fewstep.sampler import sample
 from fewstep.schedule import pairs, trailing_timesteps
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import students
+
+ENCODED = 2  # pictures at once: the activations of more fall out of a processor's cache
 
 
 def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32) -> dict[str, Row]:
@@ -77,8 +80,9 @@ class Reconstructions:
         """Encode and decode the renders of the same seeds."""
         renders, _ = Renders(self.world, self.side)(questions, seeds)
         began = time.perf_counter()
-        pictures = torch.from_numpy(renders).to(self.bundle.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        restored = _to_pictures(self.bundle.vae.decode(self.bundle.vae.encode(pictures).latent_dist.mode()).sample)
+        vae, pictures = self.bundle.vae, torch.from_numpy(renders).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        latents = torch.cat([vae.encode(part.to(self.bundle.device)).latent_dist.mode() for part in pictures.split(ENCODED)])
+        restored = _painted(vae, latents * vae.config.scaling_factor)
         return restored, _milliseconds(began, len(restored))
 
 
@@ -95,7 +99,7 @@ class Model:
     def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> tuple[np.ndarray, float]:
         """Sample and decode."""
         began = time.perf_counter()
-        vae, stamp = self.bundle.vae, self.stamp
+        stamp = self.stamp
         latents = self.side // self.bundle.factor
         shape = (1, self.unet.config.in_channels, latents, latents)
         noise = torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]).to(self.bundle.device)
@@ -109,13 +113,13 @@ class Model:
             fresh=stamp.fresh,
         )
         finished = next(frame.latents for frame in frames if frame.step == stamp.steps)
-        pictures = _to_pictures(vae.decode(finished / vae.config.scaling_factor).sample)
+        pictures = _painted(self.bundle.vae, finished)
         return pictures, _milliseconds(began, len(pictures))
 
 
-def _to_pictures(values: Tensor) -> np.ndarray:
-    """float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3], rounded as diffusers does."""
-    return values.float().div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def _painted(vae: Any, latents: Tensor) -> np.ndarray:
+    """Latents [B, C, H/f, W/f] decoded as the engine does: uint8 [B, H, W, 3]."""
+    return np.stack([np.asarray(image) for image in decode(vae, latents)])
 
 
 def _milliseconds(began: float, count: int) -> float:
