@@ -215,9 +215,9 @@ def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> Non
 @app.command()
 def distill(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
     """Distil students from a teacher as a recipe says, stage by stage. Goes on where it was stopped."""
-    from fewstep.distill import plan
+    from fewstep.distill.walk import distill as work
 
-    print(plan.distill(recipe, run or run_folder(recipe), settings or []))
+    print(work(recipe, run or run_folder(recipe), settings or []))
 
 
 def run_folder(recipe: Path) -> Path:

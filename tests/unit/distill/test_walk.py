@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fewstep.distill import plan as plans
 from fewstep.distill import steps, trainer
 from fewstep.distill.latents import Samples
 from fewstep.distill.pretrain import train_teacher
 from fewstep.distill.steps import Task
 from fewstep.distill.teacher import FrozenText
+from fewstep.distill.walk import distill
 from fewstep.models.bundle import load_bundle, read_stamp
 from fewstep.models.prompt import time_ids
 
@@ -40,7 +40,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [*SETTINGS, f"teacher={json.dumps(str(teacher))}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    plans.distill(RECIPES / "smoke.toml", whole, settings)
+    distill(RECIPES / "smoke.toml", whole, settings)
     real, calls = trainer.update, 0
 
     def dies(*arguments: Any) -> dict[str, float]:
@@ -53,8 +53,8 @@ def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, 
     monkeypatch.setattr(trainer, "update", dies)
     for _ in range(3):
         with pytest.raises(Killed):
-            plans.distill(RECIPES / "smoke.toml", killed, settings)
-    plans.distill(RECIPES / "smoke.toml", killed, settings)
+            distill(RECIPES / "smoke.toml", killed, settings)
+    distill(RECIPES / "smoke.toml", killed, settings)
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     for path in sorted((whole / "weights").glob("*-step.safetensors")):
         one, other = load_file(path), load_file(killed / "weights" / path.name)
@@ -83,7 +83,7 @@ def test_a_turn_touches_only_its_own_weights(teacher: Path, tmp_path: Path, monk
         return losses
 
     monkeypatch.setattr(trainer, "update", watched)
-    plans.distill(RECIPES / "smoke.toml", tmp_path / "run", [*SETTINGS, f"teacher={json.dumps(str(teacher))}"])
+    distill(RECIPES / "smoke.toml", tmp_path / "run", [*SETTINGS, f"teacher={json.dumps(str(teacher))}"])
     assert {"critic", "student"} <= {turn for _, turn in seen}
     assert len({name for name, _ in seen}) == 10
 

@@ -1,0 +1,240 @@
+"""Progressive adversarial distillation as one restartable run: a teacher in, a student for each stage out (paper, sections 3.2 to 3.7).
+
+DIR/weights/<stage>-<phase>.safetensors   what each finished phase leaves
+DIR/weights/<N>-step.safetensors          the whole student of each finished stage, stamped
+DIR/model/                                the teacher's bundle with the students as they ship
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+from fewstep.distill import dist, steps
+from fewstep.distill.ema import Ema
+from fewstep.distill.latents import Latents, Samples, cache_key
+from fewstep.distill.plan import PHASES, DistillPlan, Stage
+from fewstep.distill.pretrain import complete, dtype, train_teacher
+from fewstep.distill.recipe import read_recipe, recipe_hash
+from fewstep.distill.schedules import constant
+from fewstep.distill.state import Run, write_text
+from fewstep.distill.steps import Task
+from fewstep.distill.teacher import FrozenText
+from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.world import open_world
+from fewstep.models.bundle import Bundle, load_bundle, load_weights, save_bundle, save_weights
+from fewstep.models.critic import Backbone, Critic
+from fewstep.models.lora import adapters, add_lora, extract_lora, fuse_lora, set_adapters
+from fewstep.stamp import Stamp
+from fewstep.zoo.registry import find
+
+
+def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
+    """Carry out the recipe at ``path`` in the run ``folder`` and return the bundle with its students. Goes on where it was stopped.
+
+    Raises RecipeError, WeightsError or ModelError on what cannot be used, NonFinite if training diverges.
+    """
+    dist.start()
+    plan = read_recipe(path, DistillPlan, settings)
+    run = Run(folder, recipe_hash(plan))
+    bundle = load_bundle(_teacher(plan, path, folder), dist.device())
+    for network in (bundle.vae, bundle.unet):
+        network.set_attn_processor(AttnProcessor())
+        network.to(memory_format=torch.channels_last)
+    precision = dtype(plan.precision)
+    latents = Latents(folder / "latents", open_world(plan.data), bundle.vae, plan.data.pictures, cache_key(plan.data, bundle.vae, precision), precision)
+    walk = Walk(plan, run, bundle, latents, FrozenText(bundle))
+    student: Any = bundle.unet
+    for stage in plan.stages:
+        student = walk.stage(stage, student)
+    walk.ship()
+    return folder / "model"
+
+
+def _teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
+    if plan.teacher.endswith(".toml"):
+        return train_teacher(path.parent / plan.teacher, folder / "teacher")
+    return find(plan.teacher)
+
+
+@dataclass
+class Walk:
+    """The walk through a plan's stages: it builds each phase and leaves the loop to the trainer."""
+
+    plan: DistillPlan
+    run: Run
+    bundle: Bundle
+    latents: Latents
+    text: FrozenText
+
+    def stage(self, stage: Stage, previous: Any) -> Any:
+        """Carry out one stage from the ``previous`` student; returns the new one, whole and frozen."""
+        path = self.run.folder / "weights" / f"{stage.steps}-step.safetensors"
+        student = copy.deepcopy(previous).train()
+        if not path.is_file():
+            student.requires_grad_(True)
+            task = self._task(stage, self._network(stage.teacher_steps))
+            (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
+            if dist.rank() == 0:
+                save_weights({key: value.contiguous() for key, value in student.state_dict().items()}, path, self.stamp(stage).to_metadata())
+            dist.wait()
+        load_weights(student, path)
+        student = student.eval().requires_grad_(False)
+        if stage.adapter:
+            self._adapter(stage, self._task(stage, None), student)
+        return student
+
+    def stamp(self, stage: Stage) -> Stamp:
+        """What a stage's student says of itself."""
+        phases = tuple(name.split("/")[1] for name in self.run.state.done if name.startswith(f"{stage.name}/"))
+        seen = sum(getattr(stage, phase) for phase in PHASES) * self.plan.batch_size
+        return Stamp(
+            kind="unet",
+            steps=stage.steps,
+            prediction_type=stage.prediction_type,
+            base=self.bundle.hash,
+            recipe=recipe_hash(self.plan),
+            stage=stage.name,
+            phases=phases,
+            pictures=seen,
+        )
+
+    def ship(self) -> None:
+        """Write DIR/model: the teacher, each adversarial student of more than one step as a LoRA, the one-step student whole."""
+        folder = self.run.folder / "model"
+        if dist.rank() != 0 or (folder / "students.json").is_file():
+            return
+        save_bundle(self.bundle, folder)
+        (folder / "students").mkdir(exist_ok=True)
+        report = {}
+        for stage in self.plan.stages:
+            if stage.kind == "mse":
+                continue
+            student, stamp = self._network(stage.steps), self.stamp(stage)
+            kind: Literal["unet", "lora"] = "unet" if stage.prediction_type == "sample" else "lora"
+            tensors, residual = (dict(student.state_dict()), 0.0)
+            if kind == "lora":
+                tensors, residual = extract_lora(self.bundle.unet, student, self.plan.ship_rank)
+            if stage.adapter:
+                tensors = adapters(self._adapter(stage, self._task(stage, None), student))
+            alpha, seen = float(self.plan.ship_rank) if kind == "lora" else 0.0, stamp.pictures + stage.adapter * self.plan.batch_size
+            metadata = Stamp(**{**vars(stamp), "kind": kind, "base": self.bundle.hash, "alpha": alpha, "pictures": seen})
+            file = folder / "students" / f"{stage.steps}-step-{kind}.safetensors"
+            save_weights({key: value.half().contiguous() for key, value in tensors.items()}, file, metadata.to_metadata())
+            report[str(stage.steps)] = {"file": file.name, "residual": residual}
+        write_text(folder / "students.json", json.dumps(report, indent=1))
+
+    def _network(self, student_steps: int) -> Any:
+        """The frozen student of ``student_steps`` steps that this run made; the teacher if it made none."""
+        path = self.run.folder / "weights" / f"{student_steps}-step.safetensors"
+        if not path.is_file():
+            return self.bundle.unet
+        unet = copy.deepcopy(self.bundle.unet)
+        load_weights(unet, path)
+        return unet.eval().requires_grad_(False)
+
+    def _task(self, stage: Stage, teacher: Any) -> Task:
+        return Task(
+            text=self.text,
+            teacher=teacher,
+            teacher_steps=stage.teacher_steps,
+            n=stage.n,
+            levels=stage.starts(),
+            guidance_scale=self.plan.guidance_scale if stage.kind == "mse" else 0.0,
+            prediction_type=stage.prediction_type,
+            renoise_t=stage.renoise_t,
+            renoise_weights=stage.renoise_weights,
+            r1_weight=self.plan.r1_weight,
+            r1_sigma=self.plan.r1_sigma,
+            walks={} if self.plan.reuse > 1 else None,
+        )
+
+    def _mse(self, stage: Stage, task: Task, student: Any) -> None:
+        complete(self.run, self._supervised(stage, "mse", student, lambda samples: steps.mse_losses(task, student, samples)), f"{stage.name}-mse")
+
+    def _adversarial(self, stage: Stage, task: Task, student: Any) -> None:
+        """Section 3.2 to 3.4: LoRA with the conditional critic, LoRA with the unconditional one, merge, then the whole UNet."""
+        if stage.convert:
+            frozen = copy.deepcopy(student).eval().requires_grad_(False)
+            phase = self._supervised(stage, "convert", student, lambda samples: steps.convert_losses(task, student, frozen, samples))
+            complete(self.run, phase, f"{stage.name}-convert")
+        if stage.warm:
+            phase = self._supervised(stage, "warm", student, lambda samples: steps.landing_losses(task, student, samples))
+            complete(self.run, phase, f"{stage.name}-warm")
+        low_rank = add_lora(student, self.plan.rank, self.plan.alpha, self.plan.seed + stage.steps)
+        backbone = Backbone(self.bundle.unet)  # anew at each stage
+        for name in ("conditional", "unconditional"):
+            critic = Critic(backbone, conditional=name == "conditional", seed=self.plan.seed + stage.steps).to(self.bundle.device)
+            optimizer = torch.optim.AdamW(low_rank, lr=self.plan.lora_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
+            complete(self.run, self._contest(stage, name, task, student, critic, optimizer), f"{stage.name}-{name}")
+        fuse_lora(student)
+        student.requires_grad_(True)
+        if stage.late_weights:
+            task = Task(**{**vars(task), "renoise_weights": stage.late_weights})
+        optimizer = torch.optim.AdamW(student.parameters(), lr=self.plan.full_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
+        phase = self._contest(stage, "full", task, student, critic, optimizer)
+        phase.averages = {"student": Ema(student, self.plan.ema)}
+        complete(self.run, phase, f"{stage.name}-full")
+
+    def _adapter(self, stage: Stage, task: Task, whole: Any) -> Any:
+        """The teacher with the adapters that ship: the SVD of the whole student's change, taught what the low rank leaves out."""
+        adapted = copy.deepcopy(self.bundle.unet).train()
+        add_lora(adapted, self.plan.ship_rank, self.plan.ship_rank)
+        set_adapters(adapted, extract_lora(self.bundle.unet, whole, self.plan.ship_rank)[0])
+        phase = self._supervised(stage, "adapter", adapted, lambda samples: steps.adapter_losses(task, adapted, whole, samples))
+        complete(self.run, phase, f"{stage.name}-adapter")
+        return adapted
+
+    def _supervised(self, stage: Stage, name: str, student: Any, losses: Any) -> Phase:
+        learnt = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learnt, lr=self.plan.mse_learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
+        period = -(-getattr(stage, name) // self.plan.reuse) * self.plan.batch_size if name in ("mse", "warm") else None
+        phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples), period)
+        phase.averages = {"student": Ema(student, self.plan.ema)}
+        return phase
+
+    def _contest(self, stage: Stage, name: str, task: Task, student: Any, critic: Critic, optimizer: torch.optim.Optimizer) -> Phase:
+        """Critic and student in turn. A turn's gradients reach only the weights whose turn it is."""
+        optimizers = {
+            "critic": torch.optim.AdamW(critic.parameters(), lr=self.plan.critic_learning_rate, betas=(0.0, 0.99), weight_decay=0.0),
+            "student": optimizer,
+        }
+
+        def losses(turn: str, samples: Any) -> Losses:
+            critic.requires_grad_(turn == "critic")
+            if turn == "critic":
+                return steps.critic_losses(task, student, critic, samples)
+            return steps.student_losses(task, student, critic, samples)
+
+        phase = self._phase(stage, name, {"student": student, "critic": critic}, optimizers, losses)
+        phase.turns = ("critic", "student")
+        return phase
+
+    def _phase(self, stage: Stage, name: str, models: Any, optimizers: Any, losses: Any, period: int | None = None) -> Phase:
+        plan, scale, device = self.plan, self.bundle.vae.config.scaling_factor, self.bundle.device
+        # each phase has its own stretch of sample indices, so that no two phases draw the same noise
+        offset = (1 + len(self.run.state.done)) * (10**9 // plan.batch_size) * plan.batch_size
+
+        def batch(indices: range) -> Samples:
+            place = offset if period is None else offset - indices.start // period * period  # after a period the same samples come again
+            return self.latents.batch(range(indices.start + place, indices.stop + place, indices.step), plan.batch_size, scale, device)
+
+        return Phase(
+            name=f"{stage.name}/{name}",
+            updates=getattr(stage, name),
+            batch_size=plan.batch_size,
+            models=models,
+            optimizers=optimizers,
+            batch=batch,
+            losses=losses,
+            learning_rate=lambda update: constant(update, warmup=10),
+            clip=1.0,
+            precision=dtype(plan.precision),
+        )
