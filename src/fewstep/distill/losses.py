@@ -11,6 +11,11 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(output.float(), target.float())
 
 
+def landing(made: Tensor, target: Tensor, reach: Tensor) -> Tensor:
+    """E‖x̂ - x‖² / reach: halfway between counting errors where a jump lands and counting them in x0, which the former forgets at high noise."""
+    return ((made.float() - target.float()).square() / reach).mean()
+
+
 def student_loss(fake: Tensor) -> Tensor:
     """Equation 21, non-saturating: -log p̂ = softplus(-l̂), for logits [B]."""
     return F.softplus(-fake.float()).mean()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.distill import losses
 from fewstep.distill.latents import Samples
-from fewstep.distill.targets import Jump, land, renoise, start_jump, teacher_target
+from fewstep.distill.targets import Jump, land, reach, renoise, start_jump, teacher_target
 from fewstep.distill.teacher import FrozenText, gather
 from fewstep.distill.trainer import Losses
 from fewstep.models.critic import Critic
@@ -73,10 +73,10 @@ def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
 
 
 def landing_losses(task: Task, student: Any, samples: Samples) -> Losses:
-    """Equations 14 and 15: the student's landing point against the teacher's, ‖x̂_{t-ns} - x_{t-ns}‖²."""
+    """Equations 14 and 15: the student's landing point against the teacher's, ‖x̂_{t-ns} - x_{t-ns}‖² over the jump's reach."""
     prompt, jump = task.text(samples), task.jump(samples)
     target = task.walk(prompt, jump, samples)
-    return {"loss": losses.mse(land_student(task, student, jump, prompt, samples.time_ids), target)}
+    return {"loss": losses.landing(land_student(task, student, jump, prompt, samples.time_ids), target, reach(jump))}
 
 
 def adapter_losses(task: Task, adapted: Any, whole: Any, samples: Samples) -> Losses:
@@ -84,7 +84,7 @@ def adapter_losses(task: Task, adapted: Any, whole: Any, samples: Samples) -> Lo
     prompt, jump = task.text(samples), task.jump(samples)
     with torch.no_grad():
         target = land_student(task, whole, jump, prompt, samples.time_ids)
-    return {"loss": losses.mse(land_student(task, adapted, jump, prompt, samples.time_ids), target)}
+    return {"loss": losses.landing(land_student(task, adapted, jump, prompt, samples.time_ids), target, reach(jump))}
 
 
 def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> Losses:

@@ -23,7 +23,7 @@ from fewstep.distill.latents import Latents, Samples, cache_key
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.pretrain import complete, dtype, train_teacher
 from fewstep.distill.recipe import read_recipe, recipe_hash
-from fewstep.distill.schedules import constant
+from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.steps import Task
 from fewstep.distill.teacher import FrozenText
@@ -198,6 +198,7 @@ class Walk:
         period = -(-getattr(stage, name) // self.plan.reuse) * self.plan.batch_size if name in ("mse", "warm") else None
         phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples), period)
         phase.averages = {"student": Ema(student, self.plan.ema)}
+        phase.learning_rate = lambda update: cosine(update, phase.updates, warmup=10)
         return phase
 
     def _contest(self, stage: Stage, name: str, task: Task, student: Any, critic: Critic, optimizer: torch.optim.Optimizer) -> Phase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewstep.distill.targets import grid, land, renoise, start_jump, teacher_target
+from fewstep.distill.targets import Jump, grid, land, reach, renoise, start_jump, teacher_target
 from fewstep.distill.teacher import gather
 from fewstep.schedule import CLEAN, alpha_bar, start_scale, trailing_timesteps
 
@@ -47,3 +47,12 @@ def test_renoised_latents_have_the_noise_of_their_timestep() -> None:
     for row, level in enumerate(t.tolist()):
         a = alpha_bar(level)
         torch.testing.assert_close(made[row], a**0.5 * x[row] + (1 - a) ** 0.5 * noise[row])
+
+
+def test_an_error_in_the_picture_moves_the_landing_point_by_the_reach() -> None:
+    x, x0, error = torch.randn(4, 2, 4, 4), torch.randn(4, 2, 4, 4), torch.randn(4, 2, 4, 4)
+    jump = Jump(x, torch.tensor([[999, 749, 499, 124], [874, 499, 249, CLEAN]]))
+    ends = [land(x, picture, jump.t, jump.t_end, "sample") for picture in (x0, x0 + error)]
+    torch.testing.assert_close(ends[1] - ends[0], reach(jump) * error, atol=1e-4, rtol=1e-3)
+    assert 0 < float(reach(jump)[0]) < 0.1
+    assert float(reach(jump)[3]) == 1
