@@ -81,7 +81,7 @@ class Reconstructions:
         renders, _ = Renders(self.world, self.side)(questions, seeds)
         began = time.perf_counter()
         vae, pictures = self.bundle.vae, torch.from_numpy(renders).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        latents = torch.cat([vae.encode(part.to(self.bundle.device)).latent_dist.mode() for part in pictures.split(ENCODED)])
+        latents = torch.cat([vae.encode(part.to(self.bundle.device)).latent_dist.mode() for part in torch.split(pictures, ENCODED)])
         restored = _painted(vae, latents * vae.config.scaling_factor)
         return restored, _milliseconds(began, len(restored))
 

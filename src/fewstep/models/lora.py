@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,10 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down).view_as(weight)
 
 
+def _adapter(layer: Any) -> Any:
+    return layer.parametrizations.weight[0]
+
+
 def _key(name: str) -> str:
     return PREFIX + name.replace(".", "_")
 
@@ -61,7 +66,7 @@ def adapters(unet: nn.Module) -> dict[str, Tensor]:
     for name, layer in targets(unet).items():
         if not parametrize.is_parametrized(layer, "weight"):
             continue
-        adapter, weight, key = layer.parametrizations.weight[0], layer.weight, _key(name)  # type: ignore[union-attr,index]
+        adapter, weight, key = _adapter(layer), cast(Tensor, layer.weight), _key(name)
         tensors[f"{key}.lora_down.weight"] = adapter.down.detach().reshape(-1, *weight.shape[1:]).contiguous()
         tensors[f"{key}.lora_up.weight"] = adapter.up.detach().reshape(len(weight), -1, *(1,) * (weight.ndim - 2)).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(adapter.scale * len(adapter.down)))
@@ -72,7 +77,7 @@ def adapters(unet: nn.Module) -> dict[str, Tensor]:
 def set_adapters(unet: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the adapters inside ``unet`` the values that :func:`adapters` or :func:`extract_lora` gave, of the same rank."""
     for name, layer in targets(unet).items():
-        adapter, key = layer.parametrizations.weight[0], _key(name)  # type: ignore[union-attr,index]
+        adapter, key = _adapter(layer), _key(name)
         adapter.scale = float(tensors[f"{key}.alpha"]) / len(adapter.down)
         adapter.down.copy_(tensors[f"{key}.lora_down.weight"].flatten(1))
         adapter.up.copy_(tensors[f"{key}.lora_up.weight"].flatten(1))
