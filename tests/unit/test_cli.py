@@ -249,7 +249,8 @@ def test_training_that_diverges_is_a_sentence_and_exit_code_1(fewstep: Run, monk
         raise NonFinite("the loss is nan at sample 640")
 
     monkeypatch.setattr("fewstep.distill.pretrain.train_teacher", diverge)
-    assert fewstep("train", "recipe.toml") == Answer(1, "", "fewstep: the loss is nan at sample 640\n")
+    recipe = Path(__file__).parents[2] / "recipes" / "smoke-teacher.toml"
+    assert fewstep("train", recipe) == Answer(1, "", "fewstep: the loss is nan at sample 640\n")
 
 
 @pytest.mark.parametrize("verb", ["train", "distill"])

@@ -17,6 +17,10 @@ COMMAND = [sys.executable, "-m", "fewstep.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "TERM": "xterm-256color"}
 
 
+def _hears_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores them, and so would what it starts
+
+
 @pytest.mark.slow
 def test_an_interrupt_leaves_whole_pictures_and_says_how_many(tiny: Path, tmp_path: Path) -> None:
     arguments = [
@@ -33,7 +37,7 @@ def test_an_interrupt_leaves_whole_pictures_and_says_how_many(tiny: Path, tmp_pa
         "--out",
         str(tmp_path / "o"),
     ]
-    process = subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hears_interrupts)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
