@@ -51,7 +51,7 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
     world = world_of(bundle.words, source, folder)
     judge = load_judge(Path(folder) / JUDGE, device)
     about = {
-        "model": str(folder),
+        "model": Path(folder).name,
         "teacher": bundle.hash,
         "judge": file_hash(Path(folder) / JUDGE),
         "machine": f"{device}; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
