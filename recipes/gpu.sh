@@ -34,12 +34,12 @@ PY
     # without dependencies: torch is there, and what it brings (numpy, jinja2, networkx ...) is there with it
     python -m pip download -q --dest gpu/wheels --python-version 3.12 --only-binary :all: --no-deps \
         diffusers transformers tokenizers huggingface_hub safetensors peft accelerate pillow regex typer rich hatchling \
-        packaging requests filelock importlib_metadata zipp pyyaml tqdm httpx httpcore h11 anyio idna certifi numpy psutil \
+        packaging requests filelock importlib_metadata zipp pyyaml tqdm httpx httpcore h11 anyio idna certifi psutil \
         click shellingham markdown_it_py mdurl pygments pluggy pathspec trove_classifiers
     du -sh gpu
 }
 
-run() { # run NAME SECONDS VERB...: one step of the chain, with its time
+run() { # run NAME VERB...: one step of the chain, with its time
     local name=$1 began=$SECONDS
     shift
     python -m fewstep.cli "$@" >>"$out/log.txt" 2>&1 || { tail -n 30 "$out/log.txt"; exit 1; }

@@ -20,11 +20,11 @@ from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.state import write_text
 from fewstep.distill.workers import each, spare
+from fewstep.engine.decode import ENCODED
 from fewstep.models.bundle import save_weights
 from fewstep.models.prompt import time_ids
 
 SHARD = 512  # pictures a file
-ENCODED = 2  # pictures at once: the activations of more fall out of a core's cache
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Task:
     renoise_weights: tuple[float, ...] = ()
     r1_weight: float = 0.0
     r1_sigma: float = 0.05
-    walks: dict[int, Tensor] | None = None  # where they led, by the batch's first sample; None where no batch is seen again
+    walks: dict[int, Tensor] | None = None  # the teacher's landing points, by their batch's first sample; None where no batch comes again
 
     def walk(self, prompt: Prompt, jump: Jump, samples: Samples) -> Tensor:
         """x_{t - ns}, where the teacher's steps lead: float [B, C, H, W]."""

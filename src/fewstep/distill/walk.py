@@ -55,6 +55,7 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     for stage in plan.stages:
         student = walk.stage(stage, student)
     walk.ship()
+    dist.wait()  # no rank says that the model is there before it is
     return folder / "model"
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from fewstep.engine.request import MOST_BATCH
 from fewstep.models.bundle import WeightsError
 
+ENCODED = 2  # pictures that an autoencoder encodes at once: the activations of more fall out of a processor's cache
+
 
 def decode(vae: Any, latents: Tensor) -> list[Image.Image]:
     """RGB pictures of ``latents`` [B, C, H/f, W/f], rounded to bytes as diffusers' VaeImageProcessor does.

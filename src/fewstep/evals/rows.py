@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.emoji import Scene, World
-from fewstep.engine.decode import decode
+from fewstep.engine.decode import ENCODED, decode
 from fewstep.evals.prompts import Question
 from fewstep.evals.report import Row
 from fewstep.evals.table import RECONSTRUCTION, RENDERS, TEACHER
@@ -25,8 +25,6 @@ from fewstep.sampler import sample
 from fewstep.schedule import pairs, trailing_timesteps
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import students
-
-ENCODED = 2  # pictures at once: the activations of more fall out of a processor's cache
 
 
 def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32) -> dict[str, Row]:
