@@ -5,6 +5,7 @@
 #   recipes/gpu.sh train OUT          there: carry it all out and leave at most eight files in OUT; goes on where it was stopped
 #   recipes/gpu.sh tiny OUT           the same chain on the smoke plan, for a dry run on a processor
 #
+# Wheels and drawings are 38 MB. The embedded weights and docs/runs are not needed there: leave them out where what travels is limited.
 # The machine needs torch and Python 3.11 or newer. Started with setsid, it runs on after the command that started it has ended.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
