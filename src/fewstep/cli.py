@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.engine.request import ASPECTS, Request, RequestError, parse_size
+from fewstep.engine.request import ASPECTS, BACKENDS, Request, RequestError, parse_size
 
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
@@ -23,10 +23,13 @@ EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
     ("fewstep.engine.request", "RequestError"): BAD_INPUT,
     ("fewstep.zoo.registry", "ModelError"): BAD_INPUT,
     ("fewstep.stamp", "StepMismatch"): BAD_INPUT,
-    ("fewstep.models.bundle", "WeightsError"): BAD_INPUT,
+    ("fewstep.models.weights", "WeightsError"): BAD_INPUT,
+    ("fewstep.engine.backends", "BackendError"): BAD_INPUT,
     ("fewstep.distill.recipe", "RecipeError"): BAD_INPUT,
     ("fewstep.distill.trainer", "NonFinite"): FAILED,
 }
+
+EXTRAS = {"torch": "sdxl", "diffusers": "sdxl", "transformers": "sdxl", "onnx": "onnx", "onnxscript": "onnx"}  # by what is not there
 
 app = typer.Typer(
     help="Text-to-image in 1, 2, 4 or 8 steps.",
@@ -57,6 +60,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     for kind in type(error).__mro__:
         if code := EXIT_CODES.get((kind.__module__, kind.__name__)):
             return code, str(error)
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
+        return BAD_INPUT, f"this needs {error.name}, which the plain install does not bring: python -m pip install 'fewstep[{extra}]'"
     if isinstance(error, OSError):
         reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
         return BAD_INPUT, f"{error.filename}: {reason}" if error.filename and error.strerror else reason
@@ -80,10 +85,14 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels.")] = None,
     aspect: Annotated[str | None, typer.Option(metavar="|".join(ASPECTS), help="Shape, instead of a size.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A .png file or a folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png, .webp or .jpg file, or a folder.")] = None,
+    kind: Annotated[str | None, typer.Option("--format", metavar="png|webp|jpeg", help="Of files in a folder.  [default: png]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="A known name, a diffusers folder or a .safetensors file.  [default: emoji]", show_default=False)] = None,
+    backend: Annotated[str | None, typer.Option(metavar="|".join(BACKENDS), help="Who computes.  [default: auto]", show_default=False)] = None,
+    decoder: Annotated[str | None, typer.Option(metavar="full|tiny", help="Who turns latents into pixels.  [default: full]", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the first there is by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
-    source: Annotated[Path | None, typer.Option("--from", metavar="PNG", help="Make the picture of this PNG again.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Make the picture of this file again.")] = None,
     file: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Read prompts from a file, one a line.")] = None,
 ) -> None:
     """Make pictures of prompts."""
@@ -95,10 +104,11 @@ def generate(
     record: Record | None = None
     if source is not None:
         if prompts or file or seed is not None or steps is not None or size or aspect or count != 1:
-            raise RequestError("--from repeats a picture as it was made: give it alone, with --out, --model or --json at most")
-        from fewstep.engine.record import read_record
+            raise RequestError("--from repeats a picture as it was made: give it alone, with --out, --format, --model or --json at most")
+        from fewstep.engine.record import format_of, read_record
 
         record = read_record(source)
+        kind = kind or (format_of(source) if out is None or format_of(out) is None else None)
         if model is None and record.model not in KNOWN:  # a file from elsewhere does not say which folder is opened
             raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with its folder")
         requests = [record.request]
@@ -108,7 +118,7 @@ def generate(
     opened = open_model(name, steps)
     for request in requests:
         opened.limits.settle(request)
-    output = open_output(out, len(requests))
+    output = open_output(out, len(requests), kind)
     words = read_words(opened.folder)
     for prompt in dict.fromkeys(request.prompt for request in requests):
         for hint in hints(prompt, words, opened.limits.name):
@@ -116,7 +126,9 @@ def generate(
 
     from fewstep.engine.run import run
 
-    raise typer.Exit(run(name, steps, requests, record, output, as_json))
+    as_made = {"backend": record.backend, "decoder": record.decoder} if record else {"backend": "auto", "decoder": "full"}
+    loading = {"backend": backend or as_made["backend"], "decoder": decoder or as_made["decoder"], "device": device}
+    raise typer.Exit(run(name, steps, requests, record, output, as_json, **loading))
 
 
 def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
@@ -214,9 +226,13 @@ def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> Non
 
 @app.command()
 def distill(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
-    """Distil students from a teacher as a recipe says, stage by stage. Goes on where it was stopped."""
-    from fewstep.distill.walk import distill as work
+    """Distil students from a teacher, stage by stage, or a reduced decoder, as a recipe says. Goes on where it was stopped."""
+    from fewstep.distill.recipe import trained_by
 
+    if trained_by(recipe) == "decoder":
+        from fewstep.distill.decoder import train_decoder as work
+    else:
+        from fewstep.distill.walk import distill as work
     print(work(recipe, run or run_folder(recipe), settings or []))
 
 
@@ -245,15 +261,14 @@ def export(
     model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")],
     steps: Annotated[int, typer.Option(help="Which student.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    to: Annotated[str, typer.Option(help="diffusers or lora.")] = "diffusers",
+    to: Annotated[str, typer.Option(help="diffusers, lora, onnx or graphs.")] = "diffusers",
 ) -> None:
     """Write one student for other tools."""
     from fewstep.engine.model import check_choice, open_model
+    from fewstep.export import FORMATS, write
 
-    check_choice("--to", to, ("diffusers", "lora"))
+    check_choice("--to", to, FORMATS)
     folder = open_model(model, steps).folder
-    from fewstep.export import write
-
     print(write(folder, steps, to, out))
 
 

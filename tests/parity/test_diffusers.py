@@ -74,7 +74,7 @@ def worst(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Engine:
-    return Engine.load(str(tiny))
+    return Engine.load(str(tiny), backend="eager")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def pipeline(folder: Path) -> Any:
 def compare(engine: Engine, pipe: Any, steps: int, size: tuple[int, int], seed: int, guidance: float = 0.0) -> tuple[int, float, float]:
     """Make a picture both ways from the same noise. Returns the worst difference of pixels, of UNet inputs and of latents."""
     width, height = size
-    unet = engine._load(steps).unet
-    with watch(unet, engine.bundle.vae) as own:
+    unet = engine.backend._unet(steps)
+    with watch(unet, engine.backend.bundle.vae) as own:
         ours = engine.generate(Request(PROMPT, seed, steps, width, height))
     factor, channels = engine.limits.factor, pipe.unet.config.in_channels
     noise = torch.randn((1, channels, height // factor, width // factor), generator=torch.Generator("cpu").manual_seed(seed))
@@ -144,8 +144,8 @@ def test_a_lora_student_makes_the_same_picture(tmp_path: Path) -> None:
     stamp = Stamp(kind="lora", steps=2, base=file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors"), alpha=16)
     save_weights({key: value.half() for key, value in tensors.items()}, folder / "students" / "2.safetensors", stamp.to_metadata())
     pipe = pipeline(write(folder, 2, "diffusers", tmp_path / "out"))
-    whole = Engine.load(str(folder))
-    change = worst(whole._load(2).unet.mid_block.resnets[0].conv1.weight, base.unet.mid_block.resnets[0].conv1.weight)
+    whole = Engine.load(str(folder), backend="eager")
+    change = worst(whole.backend._unet(2).mid_block.resnets[0].conv1.weight, base.unet.mid_block.resnets[0].conv1.weight)
     assert change > 0.1, "the LoRA changes the weights"
     difference, *_ = compare(whole, pipe, 2, SQUARE, 7)
     assert difference <= PIXELS
@@ -159,7 +159,7 @@ def test_the_pipeline_draws_the_noise_that_the_engine_draws(engine: Engine, pipe
 
 
 def test_the_engine_opens_the_export_and_makes_the_same_picture(engine: Engine, tiny: Path, tmp_path: Path) -> None:
-    again = Engine.load(str(write(tiny, 4, "diffusers", tmp_path / "four")))
+    again = Engine.load(str(write(tiny, 4, "diffusers", tmp_path / "four")), backend="eager")
     assert again.limits.students == (4,)
     assert not again.limits.teacher
     one, other = (each.generate(Request(PROMPT, 5, 4)) for each in (engine, again))

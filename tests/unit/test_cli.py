@@ -127,6 +127,21 @@ def test_from_repeats_to_the_byte(fewstep: Run, tiny: Path) -> None:
         assert Path(f"again-{number}.png").read_bytes() == Path(one["path"]).read_bytes()
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("webp", ".webp"), ("jpeg", ".jpg")])
+def test_other_formats_are_written_and_repeated_to_the_byte(fewstep: Run, tiny: Path, kind: str, suffix: str) -> None:
+    arguments = ("generate", "pizza", "--count", 2, "--seed", 5, "--model", tiny, "--steps", 1, "--size", "64x64", "--json", "--format", kind, "--out", "o")
+    made = [json.loads(line)["path"] for line in fewstep(*arguments).out.splitlines()]
+    assert made == [f"o/pizza-{seed}{suffix}" for seed in (5, 6)]
+    again = json.loads(fewstep("generate", "--from", made[1], "--model", tiny, "--json").out)["path"]
+    assert again == f"pizza-6{suffix}", "in the format that it was in"
+    assert Path(again).read_bytes() == Path(made[1]).read_bytes()
+    assert fewstep("generate", "--from", made[1], "--model", tiny, "--out", "again.png").code == 0
+    with Image.open("again.png") as plain, Image.open(again) as packed:
+        assert plain.format == "PNG"
+        assert packed.format == kind.upper()
+        assert plain.size == packed.size
+
+
 def test_from_does_not_open_a_folder_that_only_the_picture_names(fewstep: Run, tiny: Path) -> None:
     made = json.loads(fewstep("generate", "pizza", "--model", tiny, "--steps", 1, "--size", "64x64", "--json").out)
     answer = fewstep("generate", "--from", made["path"], "--out", "again.png")
@@ -177,7 +192,9 @@ BAD = {
     "seeds that run out": ((*GOOD, "--seed", str(2**63 - 1), "--count", "2"), f"seed = {2**63}"),
     "unwritable output": ((*GOOD, "--out", "binary/x.png"), "cannot be written"),
     "one file for many": ((*GOOD, "--out", "x.png", "--count", "2"), "give a folder"),
-    "other format": ((*GOOD, "--out", "x.jpg"), "ends in .png"),
+    "other format": ((*GOOD, "--out", "x.gif"), "ends in .png, .webp or .jpg, or a folder"),
+    "unknown format": ((*GOOD, "--format", "gif"), "--format gif: there is png, webp and jpeg"),
+    "two formats": ((*GOOD, "--out", "x.png", "--format", "webp"), "do not go together"),
     "missing model": (("generate", "pizza", "--model", "nothing"), "there is no model 'nothing': give one of emoji"),
     "pickle": (("generate", "pizza", "--model", "weights.ckpt"), "only safetensors are read"),
     "pickle in disguise": (("generate", "pizza", "--model", "pickle.safetensors"), "not a readable safetensors file"),
@@ -188,7 +205,7 @@ BAD = {
     "subjects of nothing": (("models", "--subjects"), "give a model"),
     "unknown data": (("data", "cats", "--source", ".", "--out", "o"), "there is emoji"),
     "no emoji there": (("data", "emoji", "--source", ".", "--out", "o"), "holds no emoji"),
-    "unknown export": (("export", "TINY", "--steps", "4", "--to", "onnx", "--out", "o"), "there is diffusers and lora"),
+    "unknown export": (("export", "TINY", "--steps", "4", "--to", "gguf", "--out", "o"), "there is diffusers, lora, onnx and graphs"),
     "export of no student": (("export", "TINY", "--steps", "3", "--out", "o"), "3 steps were asked for"),
 }
 

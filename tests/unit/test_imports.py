@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "src" / "fewstep"
-# cli → serve, batch, export → distill, evals → data, engine → zoo → models → sampler → stamp, schedule → (torch)
+# cli → bench → serve, batch, export → distill, evals → data, engine → zoo → models → sampler → stamp, schedule → (torch)
 TIERS = (
     ("schedule", "stamp"),
     ("sampler",),
@@ -19,6 +19,7 @@ TIERS = (
     ("data", "engine"),
     ("distill", "evals"),
     ("serve", "batch", "export"),
+    ("bench",),
     ("cli",),
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}

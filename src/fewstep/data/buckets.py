@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 BUCKETS: tuple[tuple[int, int], ...] = ((256, 256), (336, 192), (192, 336), (288, 224), (224, 288))  # width, height in pixels; multiples of 16
-SQUARE_SHARE = 0.7  # of training batches; the other buckets share the rest evenly
+SQUARE_SHARE = 0.5  # of training batches; the other buckets share the rest evenly
 
 
 def buckets(side: int) -> tuple[tuple[int, int], ...]:

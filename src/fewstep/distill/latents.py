@@ -24,7 +24,8 @@ from fewstep.engine.decode import ENCODED
 from fewstep.models.bundle import save_weights
 from fewstep.models.prompt import time_ids
 
-SHARD = 512  # pictures a file
+SHARD = 128  # pictures a file, all of one bucket: few enough that a small cache holds every bucket
+GOLDEN = 0.6180339887498949  # multiples of the golden ratio, modulo 1, fill [0, 1) evenly from the first few on
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Latents:
 
     @torch.no_grad()
     def _encode(self, world: World, vae: AutoencoderKL, indices: range, precision: torch.dtype) -> None:
-        size = bucket(np.random.default_rng((world.seed, 1, indices.start)).random(), self.side)
+        size = bucket(indices.start // SHARD * GOLDEN % 1, self.side)
         captions: list[str] = []
         parts = []
         few = [range(start, min(start + ENCODED, indices.stop)) for start in range(indices.start, indices.stop, ENCODED)]

@@ -31,10 +31,10 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
 
 
 def trained_by(path: Path) -> str:
-    """What a recipe for ``fewstep train`` makes: its key ``trains``, "teacher" where it has none. Raises RecipeError as :func:`read_recipe`."""
+    """What a recipe makes: its key ``trains``, "teacher" where it has none. Raises RecipeError as :func:`read_recipe`."""
     kind = _read(path).get("trains", "teacher")
-    if kind not in ("teacher", "judge"):
-        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher' or 'judge'")
+    if kind not in ("teacher", "judge", "decoder"):
+        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher', 'judge' or 'decoder'")
     return str(kind)
 
 

@@ -1,37 +1,49 @@
-"""From latents to pictures."""
+"""From latents to pictures: what all decoders share, in arithmetic that NumPy's and torch's arrays both know. Loads no torch by itself."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-from torch import Tensor
+import numpy as np
 
 from fewstep.engine.request import MOST_BATCH
-from fewstep.models.bundle import WeightsError
+from fewstep.models.weights import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENCODED = 2  # pictures that an autoencoder encodes at once: the activations of more fall out of a processor's cache
 
 
-def decode(vae: Any, latents: Tensor) -> list[Image.Image]:
-    """RGB pictures of ``latents`` [B, C, H/f, W/f], rounded to bytes as diffusers' VaeImageProcessor does.
+def decode(vae: Any, latents: Tensor, decoder: Any = None) -> np.ndarray:
+    """Pictures of unit-variance ``latents`` [B, C, H/f, W/f]: uint8 [B, H, W, 3]. ``decoder`` stands in for that of the autoencoder ``vae``.
 
     On a CPU one by one, which keeps the activations in its cache: a batch of eight takes a quarter longer for each.
-    Raises WeightsError if the autoencoder answers with values that are not finite.
+    Raises WeightsError if the decoder answers with values that are not finite.
     """
-    parts = torch.split(unscaled(vae.config, latents).to(vae.dtype), 1 if latents.device.type == "cpu" else MOST_BATCH)
-    pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])  # [B, 3, H, W] in [-1, 1]
-    if not bool(torch.isfinite(pixels).all()):
-        raise WeightsError("the picture came out with values that are not finite: the weights are damaged or do not belong together")
-    pixels = (pixels.float() / 2 + 0.5).clamp(0, 1)
-    return [Image.fromarray(rows) for rows in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()]
+    import torch
+
+    few = 1 if latents.device.type == "cpu" else MOST_BATCH
+    parts = torch.split(unscaled(vae.config, latents).to(vae.dtype), few)
+    pixels = [vae.decode(part, return_dict=False)[0] if decoder in (None, vae) else decoder(part) for part in parts]
+    return to_bytes(torch.cat(pixels).float().cpu().numpy())
 
 
-def unscaled(config: Any, latents: Tensor) -> Tensor:
+def unscaled(config: Mapping[str, Any], latents: Any) -> Any:
     """Latents as the autoencoder knows them, from the unit-variance ones that are denoised: per channel where its configuration says so."""
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    mean, std, factor = config.get("latents_mean"), config.get("latents_std"), config["scaling_factor"]
     if mean is not None and std is not None:
-        shape = (1, -1, 1, 1)
-        return latents * latents.new_tensor(std).view(shape) / config.scaling_factor + latents.new_tensor(mean).view(shape)
-    return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
+        if not isinstance(latents, np.ndarray):
+            mean, std = latents.new_tensor(mean), latents.new_tensor(std)
+        return latents * std / factor + mean
+    return latents / factor + (config.get("shift_factor") or 0.0)
+
+
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Values [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3], rounded as diffusers' VaeImageProcessor does. Raises WeightsError if one is not finite."""
+    if not np.isfinite(pixels).all():
+        raise WeightsError("the picture came out with values that are not finite: the weights are damaged or do not belong together")
+    scaled = np.clip(pixels * np.float32(0.5) + np.float32(0.5), 0, 1)
+    return np.ascontiguousarray(np.rint(scaled * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))

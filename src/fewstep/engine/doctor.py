@@ -26,7 +26,7 @@ def report() -> Iterator[tuple[str, str]]:
     try:
         import torch
 
-        from fewstep.engine.engine import best_device
+        from fewstep.engine.device import best_device
 
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
         yield "device", f"{best_device()} {name}".strip()

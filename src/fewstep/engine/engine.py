@@ -1,4 +1,4 @@
-"""The engine: a loaded model that answers requests with pictures."""
+"""The engine: a loaded model that answers requests with pictures. Loads no torch: that is its backends' affair."""
 
 from __future__ import annotations
 
@@ -6,66 +6,55 @@ import dataclasses
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
-import torch
-from PIL.Image import Image
-from torch import Tensor
+import numpy as np
+from PIL import Image
 
 from fewstep import __version__
-from fewstep.engine.decode import decode
-from fewstep.engine.model import UNET, Model, check_choice, open_model
+from fewstep.engine.backends import Backend, open_backend
+from fewstep.engine.model import Model, check_choice, open_model
+from fewstep.engine.noise import Noise
 from fewstep.engine.record import Record
-from fewstep.engine.request import MOST_BATCH, Frame, Limits, Picture, Request, RequestError, Settled
-from fewstep.engine.words import hints
-from fewstep.models.bundle import Bundle, load_bundle
-from fewstep.models.guidance import denoiser
-from fewstep.models.prompt import Prompt, cat, encode, time_ids
-from fewstep.models.students import read_student
+from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Picture, Request, RequestError, Settled
+from fewstep.engine.words import hints, read_words
 from fewstep.sampler import sample
 from fewstep.schedule import pairs
-from fewstep.stamp import Stamp
 
-BACKENDS = ("auto", "eager")
-DECODERS = ("full",)
 REMEMBERED = 64  # prompts whose embeddings are kept
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """A UNet, how it is to be sampled, and the hash of its file."""
-
-    unet: Any
-    stamp: Stamp
-    hash: str
 
 
 class Engine:
     """A model in memory. Students are loaded when a request first asks for their step count. Not for use by two threads at once."""
 
-    def __init__(self, model: Model, bundle: Bundle, backend: str = "eager") -> None:
-        self.model, self.bundle, self.backend = model, bundle, backend
-        self.device = bundle.device
-        if self.device.type == "cpu":  # convolutions run faster so, with the same results
-            for network in (bundle.unet, bundle.vae):
-                network.to(memory_format=torch.channels_last)
-        self._weights: dict[int, _Weights] = {}
-        self._prompts: OrderedDict[str, Prompt] = OrderedDict()
+    def __init__(self, model: Model, backend: Backend, decoder: str = "full") -> None:
+        if decoder not in model.decoders():
+            raise RequestError(f"decoder = {decoder!r}: {model.limits.name} has no reduced decoder; leave --decoder at full")
+        self.model, self.backend, self.decoder = model, backend, decoder
+        self._hashes: dict[int, str] = {}
+        self._prompts: OrderedDict[str, Any] = OrderedDict()
 
     @classmethod
-    def load(cls, model: str = "emoji", steps: int | None = None, decoder: str = "full", backend: str = "auto", device: str | None = None) -> Engine:
+    def load(
+        cls,
+        model: str = "emoji",
+        steps: int | None = None,
+        decoder: str = "full",
+        backend: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+    ) -> Engine:
         """Load ``model``: a known name, a diffusers folder or a stamped .safetensors file.
 
         ``steps`` is for requests that do not say (None: 4 where the model has that). ``device`` is the first there is of cuda, mps and
-        cpu unless given. Raises RequestError, ModelError, StepMismatch or WeightsError, each a sentence, on what cannot be had.
+        cpu unless given, ``threads`` all the cores there are. Raises RequestError, ModelError, StepMismatch, WeightsError or BackendError,
+        each a sentence, on what cannot be had.
         """
         check_choice("decoder", decoder, DECODERS)
-        check_choice("backend", backend, BACKENDS)
         found = open_model(str(model), steps)
-        return cls(found, load_bundle(found.folder, device or best_device()))
+        return cls(found, open_backend(found, backend, device, threads), decoder)
 
     @property
     def limits(self) -> Limits:
@@ -74,7 +63,11 @@ class Engine:
 
     def hints(self, prompt: str) -> list[str]:
         """Sentences about words of ``prompt`` that the model was not taught; none for a model that does not say what it was taught."""
-        return hints(prompt, self.bundle.words, self.limits.name)
+        return hints(prompt, self._words, self.limits.name)
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        return read_words(self.model.folder)
 
     def generate(self, request: Request) -> Picture:
         """Make one picture. Raises RequestError on a request that this model cannot meet."""
@@ -112,15 +105,14 @@ class Engine:
         Raises RequestError if the weights are not those of the record.
         """
         settled = self.limits.settle(record.request)
-        own = self._load(settled.steps).hash
+        own = self._hash(settled.steps)
         if own != record.hash:
             raise RequestError(f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(min(record.threads, os.cpu_count() or 1))
-        try:
-            return self._finish([settled] * record.batch)[record.row]
-        finally:
-            torch.set_num_threads(threads)
+        engine, threads = self, min(record.threads, os.cpu_count() or 1)
+        if (self.backend.name, self.backend.threads, self.decoder) != (record.backend, threads, record.decoder):
+            check_choice("the record's decoder", record.decoder, DECODERS)
+            engine = Engine(self.model, open_backend(self.model, record.backend, self.backend.device, threads), record.decoder)
+        return engine._finish([settled] * record.batch)[record.row]
 
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one size and one step count."""
@@ -129,26 +121,23 @@ class Engine:
             pass
         return pictures
 
-    @torch.inference_mode()
-    def _walk(self, batch: Sequence[Settled]) -> Iterator[tuple[Tensor, list[Picture]]]:
+    def _walk(self, batch: Sequence[Settled]) -> Iterator[tuple[Any, list[Picture]]]:
         """After each evaluation (x0 [B, C, H/f, W/f], pictures): pictures are empty until the last."""
-        first, count = batch[0], len(batch)
-        weights = self._load(first.steps)
-        clock = _Clock(self.device)
-        prompt = cat(*(self._encode(settled.prompt) for settled in batch))
+        first, count, backend = batch[0], len(batch), self.backend
+        backend.prepare(first.steps, self.decoder)
+        clock = _Clock(backend)
+        prompts = [self._encode(settled.prompt) for settled in batch]
         text = clock.lap()
-        ids = time_ids(count, first.width, first.height, self.device)
-        generators = [torch.Generator("cpu").manual_seed(settled.seed) for settled in batch]
-        shape = (1, int(weights.unet.config.in_channels), first.height // self.limits.factor, first.width // self.limits.factor)
+        stamp, factor = self.model.stamp(first.steps), self.limits.factor
+        generators = [Noise(settled.seed) for settled in batch]
+        shape = (1, self.model.channels, first.height // factor, first.width // factor)
 
-        def noise(_: int = 0) -> Tensor:
+        def noise(_: int = 0) -> Any:
             """A picture's own noise, whatever else is in the batch: drawn on the CPU, exactly as diffusers does with one generator."""
-            return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
+            return backend.array(np.concatenate([generator.draw(shape) for generator in generators]))
 
-        stamp = weights.stamp
-        denoise = denoiser(weights.unet, prompt, ids, stamp.guidance_scale)
         walk = sample(
-            denoise,
+            backend.denoiser(first.steps, prompts, first.width, first.height, stamp.guidance_scale),
             noise(),
             pairs(stamp.timesteps),
             prediction_type=stamp.prediction_type,
@@ -163,67 +152,59 @@ class Engine:
                 yield frame.x0, []
                 clock.lap()  # what the caller did meanwhile is not denoising
                 continue
-            images = decode(self.bundle.vae, frame.latents)
+            images = backend.decode(frame.latents, self.decoder)
             timings = {"text": text, "denoise": spent, "decode": clock.lap()}
             timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
             yield (
                 frame.x0,
-                [self._picture(settled, image, timings, weights, count, row) for row, (settled, image) in enumerate(zip(batch, images, strict=True))],
+                [
+                    self._picture(settled, Image.fromarray(image), timings, stamp.guidance_scale, count, row)
+                    for row, (settled, image) in enumerate(zip(batch, images, strict=True))
+                ],
             )
 
-    def _picture(self, settled: Settled, image: Image, timings: dict[str, float], weights: _Weights, batch: int, row: int) -> Picture:
+    def _picture(self, settled: Settled, image: Image.Image, timings: dict[str, float], guidance_scale: float, batch: int, row: int) -> Picture:
         made = dataclasses.asdict(settled)
         record = Record(
             **made,
             model=self.limits.name,
-            hash=weights.hash,
-            guidance_scale=weights.stamp.guidance_scale,
+            hash=self._hash(settled.steps),
+            guidance_scale=guidance_scale,
             version=__version__,
-            backend=self.backend,
-            device=self.device.type,
-            threads=torch.get_num_threads(),
+            backend=self.backend.name,
+            device=self.backend.device,
+            threads=self.backend.threads,
+            decoder=self.decoder,
             batch=batch,
             row=row,
         )
         made.pop("prompt")
         return Picture(image=image, **made, model=self.limits.name, timings=dict(timings), record=record)
 
-    @torch.inference_mode()
-    def _preview(self, x0: Tensor) -> Image:
-        return decode(self.bundle.vae, x0[:1])[0]
+    def _preview(self, x0: Any) -> Image.Image:
+        return Image.fromarray(self.backend.decode(x0[:1], self.model.decoders()[-1])[0])
 
-    def _encode(self, prompt: str) -> Prompt:
+    def _encode(self, prompt: str) -> Any:
         """One prompt, encoded alone so that its batch makes no difference; the last few are remembered."""
         if prompt in self._prompts:
             self._prompts.move_to_end(prompt)
         else:
-            self._prompts[prompt] = encode(self.bundle, [prompt])
+            self._prompts[prompt] = self.backend.encode(prompt)
             if len(self._prompts) > REMEMBERED:
                 self._prompts.popitem(last=False)
         return self._prompts[prompt]
 
-    def _load(self, steps: int) -> _Weights:
-        """The weights for ``steps`` steps, loaded once; a teacher's are the same for every number of steps."""
-        if steps not in self._weights:
-            path = self.model.students.get(steps)
-            if path is None:
-                unet, stamp = self.bundle.unet, dataclasses.replace(self.model.base, steps=steps, timesteps=())
-            elif path == self.model.folder / UNET:
-                unet, stamp = self.bundle.unet, self.model.base
-            else:
-                unet, stamp = read_student(self.bundle, path)
-            if self.device.type == "cpu":
-                unet.to(memory_format=torch.channels_last)
-            self._weights[steps] = _Weights(unet, stamp, self.model.hash(steps))
-        return self._weights[steps]
+    def _hash(self, steps: int) -> str:
+        if steps not in self._hashes:
+            self._hashes[steps] = self.model.hash(steps)
+        return self._hashes[steps]
 
 
 class _Clock:
     """Seconds between laps, after waiting for what an accelerator still has to do."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._wait: Callable[[], None] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
-        self._last = time.perf_counter()
+    def __init__(self, backend: Backend) -> None:
+        self._wait, self._last = backend.wait, time.perf_counter()
 
     def lap(self) -> float:
         """Seconds since the last lap."""
@@ -235,8 +216,3 @@ class _Clock:
 def load(model: str = "emoji", steps: int | None = None, decoder: str = "full", backend: str = "auto") -> Engine:
     """``Engine.load``."""
     return Engine.load(model, steps, decoder, backend)
-
-
-def best_device() -> str:
-    """The first there is of cuda, mps and cpu."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from fewstep.zoo.registry import INDEX, KNOWN, ModelError, base_of, find, peek, 
 
 DEFAULT_STEPS = 4
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+TINY = Path("decoder_tiny") / UNET.name
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,18 @@ class Model:
     students: dict[int, Path]
     base: Stamp
     limits: Limits
+    channels: int  # of its latents
+
+    def stamp(self, steps: int) -> Stamp:
+        """How the weights for ``steps`` steps are sampled; a teacher's are the same for every number of steps."""
+        path = self.students.get(steps)
+        if path is None:
+            return dataclasses.replace(self.base, steps=steps, timesteps=())
+        return (None if path == self.folder / UNET else peek(path)) or self.base
+
+    def decoders(self) -> tuple[str, ...]:
+        """What turns its latents into pictures: "full", and "tiny" where it has a reduced decoder."""
+        return ("full", "tiny") if (self.folder / TINY).is_file() else ("full",)
 
     def hash(self, steps: int) -> str:
         """The hash of the weights that denoise in ``steps`` steps."""
@@ -57,11 +71,11 @@ def open_model(model: str = "emoji", steps: int | None = None) -> Model:
         files, teacher = {base.steps: folder / UNET}, False
     else:
         files, teacher = students(folder), True
-    factor, native = _geometry(folder)
+    channels, factor, native = _geometry(folder)
     default = steps if steps is not None else _default(tuple(files))
     limits = Limits(name, factor, native, tuple(files), teacher, default)
     limits.check_steps(default)
-    return Model(folder, files, base, limits)
+    return Model(folder, files, base, limits, channels)
 
 
 def _default(has: tuple[int, ...]) -> int:
@@ -69,19 +83,19 @@ def _default(has: tuple[int, ...]) -> int:
     return DEFAULT_STEPS if DEFAULT_STEPS in has else max(has, default=2 * TEACHER_STEPS.start)
 
 
-def _geometry(folder: Path) -> tuple[int, int]:
-    """(pixels a side of one latent position, pixels a side of the pictures the model was trained on)."""
+def _geometry(folder: Path) -> tuple[int, int, int]:
+    """(channels of the latents, pixels a side of one latent position, pixels a side of the pictures the model was trained on)."""
     unet, vae = (_config(folder / part / "config.json") for part in ("unet", "vae"))
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        side = int(unet["sample_size"])
-        if not (1 <= factor <= 64 and 1 <= side <= 1024):
-            raise ValueError(f"a side of {side} latents at factor {factor}")
+        side, channels = int(unet["sample_size"]), int(unet["in_channels"])
+        if not (1 <= channels <= 256 and 1 <= factor <= 64 and 1 <= side <= 1024):
+            raise ValueError(f"a side of {side} latents of {channels} channels at factor {factor}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{folder}: its configurations do not say the size of its pictures ({error}): give a diffusers folder of an SDXL-style model"
         ) from None
-    return factor, side * factor
+    return channels, factor, side * factor
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -9,42 +9,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.engine.request import RequestError
+from fewstep.engine.record import DEFAULT, ENDINGS, FORMATS, KINDS, format_of
+from fewstep.engine.request import RequestError, listed
 
 if TYPE_CHECKING:
     from fewstep.engine.request import Picture
 
-OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+OTHER_FORMATS = (".gif", ".bmp", ".tif", ".tiff", ".avif")
 LONGEST_SLUG = 60
 
 
 @dataclass(frozen=True)
 class Output:
-    """A folder for pictures, or one file in it."""
+    """A folder for pictures of one format, or one file in it."""
 
     folder: Path
     file: str | None = None
+    format: str = DEFAULT
 
     def save(self, picture: Picture) -> Path:
         """Write ``picture`` and return its path. A name that was not asked for never replaces a file. Raises OSError."""
-        return picture.save(self.folder / self.file if self.file else free_name(self.folder, f"{slug(picture.record.prompt)}-{picture.seed}"))
+        stem = f"{slug(picture.record.prompt)}-{picture.seed}"
+        return picture.save(self.folder / self.file if self.file else free_name(self.folder, stem, FORMATS[self.format].suffixes[0]))
 
 
-def open_output(out: Path | None, count: int) -> Output:
-    """Where ``count`` pictures go: ``out`` is a .png file (for one picture) or a folder, which is made; None is the working directory.
+def open_output(out: Path | None, count: int, kind: str | None = None) -> Output:
+    """Where ``count`` pictures go: ``out`` is a picture's name (for one picture) or a folder, which is made; None is the working directory.
 
-    Raises RequestError on a name that cannot be meant, or a place that cannot be written.
+    ``kind`` is a format for a folder, PNG if None; a name says its own. Raises RequestError on a name or a format that cannot be meant, or
+    a place that cannot be written.
     """
-    if out is None:
-        place = Output(Path())
-    elif out.suffix.lower() == ".png" and not out.is_dir():
+    if kind is not None and kind not in FORMATS:
+        raise RequestError(f"--format {kind}: there is {listed(list(FORMATS))}")
+    if out is None or out.is_dir():
+        place = Output(out or Path(), format=kind or DEFAULT)
+    elif meant := format_of(out):
         if count > 1:
             raise RequestError(f"--out {out} is one file, and {count} pictures are asked for: give a folder")
-        place = Output(out.parent, out.name)
-    elif out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
-        raise RequestError(f"--out {out}: pictures are written as PNG: give a name that ends in .png, or a folder")
+        if kind not in (None, meant):
+            raise RequestError(f"--out {out} and --format {kind} do not go together: give one of them")
+        place = Output(out.parent, out.name, meant)
+    elif out.suffix.lower() in OTHER_FORMATS:
+        raise RequestError(f"--out {out}: pictures are written as {KINDS}: give a name that ends in {ENDINGS}, or a folder")
     else:
-        place = Output(out)
+        place = Output(out, format=kind or DEFAULT)
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.folder, prefix=".fewstep-"):
@@ -60,10 +68,10 @@ def slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", letters)[:LONGEST_SLUG].strip("-") or "picture"
 
 
-def free_name(folder: Path, stem: str) -> Path:
-    """``folder/stem.png``, or with -2, -3 … where that is taken."""
-    path, number = folder / f"{stem}.png", 1
+def free_name(folder: Path, stem: str, suffix: str) -> Path:
+    """``folder/stem`` and ``suffix``, or with -2, -3 … before it where that is taken."""
+    path, number = folder / f"{stem}{suffix}", 1
     while path.exists() or path.is_symlink():
         number += 1
-        path = folder / f"{stem}-{number}.png"
+        path = folder / f"{stem}-{number}{suffix}"
     return path

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fewstep.engine.record import Record
 
 ASPECTS = {"16:9": (16, 9), "4:3": (4, 3), "1:1": (1, 1), "3:4": (3, 4), "9:16": (9, 16)}
+BACKENDS = ("auto", "onnxruntime", "eager")
+DECODERS = ("full", "tiny")
 MOST_BATCH = 8  # pictures made at once
 SMALLEST = 64  # pixels a side
 SEEDS = 2**63
@@ -140,10 +142,13 @@ class Picture:
     record: Record
 
     def save(self, path: str | Path) -> Path:
-        """Write a PNG that says how it was made, whole or not at all. Returns its path; raises OSError where it cannot be written."""
-        from fewstep.engine.record import write_png
+        """Write a picture that says how it was made, whole or not at all: a PNG, WebP or JPEG, as its name ends. Returns its path.
 
-        return write_png(self.image, self.record, Path(path))
+        Raises RequestError on a name that ends otherwise, OSError where it cannot be written.
+        """
+        from fewstep.engine.record import write_picture
+
+        return write_picture(self.image, self.record, Path(path))
 
 
 @dataclass(frozen=True)

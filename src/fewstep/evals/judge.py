@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from fewstep.data.emoji import COLOURS, Dials, Scene, World
 from fewstep.data.places import PLACES
 from fewstep.data.subjects import Subject
-from fewstep.models.bundle import WeightsError, load_weights, save_weights
+from fewstep.models.bundle import load_weights, save_weights
+from fewstep.models.weights import WeightsError
 
 JUDGE = "judge.safetensors"  # its file, beside model_index.json
 KEY = "fewstep-judge"  # of the JSON record in the metadata

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fewstep.data.emoji import Scene, World
 from fewstep.engine.decode import ENCODED, decode
@@ -80,7 +79,7 @@ class Reconstructions:
         began = time.perf_counter()
         vae, pictures = self.bundle.vae, torch.from_numpy(renders).permute(0, 3, 1, 2).float().div(127.5).sub(1)
         latents = torch.cat([vae.encode(part.to(self.bundle.device)).latent_dist.mode() for part in torch.split(pictures, ENCODED)])
-        restored = _painted(vae, latents * vae.config.scaling_factor)
+        restored = decode(vae, latents * vae.config.scaling_factor)
         return restored, _milliseconds(began, len(restored))
 
 
@@ -111,13 +110,8 @@ class Model:
             fresh=stamp.fresh,
         )
         finished = next(frame.latents for frame in frames if frame.step == stamp.steps)
-        pictures = _painted(self.bundle.vae, finished)
+        pictures = decode(self.bundle.vae, finished)
         return pictures, _milliseconds(began, len(pictures))
-
-
-def _painted(vae: Any, latents: Tensor) -> np.ndarray:
-    """Latents [B, C, H/f, W/f] decoded as the engine does: uint8 [B, H, W, 3]."""
-    return np.stack([np.asarray(image) for image in decode(vae, latents)])
 
 
 def _milliseconds(began: float, count: int) -> float:

@@ -13,12 +13,13 @@ from rich.progress import Progress, TaskID
 
 from fewstep.data.emoji import Dials, World
 from fewstep.data.subjects import read_subjects
-from fewstep.engine.engine import best_device
+from fewstep.engine.device import best_device
 from fewstep.evals.judge import JUDGE, load_judge
 from fewstep.evals.prompts import ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
 from fewstep.evals.rows import rows_for
-from fewstep.models.bundle import WeightsError, load_bundle
+from fewstep.models.bundle import load_bundle
+from fewstep.models.weights import WeightsError
 from fewstep.stamp import file_hash
 
 

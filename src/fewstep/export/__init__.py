@@ -6,13 +6,14 @@ from pathlib import Path
 
 from fewstep.engine.request import RequestError, listed
 
-FORMATS = ("diffusers", "lora")
+FORMATS = ("diffusers", "lora", "onnx", "graphs")
 
 
 def write(folder: Path, steps: int, to: str, out: Path) -> Path:
     """Write the ``steps``-step student of the model in ``folder`` as ``to`` has it, whole or not at all. Returns where it lies.
 
-    "diffusers" makes a folder that a plain ``from_pretrained`` opens, "lora" a file in kohya's layout. Raises RequestError where there
+    "diffusers" makes a folder that a plain ``from_pretrained`` opens, "lora" a file in kohya's layout, "onnx" a folder of ONNX files,
+    "graphs" the same without weights, for the model's own folder. Raises RequestError where there
     is something at ``out`` already or the student cannot be had in this form, WeightsError on weights that cannot be used, and OSError
     where ``out`` cannot be written.
     """
@@ -26,6 +27,11 @@ def write(folder: Path, steps: int, to: str, out: Path) -> Path:
         from fewstep.export.lora import write_lora
 
         return write_lora(folder, steps, out)
+    if to in ("onnx", "graphs"):
+        check_free(out)
+        from fewstep.export import onnx
+
+        return (onnx.write_onnx if to == "onnx" else onnx.write_weightless)(folder, steps, out)
     raise RequestError(f"to = {to!r}: there is {listed(FORMATS)}")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from fewstep.engine.request import RequestError, listed
 from fewstep.export import check_free
-from fewstep.models.bundle import read_weights, save_weights
+from fewstep.models.bundle import save_weights
+from fewstep.models.weights import read_weights
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import peek, students
 

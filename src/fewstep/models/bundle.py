@@ -17,11 +17,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from fewstep.models.tokenizer import END, START, make_tokenizer, save_tokenizer, train_vocabulary
+from fewstep.models.weights import WeightsError, check_fit, read_weights
 from fewstep.stamp import Stamp, file_hash
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -36,10 +37,6 @@ SCHEDULER = {
     "interpolation_type": "linear",
     "steps_offset": 1,
 }
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used; the message says which file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -261,22 +258,6 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
     temporary.replace(path)
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises WeightsError if it is missing, truncated, no safetensors file, or holds a NaN."""
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); it may be truncated: fetch it again") from None
-    for key, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise WeightsError(f"{path}: '{key}' holds a value that is not finite; the file is damaged or its training diverged")
-    return tensors
-
-
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into ``model``; names and shapes must match. Raises WeightsError, naming the first three that do not."""
     tensors = read_weights(path)
@@ -284,11 +265,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if any(key.startswith("text_model.") for key in tensors) and not any(key.startswith("text_model.") for key in own):
         tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
     tensors = {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
-    wrong = [f"'{key}' is missing" for key in own if key not in tensors and own[key].is_floating_point()]
-    wrong += [f"'{key}' is not known" for key in tensors if key not in own]
-    wrong += [f"'{key}' has shape {list(v.shape)}, not {list(own[key].shape)}" for key, v in tensors.items() if key in own and own[key].shape != v.shape]
-    if wrong:
-        raise WeightsError(f"{path}: these are not the weights of this model: {'; '.join(wrong[:3])}" + (f"; and {len(wrong) - 3} more" * (len(wrong) > 3)))
+    optional = frozenset(key for key, value in own.items() if not value.is_floating_point())
+    check_fit(path, tensors, {key: tuple(value.shape) for key, value in own.items()}, optional)
     model.load_state_dict(tensors, strict=False)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fewstep.models.bundle import WeightsError, read_weights
+from fewstep.models.weights import low_rank_changes, read_weights
 
 PREFIX = "lora_unet_"
 # Every convolution and linear layer but conv_in, conv_out and the shared embeddings, as the paper has it and LCM-LoRA lists it.
@@ -123,22 +123,7 @@ def extract_lora(base: nn.Module, tuned: nn.Module, rank: int) -> tuple[dict[str
 @torch.no_grad()
 def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
     """Add the adapters in a file to the weights. Raises WeightsError, naming the first three, if they do not fit this UNet."""
-    tensors = read_weights(path)
-    layers = {_key(name): layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    keys = sorted({key.rsplit(".lora_", 1)[0].removesuffix(".alpha") for key in tensors})
-    wrong, changes = [], []
-    for key in keys:
-        down, up = tensors.get(f"{key}.lora_down.weight"), tensors.get(f"{key}.lora_up.weight")
-        layer = layers.get(key)
-        if layer is None or down is None or up is None:
-            wrong.append(f"'{key}' is not known" if layer is None else f"'{key}' lacks its up or down weight")
-            continue
-        weight, alpha = layer.weight, float(tensors.get(f"{key}.alpha", torch.tensor(float(len(down)))))
-        if up.shape[0] != weight.shape[0] or down[0].numel() != weight[0].numel() or up[0].numel() != len(down):
-            wrong.append(f"'{key}' has shapes {list(up.shape)} and {list(down.shape)} for a weight {list(weight.shape)}")
-            continue
-        changes.append((weight, strength * alpha / len(down) * up.flatten(1).float() @ down.flatten(1).float()))
-    if wrong:
-        raise WeightsError(f"{path}: this LoRA is not for this model: {'; '.join(wrong[:3])}")
-    for weight, change in changes:
-        weight += change.view_as(weight).to(weight.dtype)
+    weights = {f"{name}.weight": layer.weight for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name, change in low_rank_changes(path, read_weights(path), shapes, strength).items():
+        weights[name] += change.to(weights[name].dtype)

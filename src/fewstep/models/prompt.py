@@ -43,16 +43,20 @@ def encode(bundle: Bundle, prompts: Sequence[str]) -> Prompt:
 
     An empty prompt becomes the null prompt, zeros. What exceeds the tokenizers' length is cut off.
     """
-    embeds, pooled = [], None
-    for tokenizer, encoder in ((bundle.tokenizer, bundle.text_encoder), (bundle.tokenizer_2, bundle.text_encoder_2)):
-        ids = tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
-        output = encoder(ids.to(bundle.device), output_hidden_states=True)
-        embeds.append(output.hidden_states[-2])
-        pooled = output[0]
-    assert pooled is not None
-    prompt = Prompt(torch.cat(embeds, dim=-1), pooled)
+    tokenizers = (bundle.tokenizer, bundle.tokenizer_2)
+    tokens = [
+        t(list(prompts), padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="pt").input_ids.to(bundle.device)
+        for t in tokenizers
+    ]
+    prompt = encode_tokens((bundle.text_encoder, bundle.text_encoder_2), tokens)
     empty = torch.tensor([not text.strip() for text in prompts], device=bundle.device)
     return prompt.dropped(empty) if bool(empty.any()) else prompt
+
+
+def encode_tokens(encoders: Sequence[Any], tokens: Sequence[Tensor]) -> Prompt:
+    """Both encoders' answers to their tokenizers' ids [B, L]: the last hidden states but one side by side, and the second's pooled text."""
+    outputs = [encoder(ids, output_hidden_states=True) for encoder, ids in zip(encoders, tokens, strict=True)]
+    return Prompt(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1][0])
 
 
 def time_ids(count: int, width: int, height: int, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from fewstep.models.bundle import Bundle, WeightsError, load_weights, read_stamp
+from fewstep.models.bundle import Bundle, load_weights, read_stamp
 from fewstep.models.lora import merge_lora
+from fewstep.models.weights import WeightsError
 from fewstep.stamp import Stamp, StepMismatch
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.distill.decoder import DecoderPlan
 from fewstep.distill.judge import JudgePlan
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import TeacherPlan
@@ -16,7 +17,8 @@ RECIPES = Path(__file__).parents[3] / "recipes"
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_is_read(path: Path) -> None:
-    kind = JudgePlan if trained_by(path) == "judge" else TeacherPlan if "teacher" in path.stem else DistillPlan
+    named = {"judge": JudgePlan, "decoder": DecoderPlan}
+    kind = named.get(trained_by(path)) or (TeacherPlan if "teacher" in path.stem else DistillPlan)
     assert isinstance(read_recipe(path, kind), kind)
 
 
@@ -56,5 +58,5 @@ def test_a_teacher_that_goes_on_keeps_the_shape_it_has() -> None:
 
 def test_what_train_makes_is_the_recipes_to_say(tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_text('trains = "dog"')
-    with pytest.raises(RecipeError, match="'teacher' or 'judge'"):
+    with pytest.raises(RecipeError, match="'teacher', 'judge' or 'decoder'"):
         trained_by(tmp_path / "wrong.toml")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.engine.engine import REMEMBERED, Engine, denoiser
-from fewstep.engine.record import png_bytes
+from fewstep.engine.engine import REMEMBERED, Engine
+from fewstep.engine.record import picture_bytes
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.models.bundle import load_bundle, load_weights
+from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import conditioning, encode, time_ids
 from fewstep.sampler import sample
 from fewstep.schedule import pairs, start_scale, trailing_timesteps
@@ -21,7 +22,7 @@ BOUND = 2  # of 255: kernels differ by batch size
 
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Engine:
-    return Engine.load(str(tiny))
+    return Engine.load(str(tiny), backend="eager")
 
 
 def difference(one: Picture, other: Picture) -> int:
@@ -31,7 +32,7 @@ def difference(one: Picture, other: Picture) -> int:
 def test_the_same_request_gives_the_same_picture(engine: Engine, tiny: Path) -> None:
     request = Request("a red apple", seed=7)
     first, again = engine.generate(request), engine.generate(request)
-    fresh = Engine.load(str(tiny)).generate(request)
+    fresh = Engine.load(str(tiny), backend="eager").generate(request)
     assert difference(first, again) == difference(first, fresh) == 0
     assert (first.seed, first.steps, first.width, first.height, first.model) == (7, 4, 256, 256, "tiny")
     assert first.image.size == (256, 256)
@@ -104,8 +105,8 @@ def test_the_picture_is_the_samplers_own(engine: Engine, tiny: Path) -> None:
     assert np.abs(made - expected).max() <= 1
 
 
-def test_guidance_moves_from_the_null_prompt_to_the_prompt_and_beyond(engine: Engine) -> None:
-    bundle = engine.bundle
+def test_guidance_moves_from_the_null_prompt_to_the_prompt_and_beyond(tiny: Path) -> None:
+    bundle = load_bundle(tiny)
     prompt, ids = encode(bundle, ["pizza"]), time_ids(1, 256, 256)
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -114,26 +115,26 @@ def test_guidance_moves_from_the_null_prompt_to_the_prompt_and_beyond(engine: En
     torch.testing.assert_close(guided, null + 5 * (plain - null), atol=1e-4, rtol=1e-4)
 
 
-def test_the_teacher_answers_from_sixteen_steps_with_its_guidance(engine: Engine) -> None:
+def test_the_teacher_answers_from_sixteen_steps_with_its_guidance(engine: Engine, tiny: Path) -> None:
     picture = engine.generate(Request("pizza", seed=1, steps=16, width=64, height=64))
-    assert (picture.steps, picture.record.guidance_scale, picture.record.hash) == (16, 5.0, engine.bundle.hash)
+    assert (picture.steps, picture.record.guidance_scale, picture.record.hash) == (16, 5.0, load_bundle(tiny).hash)
     assert "CFG scale: 5.0" in picture.record.parameters()
 
 
 def test_prompts_are_encoded_once_and_only_so_many_are_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    encode_one = engine.backend.encode
 
-    def counted(bundle: object, prompts: list[str]) -> object:
-        asked.extend(prompts)
-        return encode(bundle, prompts)  # type: ignore[arg-type]
+    def counted(prompt: str) -> object:
+        asked.append(prompt)
+        return encode_one(prompt)
 
-    monkeypatch.setattr("fewstep.engine.engine.encode", counted)
+    monkeypatch.setattr(engine.backend, "encode", counted)
     for _ in range(2):
         engine.generate(Request("never asked before", steps=1, width=64, height=64))
     assert asked == ["never asked before"]
-    with torch.inference_mode():
-        for number in range(REMEMBERED + 1):
-            engine._encode(str(number))
+    for number in range(REMEMBERED + 1):
+        engine._encode(str(number))
     assert len(engine._prompts) == REMEMBERED
     assert "never asked before" not in engine._prompts
 
@@ -150,7 +151,7 @@ def test_a_picture_is_repeated_to_the_byte_from_its_record(engine: Engine, count
     for picture in {0: pictures[0], count // 2: pictures[count // 2]}.values():
         again = engine.repeat(picture.record)
         assert again.record == picture.record
-        assert png_bytes(again.image, again.record) == png_bytes(picture.image, picture.record)
+        assert picture_bytes(again.image, again.record) == picture_bytes(picture.image, picture.record)
 
 
 def test_a_record_of_other_weights_is_not_repeated(engine: Engine) -> None:
@@ -165,10 +166,17 @@ def test_threads_are_as_before_after_a_repeat(engine: Engine) -> None:
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("what", "value"), [("decoder", "tiny"), ("backend", "openvino")])
-def test_what_does_not_exist_is_refused_with_what_does(tiny: Path, what: str, value: str) -> None:
-    with pytest.raises(RequestError, match=f"^{what} = '{value}': there is (full|auto and eager)$"):
-        Engine.load(str(tiny), **{what: value})
+@pytest.mark.parametrize(
+    ("what", "value", "said"),
+    [
+        ("decoder", "none", "^decoder = 'none': there is full and tiny$"),
+        ("decoder", "tiny", "^decoder = 'tiny': tiny has no reduced decoder; leave --decoder at full$"),
+        ("backend", "cray", "^backend = 'cray': there is auto, onnxruntime and eager$"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(tiny: Path, what: str, value: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        Engine.load(str(tiny), **{"backend": "eager", what: value})
 
 
 def test_three_lines(tiny: Path, tmp_path: Path) -> None:

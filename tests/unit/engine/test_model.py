@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import UNET, open_model
 from fewstep.engine.request import Request
-from fewstep.models.bundle import WeightsError
+from fewstep.models.weights import WeightsError
 from fewstep.stamp import Stamp, StepMismatch, file_hash
 from fewstep.zoo.registry import ModelError, embedded, find, names, peek, students
 

@@ -13,10 +13,24 @@ from fewstep.engine.preview import half_blocks
 from fewstep.engine.request import RequestError
 
 
-def test_a_png_name_is_a_file_and_anything_else_a_folder(tmp_path: Path) -> None:
-    assert open_output(tmp_path / "new" / "a.PNG", 1).file == "a.PNG"
-    assert open_output(tmp_path / "v1.0", 3).file is None
+@pytest.mark.parametrize(("name", "kind"), [("a.PNG", "png"), ("a.webp", "webp"), ("a.jpg", "jpeg"), ("a.JPEG", "jpeg")])
+def test_a_pictures_name_is_a_file_and_says_its_format(tmp_path: Path, name: str, kind: str) -> None:
+    for asked in (None, kind):
+        output = open_output(tmp_path / "new" / name, 1, asked)
+        assert (output.folder, output.file, output.format) == (tmp_path / "new", name, kind)
+
+
+@pytest.mark.parametrize("kind", [None, "png", "webp", "jpeg"])
+def test_anything_else_is_a_folder_for_one_format(tmp_path: Path, kind: str | None) -> None:
+    for place in (None, tmp_path, tmp_path / "v1.0"):
+        output = open_output(place, 3, kind)
+        assert (output.folder, output.file, output.format) == (place or Path(), None, kind or "png")
     assert (tmp_path / "v1.0").is_dir()
+
+
+def test_a_folder_may_be_called_like_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.webp").mkdir()
+    assert open_output(tmp_path / "a.webp", 2, "jpeg").format == "jpeg"
 
 
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -29,9 +43,18 @@ def test_several_pictures_do_not_fit_one_file(tmp_path: Path) -> None:
         open_output(tmp_path / "a.png", 2)
 
 
-def test_other_formats_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"ends in \.png"):
-        open_output(tmp_path / "a.jpg", 1)
+@pytest.mark.parametrize("name", ["a.gif", "a.TIFF", "a.avif"])
+def test_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"ends in \.png, \.webp or \.jpg, or a folder$"):
+        open_output(tmp_path / name, 1)
+    with pytest.raises(RequestError, match=r"--format gif: there is png, webp and jpeg$"):
+        open_output(tmp_path, 1, "gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_and_a_format_that_differ_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"a\.png and --format webp do not go together"):
+        open_output(tmp_path / "a.png", 1, "webp")
 
 
 @pytest.mark.parametrize("name", ["file/x.png", "file/deeper/x.png", "file/folder"])
@@ -51,9 +74,10 @@ def test_names_from_prompts_are_plain(prompt: str, name: str) -> None:
 
 def test_names_never_meet(tmp_path: Path) -> None:
     for expected in ("a.png", "a-2.png", "a-3.png"):
-        path = free_name(tmp_path, "a")
+        path = free_name(tmp_path, "a", ".png")
         assert path.name == expected
         path.touch()
+    assert free_name(tmp_path, "a", ".webp").name == "a.webp"
 
 
 def test_half_blocks_show_two_pixels_a_character() -> None:

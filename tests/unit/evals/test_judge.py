@@ -8,7 +8,8 @@ import torch
 from tests.unit.evals.synthetic import DIALS, SUBJECTS, WORLD
 
 from fewstep.evals.judge import Judge, judge_batch, judge_losses, judge_world, load_judge, look, save_judge, to_input
-from fewstep.models.bundle import WeightsError, save_weights
+from fewstep.models.bundle import save_weights
+from fewstep.models.weights import WeightsError
 
 NAMES = [subject.name for subject in SUBJECTS]
 FOUR = replace(WORLD, subjects=SUBJECTS[:4])

@@ -9,7 +9,7 @@ from tests.unit.evals.synthetic import SUBJECTS
 
 from fewstep.evals import run as room
 from fewstep.evals.judge import Judge, save_judge
-from fewstep.models.bundle import WeightsError
+from fewstep.models.weights import WeightsError
 
 
 @pytest.fixture

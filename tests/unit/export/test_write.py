@@ -16,7 +16,8 @@ from tests.tiny import tiny_bundle
 from fewstep.engine.request import RequestError
 from fewstep.export import write
 from fewstep.export.card import card
-from fewstep.models.bundle import WEIGHTS, read_stamp, read_weights, save_weights
+from fewstep.models.bundle import WEIGHTS, read_stamp, save_weights
+from fewstep.models.weights import read_weights
 from fewstep.stamp import Stamp, StepMismatch, file_hash
 
 LORA = {
@@ -152,8 +153,8 @@ def test_refuses_what_diffusers_cannot_sample(mixed: Path, tmp_path: Path) -> No
 def test_refuses_steps_and_formats_that_are_not_there(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="3 steps were asked for"):
         write(tiny, 3, "diffusers", tmp_path / "out")
-    with pytest.raises(RequestError, match="diffusers and lora"):
-        write(tiny, 4, "onnx", tmp_path / "out")
+    with pytest.raises(RequestError, match="diffusers, lora, onnx and graphs"):
+        write(tiny, 4, "gguf", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["lora.safetensors", "folder"])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tests.tiny import SHAPE
 
-from fewstep.models.bundle import WeightsError, build_unet, save_weights
+from fewstep.models.bundle import build_unet, save_weights
 from fewstep.models.lora import PREFIX, adapters, add_lora, extract_lora, fuse_lora, merge_lora, set_adapters, targets
+from fewstep.models.weights import WeightsError
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,133 @@
+"""Distilling the decoder: a reduced one learns to make the pictures that the full one makes, as one restartable run.
+
+DIR/latents/                       scenes, rendered and encoded once, as a teacher's or a student's run has them
+DIR/decoded/                       the full decoder's pictures of some of them
+DIR/weights/decoder.safetensors    when it is trained
+DIR/decoder_tiny/                  the reduced decoder as it belongs into the model's folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
+
+from fewstep.distill import dist
+from fewstep.distill.autoencoder import edge_loss
+from fewstep.distill.decoded import Crops, Decoded
+from fewstep.distill.ema import Ema
+from fewstep.distill.latents import Latents, cache_key
+from fewstep.distill.pretrain import complete, dtype
+from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
+from fewstep.distill.schedules import cosine
+from fewstep.distill.state import Run
+from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.workers import spare
+from fewstep.distill.world import DataRecipe, open_world
+from fewstep.models.bundle import WEIGHTS, load_bundle
+from fewstep.models.tiny_decoder import FOLDER, TinyConfig, TinyDecoder, build_tiny, save_tiny
+from fewstep.stamp import file_hash
+from fewstep.zoo.registry import find
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """What the reduced decoder looks like and how it is trained."""
+
+    channels: tuple[int, ...] = (64, 64, 64)
+    blocks: tuple[int, ...] = (1, 2, 2)
+    pictures: int = 1536  # latents that the full decoder is run on, a third of a second each on one core
+    updates: int = 6000
+    batch_size: int = 4  # crops an update
+    crop: int = 12  # latents a side of a crop; as many as there are, where a picture has fewer
+    margin: int = 2  # latents along a crop's border that do not count, unless it is the picture's border
+    noise: float = 0.15  # most noise on latents, of each channel's deviation: a few-step student's do not lie exactly where the encoder puts them
+    edges: float = 1.0  # weight of the edge loss beside L1
+    learning_rate: float = 1e-3
+    ema: float = 0.998
+
+    def __post_init__(self) -> None:
+        if self.crop <= 2 * self.margin or self.margin < 0:
+            raise ValueError(f"crop = {self.crop}, margin = {self.margin}: nothing would be left inside the margin")
+        if min(self.pictures, self.updates, self.batch_size) < 1:
+            raise ValueError("pictures, updates and batch_size are 1 or more")
+        if min(self.noise, self.edges) < 0:
+            raise ValueError("noise and edges are 0 or more")
+
+
+@dataclass(frozen=True)
+class DecoderPlan:
+    """A recipe for ``fewstep distill`` that makes a reduced decoder."""
+
+    trains: Literal["decoder"] = "decoder"
+    model: str = "emoji"  # whose decoder it learns from
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+
+
+def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
+    """Carry out the recipe at ``path`` in the run ``folder`` and return the reduced decoder's own folder. Goes on where it was stopped.
+
+    Raises RecipeError, WeightsError or ModelError on what cannot be used, NonFinite if training diverges.
+    """
+    dist.start()
+    plan = read_recipe(path, DecoderPlan, settings)
+    run = Run(folder, recipe_hash(plan))
+    if (folder / FOLDER / WEIGHTS).is_file():
+        return folder / FOLDER
+    model, precision = find(plan.model), dtype(plan.precision)
+    bundle = load_bundle(model, dist.device())
+    vae, recipe = bundle.vae, plan.decoder
+    vae.set_attn_processor(AttnProcessor())
+    vae.to(memory_format=torch.channels_last)
+    try:
+        config = TinyConfig(int(vae.config.latent_channels), bundle.factor, recipe.channels, recipe.blocks)
+    except ValueError as error:
+        raise RecipeError(f"{path}: decoder: {error}") from None
+    key = cache_key(plan.data, vae, precision)
+    latents = Latents(folder / "latents", open_world(plan.data), vae, plan.data.pictures, key, precision)
+    decoded = Decoded(folder / "decoded", latents, vae, recipe.pictures, key, precision)
+    torch.manual_seed(plan.seed)
+    decoder = build_tiny(config).to(dist.device())
+    complete(run, decoder_phase(decoder, decoded, recipe, precision), "decoder")
+    if dist.rank() == 0:
+        save_tiny(decoder, folder, file_hash(model / "vae" / WEIGHTS))
+    dist.wait()
+    return folder / FOLDER
+
+
+def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe, precision: torch.dtype) -> Phase:
+    """L1 and edges between the two decoders' pictures, E|d(z + σ·n) - D(z)|. The answer is a function of the latents, so a plain distance
+    does not blur it. The judge's features take no part: it is to measure this decoder, and one that was trained to please it could not be trusted.
+    """
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+
+    def losses(turn: str, crops: Crops) -> Losses:
+        device = next(decoder.parameters()).device
+        output = decoder(crops.latents.to(device)).float()[..., crops.rows, crops.columns]
+        pictures = crops.pictures.to(device)
+        l1, edges = F.l1_loss(output, pictures), edge_loss(output, pictures)
+        psnr = -10 * (F.mse_loss(output, pictures) / 4).clamp(min=1e-10).log10()  # dB; values span 2
+        return {"loss": l1 + recipe.edges * edges, "l1": l1, "edges": edges, "psnr": psnr}
+
+    return Phase(
+        name="decoder/imitate",
+        updates=recipe.updates,
+        batch_size=recipe.batch_size,
+        models={"decoder": decoder},
+        optimizers={"student": optimizer},
+        batch=lambda indices: decoded.batch(indices, recipe.batch_size, recipe.crop, recipe.margin, recipe.noise),
+        losses=losses,
+        learning_rate=lambda update: cosine(update, recipe.updates, warmup=100),
+        averages={"decoder": Ema(decoder, recipe.ema)},
+        clip=1.0,
+        precision=precision,
+        workers=spare(),
+    )

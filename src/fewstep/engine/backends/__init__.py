@@ -1,0 +1,74 @@
+"""Backends: who carries out the three stages, text, denoise and decode. The engine knows none of them by more than this interface."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+from fewstep.engine.device import best_device
+from fewstep.engine.model import Model, check_choice
+from fewstep.engine.request import BACKENDS
+from fewstep.models.weights import WeightsError
+
+ORDER = {"cpu": ("onnxruntime", "eager")}  # fastest first, as measured (docs/performance.md); accelerators have torch alone
+log = logging.getLogger("fewstep")
+
+
+class BackendError(RuntimeError):
+    """A backend that cannot be used here for this model; the message says why and what to do."""
+
+
+class Backend(Protocol):
+    """One model on one device. Arrays are the backend's own (NumPy's or torch's), float32, and the sampler computes with either."""
+
+    name: str
+    device: str
+    threads: int  # processor threads that it computes with
+
+    def prepare(self, steps: int, decoder: str) -> None:
+        """Load what these step count and decoder need, if it is not loaded yet."""
+
+    def encode(self, prompt: str) -> Any:
+        """One prompt, encoded: an object that :meth:`denoiser` takes. An empty prompt is the null prompt."""
+
+    def array(self, values: np.ndarray) -> Any:
+        """``values`` where the backend computes."""
+
+    def denoiser(self, steps: int, prompts: Sequence[Any], width: int, height: int, guidance_scale: float) -> Callable[[Any, int], Any]:
+        """``denoise(x, t)`` with the weights for ``steps`` steps, for latents [B, C, H/f, W/f] and B prompts; pictures are so many pixels large."""
+
+    def decode(self, latents: Any, decoder: str) -> np.ndarray:
+        """Pictures of unit-variance ``latents``: uint8 [B, H, W, 3]."""
+
+    def wait(self) -> None:
+        """Return when the device has done all that it was given."""
+
+
+def open_backend(model: Model, name: str = "auto", device: str | None = None, threads: int | None = None) -> Backend:
+    """The backend ``name`` for ``model``; "auto" is the first that works in the order of their measured speed, and says so if it is not the fastest.
+
+    ``device`` is the first there is of cuda, mps and cpu unless given. Raises BackendError if ``name`` cannot be used here or none can,
+    WeightsError on weights that no backend could use.
+    """
+    check_choice("backend", name, BACKENDS)
+    where = device or (best_device() if name in ("auto", "eager") else "cpu")
+    order = ORDER.get(where, ("eager",)) if name == "auto" else (name,)
+    failed: list[str] = []
+    for kind in order:
+        try:
+            backend: Backend = import_module(f"fewstep.engine.backends.{kind.replace('onnxruntime', 'ort')}").open(model, where, threads)
+        except WeightsError:
+            raise
+        except (BackendError, ImportError, MemoryError, RuntimeError) as error:
+            if len(order) == 1 and isinstance(error, ImportError):
+                raise  # whoever shows it knows which extra brings what is missing
+            failed.append(f"{kind}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+            continue
+        for reason in failed:
+            log.warning("fewstep: the faster backend cannot be used here (%s); going on with %s", reason, kind)
+        return backend
+    raise BackendError(f"{model.limits.name} cannot be run here with backend {name!r} ({'; '.join(failed)})")

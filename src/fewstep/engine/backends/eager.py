@@ -1,0 +1,88 @@
+"""PyTorch as it comes, network by network: the reference that every other backend is compared to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.engine.decode import decode
+from fewstep.engine.model import UNET, Model
+from fewstep.models.bundle import load_bundle
+from fewstep.models.guidance import denoiser
+from fewstep.models.prompt import Prompt, cat, encode, time_ids
+from fewstep.models.students import read_student
+from fewstep.models.tiny_decoder import load_tiny
+
+
+def open(model: Model, device: str = "cpu", threads: int | None = None) -> Eager:  # noqa: A001 - every backend has one
+    """The backend for ``model`` on ``device``. Raises WeightsError on a model that cannot be used."""
+    return Eager(model, device, threads)
+
+
+class Eager:
+    """A backend (see fewstep.engine.backends.Backend) whose arrays are torch's. Students are loaded when they are first asked for."""
+
+    name = "eager"
+
+    def __init__(self, model: Model, device: str, threads: int | None) -> None:
+        self.model, self.device = model, device
+        self.threads = threads or torch.get_num_threads()
+        self.bundle = load_bundle(model.folder, device)
+        self._unets: dict[int, Any] = {}
+        self._decoders: dict[str, Any] = {"full": self._quick(self.bundle.vae)}
+
+    def prepare(self, steps: int, decoder: str) -> None:
+        """Load the student for these steps and, if it is asked for, the reduced decoder."""
+        _ = self._unet(steps), self._decoder(decoder)
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> Prompt:
+        """One prompt, encoded; an empty one is zeros."""
+        self._ours()
+        return encode(self.bundle, [prompt])
+
+    def array(self, values: np.ndarray) -> Tensor:
+        """``values`` on the device."""
+        return torch.from_numpy(values).to(self.device)
+
+    def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Tensor, int], Tensor]:
+        """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what a guidance scale does."""
+        self._ours()
+        ids = time_ids(len(prompts), width, height, self.device)
+        return torch.inference_mode()(denoiser(self._unet(steps), cat(*prompts), ids, guidance_scale))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, decoder: str) -> np.ndarray:
+        """Pictures of unit-variance ``latents``."""
+        return decode(self.bundle.vae, latents, self._decoder(decoder))
+
+    def wait(self) -> None:
+        """Return when the device has done all that it was given."""
+        {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(self.device.split(":")[0], lambda: None)()
+
+    def _ours(self) -> None:
+        """Threads are torch's, one number for the process: another engine may have changed it."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
+    def _unet(self, steps: int) -> Any:
+        """The UNet for ``steps`` steps; a teacher's is the same for every number of steps."""
+        path = self.model.students.get(steps)
+        if path is None or path == self.model.folder / UNET:
+            return self._quick(self.bundle.unet)
+        if steps not in self._unets:
+            self._unets[steps] = self._quick(read_student(self.bundle, path)[0])
+        return self._unets[steps]
+
+    def _decoder(self, decoder: str) -> Any:
+        if decoder not in self._decoders:
+            self._decoders[decoder] = self._quick(load_tiny(self.model.folder, self.device))
+        return self._decoders[decoder]
+
+    def _quick(self, network: Any) -> Any:
+        """On a CPU convolutions run faster with channels last, with the same results."""
+        return network.to(memory_format=torch.channels_last) if self.device == "cpu" else network

@@ -1,0 +1,180 @@
+"""ONNX Runtime on a CPU, and no torch: graphs that lie beside the weights, with the weights bound to them by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from fewstep.engine.backends import BackendError
+from fewstep.engine.decode import to_bytes, unscaled
+from fewstep.engine.device import cores
+from fewstep.engine.model import UNET, Model
+from fewstep.models.clip_tokens import ClipTokens
+from fewstep.models.weights import WeightsError, check_fit, low_rank_changes, read_weights
+from fewstep.stamp import file_hash
+from fewstep.zoo.registry import metadata, peek
+
+Array = NDArray[np.float32]
+WEIGHTS = UNET.name
+GRAPHS = "graphs"
+INDEX = Path(GRAPHS) / "weights.json"  # {graph: {name of a weight: its shape}}
+DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
+
+
+def open(model: Model, device: str = "cpu", threads: int | None = None) -> OnnxRuntime:  # noqa: A001 - every backend has one
+    """The backend for ``model``. Raises BackendError if the model has no graphs or ``device`` is no CPU, ValueError on a damaged tokenizer."""
+    if device != "cpu":
+        raise BackendError(f"the onnxruntime backend computes on a CPU, not on {device}: use --backend eager")
+    if not (model.folder / INDEX).is_file():
+        raise BackendError(f"{model.folder} has no {INDEX}: make its graphs with fewstep export {model.folder} --to graphs --out {GRAPHS}")
+    return OnnxRuntime(model, threads or cores())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One encoded prompt."""
+
+    embeds: Array  # [1, L, C]
+    pooled: Array  # [1, P]
+
+
+class OnnxRuntime:
+    """A backend (see fewstep.engine.backends.Backend) whose arrays are NumPy's. Sessions are made when they are first needed."""
+
+    name = "onnxruntime"
+    device = "cpu"
+
+    def __init__(self, model: Model, threads: int) -> None:
+        self.model, self.threads = model, threads
+        self._vae: dict[str, Any] = json.loads((model.folder / "vae" / "config.json").read_text(encoding="utf8"))
+        self._shapes: dict[str, dict[str, list[int]]] = json.loads((model.folder / INDEX).read_text(encoding="utf8"))
+        self._unets: dict[Path, Any] = {}
+        self._decoders: dict[str, Any] = {}
+
+    @cached_property
+    def _tokens(self) -> tuple[ClipTokens, ClipTokens]:
+        try:
+            return ClipTokens.open(self.model.folder / "tokenizer"), ClipTokens.open(self.model.folder / "tokenizer_2")
+        except ValueError as error:
+            raise WeightsError(str(error)) from None
+
+    @cached_property
+    def _text(self) -> Any:
+        files = {part: self.model.folder / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2")}
+        tensors = {part: read_weights(path, "numpy") for part, path in files.items()}
+        own = {f"{part}.{key}".replace(".text_model.", "."): value for part, values in tensors.items() for key, value in values.items()}
+        # files and networks differ, by version, in whether they say text_model. before a name
+        named = {name: own[bare] for name in self._shapes["text"] if (bare := name.replace(".text_model.", ".")) in own}
+        return self._session("text", named, files["text_encoder"])
+
+    def prepare(self, steps: int, decoder: str) -> None:
+        """Make the sessions that these step count and decoder need."""
+        _ = self._tokens, self._text, self._unet(steps), self._decoder(decoder)
+
+    def encode(self, prompt: str) -> Prompt:
+        """One prompt, encoded; an empty one is zeros."""
+        tokens, tokens_2 = (tokenizer.tokens([prompt]) for tokenizer in self._tokens)
+        encoded = Prompt(*self._text.run(None, {"tokens": tokens, "tokens_2": tokens_2}))
+        return encoded if prompt.strip() else _null(encoded)
+
+    def array(self, values: np.ndarray) -> Array:
+        """``values`` as float32."""
+        return np.asarray(values, np.float32)
+
+    def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Array, int], Array]:
+        """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what a guidance scale does."""
+        session, guided = self._unet(steps), guidance_scale > 1
+        shown = [*map(_null, prompts), *prompts] if guided else prompts
+        fixed = {
+            "prompt_embeds": np.concatenate([prompt.embeds for prompt in shown]),
+            "pooled": np.concatenate([prompt.pooled for prompt in shown]),
+            "ids": np.array([[height, width, 0, 0, height, width]] * len(shown), np.float32),
+        }
+
+        def denoise(x: Array, t: int) -> Array:
+            sample = np.concatenate([x, x]) if guided else x
+            output: Array = session.run(None, {"sample": sample.astype(np.float32), "timestep": np.full(len(sample), t), **fixed})[0]
+            if not guided:
+                return output
+            null, real = np.split(output, 2)
+            return null + np.float32(guidance_scale) * (real - null)
+
+        return denoise
+
+    def decode(self, latents: Array, decoder: str) -> np.ndarray:
+        """Pictures of unit-variance ``latents``, one by one, which keeps the activations in the processor's cache."""
+        session = self._decoder(decoder)
+        raw = unscaled(self._vae, latents).astype(np.float32)
+        return to_bytes(np.concatenate([session.run(None, {"latents": raw[row : row + 1]})[0] for row in range(len(raw))]))
+
+    def wait(self) -> None:
+        """Nothing: a call returns when it is done."""
+
+    def _unet(self, steps: int) -> Any:
+        path = self.model.students.get(steps, self.model.folder / UNET)
+        if path not in self._unets:
+            self._unets[path] = self._session("unet", {f"unet.{key}": value for key, value in self._unet_weights(path).items()}, path)
+        return self._unets[path]
+
+    def _unet_weights(self, path: Path) -> dict[str, np.ndarray]:
+        """A whole UNet's tensors, or the model's own with a LoRA added, rounded as an exported file holds them."""
+        stamp, base = peek(path), self.model.folder / UNET
+        if stamp is None or stamp.kind != "lora":
+            return read_weights(path, "numpy")
+        if stamp.base and stamp.base != file_hash(base):
+            raise WeightsError(f"{path} is a LoRA for the weights {stamp.base}, and these are {file_hash(base)}: give the model it was made for")
+        weights = read_weights(base, "numpy")
+        changes = low_rank_changes(path, read_weights(path, "numpy"), {key: value.shape for key, value in weights.items()})
+        return {key: (value.astype(np.float32) + changes[key]).astype(np.float16) if key in changes else value for key, value in weights.items()}
+
+    def _decoder(self, decoder: str) -> Any:
+        if decoder not in self._decoders:
+            graph = DECODERS[decoder]
+            part = "vae" if decoder == "full" else graph
+            path = self.model.folder / part / WEIGHTS
+            if decoder == "tiny":
+                check_decoder(self.model.folder)
+            self._decoders[decoder] = self._session(graph, {f"{part}.{key}": value for key, value in read_weights(path, "numpy").items()}, path)
+        return self._decoders[decoder]
+
+    def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path) -> Any:
+        """A session of one of the model's graphs with ``weights``, which were read from ``path``, bound to it as float32."""
+        content = (self.model.folder / GRAPHS / f"{graph}.onnx").read_bytes()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
+        options.log_severity_level = 3
+        shapes = {name: tuple(shape) for name, shape in self._shapes[graph].items()}
+        weights = {name: value for name, value in weights.items() if name in shapes}
+        check_fit(path, weights, shapes)
+        bound = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value, np.float32)) for value in weights.values()]
+        options.add_external_initializers(list(weights), bound)
+        try:
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BackendError(f"onnxruntime cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
+
+
+def check_decoder(folder: Path) -> None:
+    """Raises WeightsError unless the model in ``folder`` has a reduced decoder that was made for its autoencoder."""
+    own = folder / "decoder_tiny" / WEIGHTS
+    if not own.is_file():
+        raise WeightsError(f"{folder} has no reduced decoder ({own.parent.name}): use the full one")
+    try:
+        made_for = str(json.loads(metadata(own)["fewstep-decoder"])["vae"])
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(f"{own}: it does not say which autoencoder it was made for: fetch it again") from None
+    if made_for != file_hash(folder / "vae" / WEIGHTS):
+        raise WeightsError(f"{own}: this decoder was made for another autoencoder: use the full one, or distil it anew")
+
+
+def _null(prompt: Prompt) -> Prompt:
+    return Prompt(np.zeros_like(prompt.embeds), np.zeros_like(prompt.pooled))

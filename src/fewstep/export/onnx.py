@@ -1,0 +1,103 @@
+"""A student as ONNX files that any runtime opens, checked against torch before they are given out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from fewstep.engine.decode import decode, to_bytes, unscaled
+from fewstep.export.diffusers import opened
+from fewstep.models.bundle import Bundle
+from fewstep.models.graphs import trace, with_weights, write_graphs
+from fewstep.models.guidance import denoiser
+from fewstep.models.prompt import encode, time_ids
+from fewstep.sampler import sample
+from fewstep.schedule import pairs
+from fewstep.stamp import Stamp
+
+GRAPHS = ("text", "unet", "decoder")
+BOUND = 2  # of 255, between a picture of the files and torch's
+PROMPT, SEED = "a red apple on a blue background", 0
+
+
+def write_onnx(folder: Path, steps: int, out: Path) -> Path:
+    """Write text.onnx, unet.onnx and decoder.onnx with the weights of the student for ``steps`` inside, in float32, to the folder ``out``.
+
+    Beside them lie the two tokenizers and model.json, which says how to sample, how large each file is and how far a picture made with
+    the files was from torch's. Raises RequestError or StepMismatch on a step count that is not there, WeightsError on weights that cannot
+    be used, ArithmeticError if that distance is over 2/255; then nothing is written.
+    """
+    bundle, stamp = opened(folder, steps)
+    tensors = {f"{part}.{key}": value for part, network in bundle.models.items() for key, value in network.state_dict().items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        written = Path(temporary) / out.name
+        written.mkdir()
+        for name in GRAPHS:
+            onnx.save(with_weights(_graph(bundle, folder, name), tensors), str(written / f"{name}.onnx"))
+        for name in ("tokenizer", "tokenizer_2"):
+            copytree(folder / name, written / name)
+        difference = distance(bundle, stamp, written)
+        if difference > BOUND:
+            raise ArithmeticError(
+                f"a picture of the exported files differs from torch's by {difference}/255, more than {BOUND}/255: this is a fault of fewstep"
+            )
+        record = {
+            **{key: value for key, value in asdict(stamp).items() if key in ("steps", "prediction_type", "timesteps", "start_scale", "guidance_scale")},
+            "scaling_factor": float(bundle.vae.config.scaling_factor),
+            "bytes": {f"{name}.onnx": (written / f"{name}.onnx").stat().st_size for name in GRAPHS},
+            "largest_difference_of_255": difference,
+        }
+        (written / "model.json").write_text(json.dumps(record, indent=1))
+        written.replace(out)
+    return out
+
+
+def write_weightless(folder: Path, steps: int, out: Path) -> Path:
+    """Write the model's graphs without weights to the folder ``out``: in a model's own folder, as ``graphs``, fewstep's engine runs on them."""
+    return write_graphs(opened(folder, steps)[0], out)
+
+
+def _graph(bundle: Bundle, folder: Path, name: str) -> Any:
+    """The graph that lies beside the weights, or a new one, which takes a minute."""
+    there = folder / "graphs" / f"{name}.onnx"
+    return onnx.load(str(there), load_external_data=False) if there.is_file() else trace(bundle, name)
+
+
+@torch.inference_mode()
+def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
+    """The largest difference, of 255, between a picture made with the ONNX files in ``folder`` and with torch, from the same noise."""
+    sessions = {name: onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]) for name in GRAPHS}
+    side = int(bundle.unet.config.sample_size)
+    noise = torch.randn((1, bundle.unet.config.in_channels, side, side), generator=torch.Generator("cpu").manual_seed(SEED))
+    ids = time_ids(1, side * bundle.factor, side * bundle.factor)
+    walk: dict[str, Any] = {"prediction_type": stamp.prediction_type, "start_scale": stamp.start_scale}
+    *_, ours = sample(denoiser(bundle.unet, encode(bundle, [PROMPT]), ids, stamp.guidance_scale), noise, pairs(stamp.timesteps), **walk)
+    expected = decode(bundle.vae, ours.latents)
+
+    tokens = [
+        t([PROMPT], padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="np").input_ids.astype(np.int64)
+        for t in (bundle.tokenizer, bundle.tokenizer_2)
+    ]
+    embeds, pooled = sessions["text"].run(None, {"tokens": tokens[0], "tokens_2": tokens[1]})
+    null = {"prompt_embeds": np.zeros_like(embeds), "pooled": np.zeros_like(pooled)}
+
+    def answer(x: Any, t: int, conditions: dict[str, Any]) -> Any:
+        return sessions["unet"].run(None, {"sample": x.astype(np.float32), "timestep": np.full(1, t), "ids": ids.numpy(), **conditions})[0]
+
+    def denoise(x: Any, t: int) -> Any:
+        real = answer(x, t, {"prompt_embeds": embeds, "pooled": pooled})
+        return answer(x, t, null) * (1 - stamp.guidance_scale) + stamp.guidance_scale * real if stamp.guidance_scale > 1 else real
+
+    *_, theirs = sample(denoise, noise.numpy(), pairs(stamp.timesteps), **walk)
+    pixels = sessions["decoder"].run(None, {"latents": unscaled(bundle.vae.config, theirs.latents).astype(np.float32)})[0]
+    return int(np.abs(to_bytes(pixels).astype(int) - expected.astype(int)).max())

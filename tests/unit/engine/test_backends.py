@@ -1,0 +1,198 @@
+"""Backends make the same picture, whoever computes; and the plain install makes it without torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewstep.engine import backends
+from fewstep.engine.backends import BackendError, open_backend, ort
+from fewstep.engine.device import cores, quota
+from fewstep.engine.engine import Engine
+from fewstep.engine.model import open_model
+from fewstep.engine.request import ASPECTS, Picture, Request
+from fewstep.models.bundle import save_weights
+from fewstep.models.weights import WeightsError
+from fewstep.zoo.registry import embedded
+
+BOUND = 2  # of 255
+EMOJI = embedded("emoji")
+pytestmark = pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout")
+
+
+@pytest.fixture(scope="module")
+def engines() -> tuple[Engine, Engine]:
+    return Engine.load("emoji", backend="onnxruntime"), Engine.load("emoji", backend="eager")
+
+
+def difference(one: Picture, other: Picture) -> int:
+    return int(np.abs(np.asarray(one.image, dtype=int) - np.asarray(other.image, dtype=int)).max())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [*(Request("a ghost on a purple background", 3, steps) for steps in (1, 2, 4, 8, 16)), *(Request("", 4, 1, aspect=aspect) for aspect in ASPECTS)],
+    ids=lambda request: f"{request.steps} steps {request.aspect or 'native'}",
+)
+def test_onnxruntime_makes_the_picture_of_eager_torch(engines: tuple[Engine, Engine], request_: Request) -> None:
+    quick, reference = (engine.generate(request_) for engine in engines)
+    assert (quick.record.backend, reference.record.backend) == ("onnxruntime", "eager")
+    assert difference(quick, reference) <= BOUND
+    assert np.asarray(reference.image).std() > 5, "a flat picture would hide any difference"
+
+
+def test_alone_and_in_a_batch_are_the_same(engines: tuple[Engine, Engine]) -> None:
+    requests = [Request(f"a {subject} on a blue background", seed, 2, 128, 128) for seed, subject in enumerate(["pizza", "ghost", "", "cat face"])]
+    together = list(engines[0].generate_many(requests))
+    assert {picture.record.batch for picture in together} == {4}
+    assert max(difference(picture, engines[0].generate(request)) for picture, request in zip(together, requests, strict=True)) <= BOUND
+
+
+def test_a_record_is_repeated_by_the_backend_that_made_it(engines: tuple[Engine, Engine]) -> None:
+    quick, reference = engines
+    made = reference.generate(Request("a ghost", 5, 1, 128, 128))
+    again = quick.repeat(made.record)
+    assert again.record == made.record
+    assert difference(made, again) == 0
+
+
+def test_threads_that_are_asked_for_are_used_and_said() -> None:
+    engine = Engine.load("emoji", backend="onnxruntime", threads=2)
+    assert engine.generate(Request("a ghost", 5, 1, 64, 64)).record.threads == 2
+
+
+def test_the_plain_install_generates_without_torch(tmp_path: Path) -> None:
+    """As on a machine where none of these is installed: importing them fails, and nothing asks."""
+    program = f"""
+import sys
+for name in ("torch", "diffusers", "transformers", "accelerate", "peft", "onnx", "onnxscript"):
+    sys.modules[name] = None
+from fewstep.cli import main
+main(["generate", "a red apple on a blue background", "--seed", "7", "--steps", "1", "--out", {str(tmp_path / "apple.png")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "apple.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("verb", "extra"), [(["evaluate", "emoji"], "sdxl"), (["generate", "x", "--backend", "eager"], "sdxl")])
+def test_what_needs_torch_says_which_extra_brings_it(verb: list[str], extra: str) -> None:
+    program = f"""
+import sys
+for name in ("torch", "diffusers", "transformers"):
+    sys.modules[name] = None
+from fewstep.cli import main
+main({verb!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2, done.stderr
+    assert f"pip install 'fewstep[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_without_graphs_falls_back_with_one_line_and_is_refused_when_forced(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = open_model(str(tiny))
+    with caplog.at_level(logging.WARNING, "fewstep"):
+        assert open_backend(model, "auto", "cpu").name == "eager"
+    (line,) = caplog.messages
+    assert "onnxruntime" in line
+    assert "going on with eager" in line
+    with pytest.raises(BackendError, match="fewstep export"):
+        open_backend(model, "onnxruntime")
+
+
+def test_out_of_memory_falls_back_too(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def greedy(*_: object) -> None:
+        raise MemoryError("not enough of it")
+
+    monkeypatch.setattr(ort, "open", greedy)
+    with caplog.at_level(logging.WARNING, "fewstep"):
+        assert open_backend(open_model("emoji"), "auto", "cpu").name == "eager"
+    assert "not enough of it" in caplog.text
+
+
+def test_the_fastest_comes_first_where_it_works() -> None:
+    assert open_backend(open_model("emoji"), "auto", "cpu").name == backends.ORDER["cpu"][0] == "onnxruntime"
+
+
+def test_onnxruntime_computes_on_a_cpu_alone() -> None:
+    with pytest.raises(BackendError, match="not on cuda"):
+        open_backend(open_model("emoji"), "onnxruntime", "cuda")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EMOJI, tmp_path / "emoji"))
+
+
+def test_weights_of_another_shape_are_named(copy: Path) -> None:
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["conv_in.weight"] = torch.zeros(7, 16, 3, 3)
+    (copy / "students" / "4-step-lora.safetensors").unlink()
+    save_weights(tensors, path, {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"'unet.conv_in.weight' has shape \[7, 16, 3, 3\], not \[48, 16, 3, 3\]"):
+        Engine.load(str(copy), backend="onnxruntime").generate(Request("x", steps=16))
+
+
+def test_a_lora_for_other_weights_is_refused(copy: Path) -> None:
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    save_weights(load_file(path), path, {"format": "pt", "changed": "yes"})
+    with pytest.raises(WeightsError, match="is a LoRA for the weights"):
+        Engine.load(str(copy), backend="onnxruntime").generate(Request("x", steps=4))
+
+
+def test_a_damaged_graph_is_a_sentence(copy: Path) -> None:
+    (copy / "graphs" / "unet.onnx").write_bytes(b"no graph")
+    with pytest.raises(BackendError, match=r"onnxruntime cannot use .* with graphs/unet.onnx"):
+        Engine.load(str(copy), backend="onnxruntime").generate(Request("x", steps=1))
+
+
+def test_a_damaged_tokenizer_is_a_sentence(copy: Path) -> None:
+    (copy / "tokenizer" / "vocab.json").unlink()
+    with pytest.raises(WeightsError, match=r"vocab.json"):
+        Engine.load(str(copy), backend="onnxruntime").generate(Request("x", steps=1))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_quota_is_read_in_both_versions(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert quota(tmp_path) == expected
+
+
+def test_threads_are_at_most_what_the_environment_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cores() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "nonsense")
+    assert cores() >= 1
+
+
+def test_the_graphs_know_every_weight_by_name_and_shape() -> None:
+    """What is bound by name must be there: a graph that lost a weight to folding would go on with the one it was exported with."""
+    shapes = json.loads((EMOJI / "graphs" / "weights.json").read_text())
+    own = {f"unet.{key}": list(value.shape) for key, value in load_file(EMOJI / "unet" / "diffusion_pytorch_model.safetensors").items()}
+    assert shapes["unet"] == own
+    vae = load_file(EMOJI / "vae" / "diffusion_pytorch_model.safetensors")
+    decoder = {f"vae.{key}": list(value.shape) for key, value in vae.items() if key.startswith(("decoder.", "post_quant_conv."))}
+    assert shapes["decoder"] == decoder
+    assert sum((EMOJI / "graphs" / name).stat().st_size for name in ("text.onnx", "unet.onnx", "decoder.onnx")) < 300_000, "weights inside"
