@@ -39,17 +39,17 @@ from fewstep.zoo.registry import find
 class DecoderRecipe:
     """What the reduced decoder looks like and how it is trained."""
 
-    channels: tuple[int, ...] = (64, 64, 64)
+    channels: tuple[int, ...] = (96, 64, 48)
     blocks: tuple[int, ...] = (1, 2, 2)
     pictures: int = 1536  # latents that the full decoder is run on, a third of a second each on one core
-    updates: int = 6000
+    updates: int = 10_000
     batch_size: int = 4  # crops an update
-    crop: int = 12  # latents a side of a crop; as many as there are, where a picture has fewer
-    margin: int = 2  # latents along a crop's border that do not count, unless it is the picture's border
+    crop: int = 8  # latents a side of a crop; as many as there are, where a picture has fewer
+    margin: int = 1  # latents along a crop's border that do not count, unless it is the picture's border
     noise: float = 0.15  # most noise on latents, of each channel's deviation: a few-step student's do not lie exactly where the encoder puts them
     edges: float = 1.0  # weight of the edge loss beside L1
-    learning_rate: float = 1e-3
-    ema: float = 0.998
+    learning_rate: float = 2e-3
+    ema: float = 0.999
 
     def __post_init__(self) -> None:
         if self.crop <= 2 * self.margin or self.margin < 0:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from fewstep import __version__
+from fewstep.engine.device import best_device, cores
 from fewstep.engine.request import listed
 from fewstep.zoo.registry import ModelError, entries
 
-PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy", "pillow")
+PACKAGES = ("onnxruntime", "tokenizers", "safetensors", "numpy", "pillow")
+EXTRAS = {"torch": "sdxl", "diffusers": "sdxl", "transformers": "sdxl", "peft": "sdxl", "accelerate": "sdxl", "onnx": "onnx", "onnxscript": "onnx"}
 
 
 def report() -> Iterator[tuple[str, str]]:
@@ -19,20 +21,16 @@ def report() -> Iterator[tuple[str, str]]:
     yield "fewstep", __version__
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in PACKAGES:
-        yield package, installed(package) or "not installed"
+        yield package, installed(package) or "not installed: install fewstep again"
+    for package, extra in EXTRAS.items():
+        yield package, installed(package) or f"not installed; the extra fewstep[{extra}] brings it"
     if found := installed("torchvision"):
         yield "torchvision", f"{found}: beside a CPU build of torch it breaks transformers and diffusers; uninstall it if imports fail"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        import torch
-
-        from fewstep.engine.device import best_device
-
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-        yield "device", f"{best_device()} {name}".strip()
-        yield "threads", f"{torch.get_num_threads()} on {cores} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+        yield "device", best_device()
     except (ImportError, RuntimeError, OSError) as error:
         yield "device", f"torch cannot be used: {error}"
+    yield "threads", f"{cores()} of {os.cpu_count()} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
     try:
         for entry in entries():
             what = f"{entry.megabytes:.1f} MB in {entry.folder}, students for {listed(entry.steps) if entry.steps else 'no'} steps"

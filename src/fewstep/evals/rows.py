@@ -6,41 +6,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from fewstep.data.emoji import Scene, World
 from fewstep.engine.decode import ENCODED, decode
+from fewstep.engine.engine import Engine
+from fewstep.engine.request import Request
 from fewstep.evals.prompts import Question
 from fewstep.evals.report import Row
 from fewstep.evals.table import RECONSTRUCTION, RENDERS, TEACHER
 from fewstep.models.bundle import Bundle, load_bundle
-from fewstep.models.guidance import denoiser
-from fewstep.models.prompt import encode, time_ids
-from fewstep.models.students import student
-from fewstep.sampler import sample
-from fewstep.schedule import pairs, trailing_timesteps
-from fewstep.stamp import Stamp
-from fewstep.zoo.registry import students
 
 
-def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32) -> dict[str, Row]:
-    """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher" and each student it has, by its steps, most first.
+def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32, backend: str = "auto") -> dict[str, Row]:
+    """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher", each student it has, by its steps, most first,
+    and "N tiny" for those again with the reduced decoder, where there is one.
 
     Pictures have the size that the model was trained at. Raises WeightsError or ModelError on a model or a student that cannot be read.
     """
-    bundle = load_bundle(folder, device)
-    side = int(bundle.unet.config.sample_size) * bundle.factor
-    teacher = replace(bundle.stamp, steps=teacher_steps, timesteps=tuple(trailing_timesteps(teacher_steps)))
+    bundle, engine = load_bundle(folder, device), Engine.load(str(folder), backend=backend, device=device)
+    side, students = engine.limits.native, sorted(engine.limits.students, reverse=True)
     rows: dict[str, Row] = {
         RENDERS: Renders(world, side),
         RECONSTRUCTION: Reconstructions(world, side, bundle),
-        TEACHER: Model(bundle, bundle.unet, teacher, side),
+        TEACHER: Model(engine, teacher_steps),
+        **{str(steps): Model(engine, steps) for steps in students},
     }
-    for steps in sorted(students(folder), reverse=True):
-        rows[str(steps)] = Model(bundle, *student(bundle, steps), side)
+    for decoder in engine.model.decoders()[1:]:
+        reduced = Engine(engine.model, engine.backend, decoder)
+        rows |= {f"{steps} {decoder}": Model(reduced, steps) for steps in students}
     return rows
 
 
@@ -85,33 +81,17 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class Model:
-    """A teacher or a student, sampled as its stamp says. One seed and one prompt give the same noise in every row."""
+    """A teacher or a student, as whoever generates with it gets it. One seed and one prompt give the same noise in every row."""
 
-    bundle: Bundle
-    unet: Any
-    stamp: Stamp
-    side: int  # pixels
+    engine: Engine
+    steps: int
 
-    @torch.inference_mode()
     def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> tuple[np.ndarray, float]:
-        """Sample and decode."""
-        began = time.perf_counter()
-        stamp = self.stamp
-        latents = self.side // self.bundle.factor
-        shape = (1, self.unet.config.in_channels, latents, latents)
-        noise = torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]).to(self.bundle.device)
-        ids = time_ids(len(seeds), self.side, self.side, self.bundle.device)
-        frames = sample(
-            denoiser(self.unet, encode(self.bundle, [question.text for question in questions]), ids, stamp.guidance_scale),
-            noise,
-            pairs(stamp.timesteps),
-            prediction_type=stamp.prediction_type,
-            start_scale=stamp.start_scale,
-            fresh=stamp.fresh,
-        )
-        finished = next(frame.latents for frame in frames if frame.step == stamp.steps)
-        pictures = decode(self.bundle.vae, finished)
-        return pictures, _milliseconds(began, len(pictures))
+        """Generate."""
+        requests = [Request(question.text, seed, self.steps) for question, seed in zip(questions, seeds, strict=True)]
+        pictures = list(self.engine.generate_many(requests))
+        spent = sum(sum(picture.timings.values()) for picture in pictures)
+        return np.stack([np.asarray(picture.image) for picture in pictures]), spent / len(pictures)
 
 
 def _milliseconds(began: float, count: int) -> float:

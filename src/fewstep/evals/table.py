@@ -100,5 +100,8 @@ STUDENT_SHARES = {"8": 0.95, "4": 0.95, "2": 0.90, "1": 0.80}  # of the teacher'
 
 
 def called(name: str) -> str:
-    """A row's name for people: "4" is "4 steps"."""
-    return f"{name} step{'s' * (name != '1')}" if name.isdigit() else name
+    """A row's name for people: "4" is "4 steps", "4 tiny" is "4 steps, tiny decoder"."""
+    steps, _, decoder = name.partition(" ")
+    if not steps.isdigit():
+        return name
+    return f"{steps} step{'s' * (steps != '1')}" + f", {decoder} decoder" * bool(decoder)

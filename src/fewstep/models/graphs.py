@@ -21,10 +21,12 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.models import tiny_decoder
 from fewstep.models.prompt import encode_tokens, time_ids
 
 if TYPE_CHECKING:
     from fewstep.models.bundle import Bundle
+    from fewstep.models.tiny_decoder import TinyDecoder
 
 INDEX = "weights.json"  # beside the graphs: {graph: {name of a weight: its shape}}
 MOST_PICTURES = 63  # in one batch: diffusers' UNet takes another path from 64 on
@@ -70,11 +72,25 @@ class Decoder(nn.Module):
         return pixels
 
 
+class Tiny(nn.Module):
+    """The reduced decoder, with the inputs and outputs of the full one."""
+
+    def __init__(self, decoder: TinyDecoder) -> None:
+        super().__init__()
+        self.decoder_tiny = decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Decode."""
+        pixels: Tensor = self.decoder_tiny(latents)
+        return pixels
+
+
 def write_graphs(bundle: Bundle, folder: Path) -> Path:
     """Write the graphs of ``bundle`` and weights.json, their weights' names and shapes, to ``folder``, each whole or not at all. Returns ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {}
-    for name in ("text", "unet", "decoder"):
+    reduced = bundle.folder is not None and (bundle.folder / tiny_decoder.FOLDER).is_dir()
+    for name in ("text", "unet", "decoder", *("decoder_tiny",) * reduced):
         model = trace(bundle, name)
         shapes[name] = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.external_data}
         _write(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
@@ -100,9 +116,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def trace(bundle: Bundle, name: str) -> Any:
-    """The onnx.ModelProto of one graph, "text", "unet" or "decoder", for any batch up to 63 and any size; weights outside.
+    """The onnx.ModelProto of one graph, "text", "unet", "decoder" or "decoder_tiny", for any batch up to 63 and any size; weights outside.
 
-    Needs the packages onnx and onnxscript.
+    Needs the packages onnx and onnxscript. Raises WeightsError if the bundle's folder has no reduced decoder and its graph is asked for.
     """
     latents, length = int(bundle.unet.config.in_channels), bundle.tokenizer.model_max_length
     tokens = torch.zeros(2, length, dtype=torch.long)
@@ -112,8 +128,9 @@ def trace(bundle: Bundle, name: str) -> Any:
     if name == "text":
         inputs = {"tokens": tokens, "tokens_2": tokens.clone()}  # one tensor twice would be traced as one input
         return _export(Text(bundle), inputs, ["prompt_embeds", "pooled"], {key: {0: batch} for key in inputs})
-    if name == "decoder":
-        return _export(Decoder(bundle), {"latents": x}, ["pixels"], {"latents": {0: batch, 2: free, 3: free}})
+    if name in ("decoder", "decoder_tiny"):
+        module: nn.Module = Decoder(bundle) if name == "decoder" else Tiny(tiny_decoder.load_tiny(bundle.folder or Path()))
+        return _export(module, {"latents": x}, ["pixels"], {"latents": {0: batch, 2: free, 3: free}})
     embeds = torch.zeros(2, length, int(bundle.unet.config.cross_attention_dim))
     pooled = torch.zeros(2, int(bundle.text_encoder_2.config.projection_dim))
     inputs = {"sample": x, "timestep": torch.tensor([999, 499]), "prompt_embeds": embeds, "pooled": pooled, "ids": time_ids(2, 64, 64)}

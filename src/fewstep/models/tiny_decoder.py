@@ -29,7 +29,7 @@ class TinyConfig:
 
     latent_channels: int
     factor: int  # pixels a side of one latent position
-    channels: tuple[int, ...] = (64, 64, 64)  # of each level; the first has the latents' side, each further one twice that of the one before
+    channels: tuple[int, ...] = (96, 64, 48)  # of each level; the first has the latents' side, each further one twice that of the one before
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks of each level
 
     def __post_init__(self) -> None:
