@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fewstep.engine.record import Record
 
 ASPECTS = {"16:9": (16, 9), "4:3": (4, 3), "1:1": (1, 1), "3:4": (3, 4), "9:16": (9, 16)}
-BACKENDS = ("auto", "onnxruntime", "eager")
+BACKENDS = ("auto", "onnxruntime", "compiled", "eager")
 DECODERS = ("full", "tiny")
 MOST_BATCH = 8  # pictures made at once
 SMALLEST = 64  # pixels a side

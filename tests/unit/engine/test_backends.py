@@ -196,3 +196,44 @@ def test_the_graphs_know_every_weight_by_name_and_shape() -> None:
     decoder = {f"vae.{key}": list(value.shape) for key, value in vae.items() if key.startswith(("decoder.", "post_quant_conv."))}
     assert shapes["decoder"] == decoder
     assert sum((EMOJI / "graphs" / name).stat().st_size for name in ("text.onnx", "unet.onnx", "decoder.onnx")) < 300_000, "weights inside"
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's front half alone: it finds every graph break, and takes seconds where code generation takes minutes."""
+    from fewstep.engine.backends import compiled
+
+    compile_ = torch.compile
+    monkeypatch.setattr(compiled.torch, "compile", lambda function, **options: compile_(function, backend="aot_eager", **options))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("light")
+def test_the_networks_compile_whole_and_make_eagers_picture(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    quick, reference = (Engine.load(str(tiny), backend=backend) for backend in ("compiled", "eager"))
+    for request in (Request("a red apple", 3, 2, 128, 128), Request("pizza", 4, 1, 96, 64), Request("pizza", 4, 16, 64, 64)):
+        assert difference(quick.generate(request), reference.generate(request)) <= BOUND
+    assert "going on without" not in caplog.text
+
+
+def test_a_network_that_does_not_compile_goes_on_without_or_is_an_error(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from fewstep.engine.backends import compiled
+
+    def broken(function: object, **_: object) -> object:
+        def call(*_: object, **__: object) -> None:
+            raise torch._dynamo.exc.Unsupported("no such operation")
+
+        return call
+
+    monkeypatch.setattr(compiled.torch, "compile", broken)
+    request = Request("a red apple", 3, 1, 64, 64)
+    model = open_model(str(tiny))
+    with caplog.at_level(logging.WARNING, "fewstep"):
+        picture = Engine(model, compiled.open(model, "cpu")).generate(request)
+    assert caplog.text.count("going on without") == 2, "the UNet and the decoder"
+    assert difference(picture, Engine.load(str(tiny), backend="eager").generate(request)) <= BOUND
+    with pytest.raises(BackendError, match=r"cannot be compiled here \(no such operation\): use --backend eager"):
+        Engine.load(str(tiny), backend="compiled").generate(request)

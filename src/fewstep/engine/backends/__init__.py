@@ -14,7 +14,8 @@ from fewstep.engine.model import Model, check_choice
 from fewstep.engine.request import BACKENDS
 from fewstep.models.weights import WeightsError
 
-ORDER = {"cpu": ("onnxruntime", "eager")}  # fastest first, as measured (docs/performance.md); accelerators have torch alone
+ORDER = {"cpu": ("onnxruntime", "eager"), "cuda": ("compiled", "eager")}  # fastest first; on a CPU as measured (docs/performance.md)
+MODULES = {"onnxruntime": "ort"}  # named otherwise than the library it uses
 log = logging.getLogger("fewstep")
 
 
@@ -55,12 +56,12 @@ def open_backend(model: Model, name: str = "auto", device: str | None = None, th
     WeightsError on weights that no backend could use.
     """
     check_choice("backend", name, BACKENDS)
-    where = device or (best_device() if name in ("auto", "eager") else "cpu")
-    order = ORDER.get(where, ("eager",)) if name == "auto" else (name,)
+    where = device or ("cpu" if name == "onnxruntime" else best_device())
+    order = ORDER.get(where.split(":")[0], ("eager",)) if name == "auto" else (name,)
     failed: list[str] = []
     for kind in order:
         try:
-            backend: Backend = import_module(f"fewstep.engine.backends.{kind.replace('onnxruntime', 'ort')}").open(model, where, threads)
+            backend: Backend = import_module(f"fewstep.engine.backends.{MODULES.get(kind, kind)}").open(model, where, threads, strict=name != "auto")
         except WeightsError:
             raise
         except (BackendError, ImportError, MemoryError, RuntimeError) as error:

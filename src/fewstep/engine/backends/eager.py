@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fewstep.models.students import read_student
 from fewstep.models.tiny_decoder import load_tiny
 
 
-def open(model: Model, device: str = "cpu", threads: int | None = None) -> Eager:  # noqa: A001 - every backend has one
+def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Eager:  # noqa: A001 - every backend has one
     """The backend for ``model`` on ``device``. Raises WeightsError on a model that cannot be used."""
     return Eager(model, device, threads)
 
@@ -28,11 +29,11 @@ class Eager:
 
     name = "eager"
 
-    def __init__(self, model: Model, device: str, threads: int | None) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.device, self._dtype = model, device, dtype
         self.threads = threads or torch.get_num_threads()
-        self.bundle = load_bundle(model.folder, device)
-        self._unets: dict[int, Any] = {}
+        self.bundle = load_bundle(model.folder, device, dtype)
+        self._unets: dict[Path, Any] = {}
         self._decoders: dict[str, Any] = {"full": self._quick(self.bundle.vae)}
 
     def prepare(self, steps: int, decoder: str) -> None:
@@ -53,12 +54,14 @@ class Eager:
         """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what a guidance scale does."""
         self._ours()
         ids = time_ids(len(prompts), width, height, self.device)
-        return torch.inference_mode()(denoiser(self._unet(steps), cat(*prompts), ids, guidance_scale))
+        denoise = denoiser(self._unet(steps), cat(*prompts), ids, guidance_scale)
+        return torch.inference_mode()(lambda x, t: denoise(x.to(self._dtype), t).float())
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, decoder: str) -> np.ndarray:
         """Pictures of unit-variance ``latents``."""
-        return decode(self.bundle.vae, latents, self._decoder(decoder))
+        network = self._decoder(decoder)
+        return decode(network if decoder == "full" else self.bundle.vae, latents, None if decoder == "full" else network)
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
@@ -71,16 +74,15 @@ class Eager:
 
     def _unet(self, steps: int) -> Any:
         """The UNet for ``steps`` steps; a teacher's is the same for every number of steps."""
-        path = self.model.students.get(steps)
-        if path is None or path == self.model.folder / UNET:
-            return self._quick(self.bundle.unet)
-        if steps not in self._unets:
-            self._unets[steps] = self._quick(read_student(self.bundle, path)[0])
-        return self._unets[steps]
+        path = self.model.students.get(steps, self.model.folder / UNET)
+        if path not in self._unets:
+            own = path == self.model.folder / UNET
+            self._unets[path] = self._quick(self.bundle.unet if own else read_student(self.bundle, path)[0])
+        return self._unets[path]
 
     def _decoder(self, decoder: str) -> Any:
         if decoder not in self._decoders:
-            self._decoders[decoder] = self._quick(load_tiny(self.model.folder, self.device))
+            self._decoders[decoder] = self._quick(load_tiny(self.model.folder, self.device, self._dtype))
         return self._decoders[decoder]
 
     def _quick(self, network: Any) -> Any:

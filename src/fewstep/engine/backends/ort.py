@@ -29,7 +29,7 @@ INDEX = Path(GRAPHS) / "weights.json"  # {graph: {name of a weight: its shape}}
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
-def open(model: Model, device: str = "cpu", threads: int | None = None) -> OnnxRuntime:  # noqa: A001 - every backend has one
+def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> OnnxRuntime:  # noqa: A001 - every backend has one
     """The backend for ``model``. Raises BackendError if the model has no graphs or ``device`` is no CPU, ValueError on a damaged tokenizer."""
     if device != "cpu":
         raise BackendError(f"the onnxruntime backend computes on a CPU, not on {device}: use --backend eager")

@@ -1,0 +1,92 @@
+"""torch.compile: whole graphs without breaks, half precision and CUDA graphs where there is a CUDA device.
+
+Not yet run on an accelerator: on a processor tests hold it to eager torch, and bench/gpu.sh measures it where there is one.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.engine.backends import BackendError, log
+from fewstep.engine.backends.eager import Eager
+from fewstep.engine.model import Model
+from fewstep.models.prompt import Prompt
+from fewstep.schedule import TRAIN_TIMESTEPS
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "inductor"
+
+
+def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Compiled:  # noqa: A001 - every backend has one
+    """The backend for ``model`` on ``device``. ``strict``: a network that cannot be compiled is an error, not a warning."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))  # a second start finds what the first compiled
+    return Compiled(model, device, threads, strict)
+
+
+def precision(device: str) -> torch.dtype:
+    """bfloat16 where CUDA has it, float16 on older cards, float32 on a processor, whose half precision is many times slower."""
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+class Compiled(Eager):
+    """Eager's backend with its networks compiled. Each size and batch is compiled once, and kept on disk."""
+
+    name = "compiled"
+
+    def __init__(self, model: Model, device: str, threads: int | None, strict: bool = False) -> None:
+        self._strict = strict
+        # "reduce-overhead" is CUDA graphs, one for each shape that comes by
+        self._options: dict[str, Any] = {"mode": "reduce-overhead"} if device.startswith("cuda") else {}
+        super().__init__(model, device, threads, precision(device))
+        self._times = torch.arange(TRAIN_TIMESTEPS, device=device)  # made before, so that no step waits for a copy
+
+    def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Tensor, int], Tensor]:
+        """As Eager's; the timestep is a tensor that is on the device already."""
+        denoise = super().denoiser(steps, prompts, width, height, guidance_scale)
+        return lambda x, t: denoise(x, self._times[t])  # type: ignore[arg-type]
+
+    def _quick(self, network: Any) -> Any:
+        """A compiled copy: the network itself stays as it was read, for students are made from it."""
+        network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        if hasattr(network, "encoder") and hasattr(network, "decoder"):  # of an autoencoder only the decoder is used
+            network.encoder = None
+            network.decoder.forward = _Compiling(network.decoder.forward, self._options, self._strict, "decoder")
+            return network
+        if hasattr(network, "fuse_qkv_projections"):
+            network.fuse_qkv_projections()
+        network.forward = _Compiling(network.forward, self._options, self._strict, type(network).__name__)
+        return network
+
+
+class _Compiling:
+    """A compiled function; one that turns out not to compile is called as it is from then on."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any], strict: bool, name: str) -> None:
+        self._plain, self._strict, self._name = function, strict, name
+        self._call: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **options)
+        self._tried = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._tried:
+            log.info("fewstep: compiling the %s; the first picture of each size takes minutes, later ones find it on disk", self._name)
+        try:
+            result = self._call(*args, **kwargs)
+        except Exception as error:
+            if self._tried or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if self._strict:
+                raise BackendError(f"the {self._name} cannot be compiled here ({reason}): use --backend eager") from error
+            log.warning("fewstep: the %s cannot be compiled here (%s); going on without", self._name, reason)
+            self._call = self._plain
+            result = self._plain(*args, **kwargs)
+        self._tried = True
+        return result
