@@ -272,5 +272,28 @@ def export(
     print(write(folder, steps, to, out))
 
 
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="A known name or a diffusers folder.")] = "emoji",
+    architecture: Annotated[str | None, typer.Option(metavar="sdxl", help="SDXL at full size with random weights, instead of a model.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="LIST", help="Of compare,memory,standard,stages,growth,startup.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="LIST", help="Step counts.  [default: 1,2,4,8]", show_default=False)] = None,
+    batch: Annotated[str | None, typer.Option(metavar="LIST", help="Pictures at once.  [default: 1,4,8]", show_default=False)] = None,
+    size: Annotated[str | None, typer.Option(metavar="LIST", help="Pixels a side.  [default: the model's own]", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help="Cores for both sides.  [default: all there are]", show_default=False)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Times that every figure is taken.")] = None,
+    backend: Annotated[str, typer.Option(help="Of the engine.")] = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: to see that it works.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the tables as JSON; into a folder as the machine's kind.")] = None,
+) -> None:
+    """Measure speed, memory and start-up, side by side with diffusers and with what the hardware allows."""
+    from fewstep.bench.options import settle
+
+    options = settle(model, architecture, only, steps, batch, size, threads, rounds, backend, quick, json)
+    from fewstep.bench.run import run
+
+    raise typer.Exit(run(options))
+
+
 if __name__ == "__main__":
     main()

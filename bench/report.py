@@ -1,0 +1,79 @@
+"""Make docs/performance.md from the results in bench/results: python bench/report.py
+
+Its figures come from those files and from nowhere else. With --check it writes nothing, and says whether the document is up to date.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fewstep.bench.results import Results, bars_section, noisy, read, summary
+from fewstep.bench.table import markdown
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "performance.md"
+INTRODUCTION = """# Performance
+
+Made by `python bench/report.py` from the files in [bench/results](../bench/results), and never typed by hand. Each file is one run of
+
+    fewstep bench --json bench/results/
+
+on one kind of machine. Within a run all sides work in turn, A B A B, with the same weights, noise, scheduler, number type, cores and
+threads, on prompts that none of them has seen. Warm-up rounds do not count; a ratio is the median of the rounds' own ratios. Every picture
+is compared with the one it should be while it is measured, and a row whose pictures differ has no ratio.
+"""
+NOTHING = "No results are here yet."
+ACCELERATOR = "No accelerator has been measured: `bench/gpu.sh` does it in one go, and has not run."
+
+
+def document(folder: Path = HERE / "results") -> str:
+    """The text of docs/performance.md for the results in ``folder``."""
+    runs = {path: read(path) for path in sorted(folder.glob("*.json"))}
+    parts = [INTRODUCTION.strip()]
+    parts += [glance(runs)] if runs else [NOTHING]
+    if not any(results.machine["accelerator"] for results in runs.values()):
+        parts.append(ACCELERATOR)
+    for path, results in runs.items():
+        parts += [f"## {path.stem}", *chapter(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def glance(runs: dict[Path, Results]) -> str:
+    """A line for each run."""
+    lines = ["| results | measured | date | bars met | rows that failed |", "|---|---|---|---|---|"]
+    for path, results in runs.items():
+        met = f"{sum(bar.met for bar in results.bars)} of {len(results.bars)}" if results.bars else "–"
+        name = f"[{path.stem}](../bench/results/{path.name})"
+        lines.append(f"| {name} | {results.settings['model']} | {results.settings['date']} | {met} | {len(results.failed)} |")
+    return "\n".join(lines)
+
+
+def chapter(results: Results) -> list[str]:
+    """The paragraphs of one run: the machine, what makes it worth less, the bars, what failed, and every table."""
+    parts = [f"{summary(results)}."]
+    if noisy(results):
+        parts.append("**Other processes used the machine meanwhile: these figures are not to be quoted.**")
+    if results.settings["quick"] or not results.complete:
+        parts.append("**A quick or unfinished run: it shows that the benchmark works, and no more.**")
+    if results.bars:
+        parts.append(markdown(bars_section(results.bars)))
+    if results.failed:
+        parts.append("\n".join(f"- FAILED: {sentence}" for sentence in results.failed))
+    return parts + [markdown(section) for section in results.sections]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the document, or with --check compare. Returns 1 if it was to be up to date and is not."""
+    text = document()
+    if arguments == ["--check"]:
+        same = DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf8") == text
+        print(f"{DOCUMENT.name} is {'up to date' if same else 'out of date: run python bench/report.py'}")
+        return 0 if same else 1
+    DOCUMENT.write_text(text, encoding="utf8")
+    print(DOCUMENT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
