@@ -57,6 +57,30 @@ def test_alone_and_in_a_batch_are_the_same(engines: tuple[Engine, Engine]) -> No
     assert max(difference(picture, engines[0].generate(request)) for picture, request in zip(together, requests, strict=True)) <= BOUND
 
 
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_the_reduced_decoder_makes_nearly_the_full_ones_picture_and_the_same_by_either_backend(engines: tuple[Engine, Engine], aspect: str) -> None:
+    request = Request("a ghost on a purple background", 3, 4, aspect=aspect)
+    quick, reference = (Engine(engine.model, engine.backend, "tiny").generate(request) for engine in engines)
+    assert (quick.record.decoder, quick.image.size) == ("tiny", reference.image.size)
+    assert difference(quick, reference) <= BOUND
+    full = np.asarray(engines[0].generate(request).image, float)
+    assert 10 * np.log10(255**2 / np.square(np.asarray(quick.image) - full).mean()) > 27, "dB, between the two decoders"
+
+
+def test_previews_come_from_the_reduced_decoder(engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = engines[0], []
+    decode = engine.backend.decode
+
+    def noted(latents: object, decoder: str) -> np.ndarray:
+        asked.append(decoder)
+        return decode(latents, decoder)
+
+    monkeypatch.setattr(engine.backend, "decode", noted)
+    images = [frame.image for frame in engine.stream(Request("a ghost", 3, 2, 64, 64))]
+    assert asked == ["tiny", "full"]
+    assert len(images) == 2
+
+
 def test_a_record_is_repeated_by_the_backend_that_made_it(engines: tuple[Engine, Engine]) -> None:
     quick, reference = engines
     made = reference.generate(Request("a ghost", 5, 1, 128, 128))
@@ -149,6 +173,14 @@ def test_a_lora_for_other_weights_is_refused(copy: Path) -> None:
     save_weights(load_file(path), path, {"format": "pt", "changed": "yes"})
     with pytest.raises(WeightsError, match="is a LoRA for the weights"):
         Engine.load(str(copy), backend="onnxruntime").generate(Request("x", steps=4))
+
+
+def test_a_reduced_decoder_of_another_autoencoder_is_refused(copy: Path) -> None:
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    save_weights(load_file(path), path, {"format": "pt", "changed": "yes"})
+    for backend in ("onnxruntime", "eager"):
+        with pytest.raises(WeightsError, match="was made for another autoencoder"):
+            Engine.load(str(copy), backend=backend, decoder="tiny").generate(Request("x", steps=1))
 
 
 def test_a_damaged_graph_is_a_sentence(copy: Path) -> None:
