@@ -10,8 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import CLIPTokenizer
 
-START, END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
-WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""  # CLIP's own pattern
+from fewstep.models.clip_tokens import END, END_OF_WORD, START, WORDS
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
