@@ -153,6 +153,25 @@ def requests_of(prompts: Sequence[str], seed: int | None, count: int, steps: int
 
 
 @app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to bind; others than this machine's own need --api-key or --no-auth.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    model: Annotated[str, typer.Option(help="A known name, a diffusers folder or a .safetensors file.")] = "emoji",
+    api_key: Annotated[list[str] | None, typer.Option(envvar="FEWSTEP_API_KEY", help="Answer only who gives it. May be repeated.")] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer everybody, on any address.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A name that this server is known by. May be repeated.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(metavar="ORIGIN", help="Pages that may use it, as https://name. May be repeated.")] = None,
+) -> None:
+    """Serve pictures over HTTP and live sessions over a WebSocket."""
+    from fewstep.serve.guard import Access
+
+    access = Access(host, tuple(api_key or ()), no_auth, tuple(allow_host or ()), tuple(allow_origin or ()))
+    from fewstep.serve.run import run
+
+    run(port, model, access)
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="MODEL", help="A known name or a folder.")] = None,
     subjects: Annotated[bool, typer.Option("--subjects", help="Print the subjects it can draw, one a line.")] = False,

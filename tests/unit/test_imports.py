@@ -24,7 +24,21 @@ TIERS = (
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 SIDEWAYS = {("distill", "evals"), ("stamp", "schedule")}  # the only imports within a tier
-HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "PIL", "fastapi", "ray"}
+HEAVY = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "PIL",
+    "fastapi",
+    "uvicorn",
+    "prometheus_client",
+    "ray",
+}
 
 
 def modules() -> dict[str, Path]:

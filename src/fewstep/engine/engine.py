@@ -94,9 +94,24 @@ class Engine:
 
     def stream(self, request: Request) -> Iterator[Frame]:
         """Make one picture step by step: a Frame after each evaluation, the last with the picture. Stop by not asking for the next."""
-        settled = self.limits.settle(request)
-        for step, (x0, pictures) in enumerate(self._walk([settled]), start=1):
-            yield Frame(step, settled.steps, partial(self._preview, x0), pictures[0] if pictures else None)
+        for (frame,) in self.walk([self.limits.settle(request)]):
+            if frame.picture or frame.step < frame.steps:
+                yield frame
+
+    def walk(self, batch: Sequence[Settled], decoder: str | None = None) -> Iterator[list[Frame]]:
+        """Make pictures of one size and step count together: after each evaluation a Frame of each, in their order.
+
+        After the last they come once more with their pictures: who stops before has nothing decoded. ``batch`` is settled by ``limits``;
+        ``decoder`` is this engine's unless given, "tiny" or "full". Raises RequestError on a decoder that the model lacks.
+        """
+        chosen = decoder or self.decoder
+        check_choice(f"the decoder of {self.limits.name}", chosen, self.model.decoders())
+        step = 0
+        for x0, pictures in self._walk(batch, chosen):
+            step += not pictures
+            yield [
+                Frame(step, settled.steps, partial(self._preview, x0[row : row + 1]), pictures[row] if pictures else None) for row, settled in enumerate(batch)
+            ]
 
     def repeat(self, record: Record) -> Picture:
         """Make the picture of ``record`` again: the same bytes on the same machine.
@@ -117,14 +132,14 @@ class Engine:
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one size and one step count."""
         pictures: list[Picture] = []
-        for _, pictures in self._walk(batch):  # noqa: B007
+        for _, pictures in self._walk(batch, self.decoder):  # noqa: B007
             pass
         return pictures
 
-    def _walk(self, batch: Sequence[Settled]) -> Iterator[tuple[Any, list[Picture]]]:
-        """After each evaluation (x0 [B, C, H/f, W/f], pictures): pictures are empty until the last."""
+    def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
+        """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures."""
         first, count, backend = batch[0], len(batch), self.backend
-        backend.prepare(first.steps, self.decoder)
+        backend.prepare(first.steps, decoder)
         clock = _Clock(backend)
         prompts = [self._encode(settled.prompt) for settled in batch]
         text = clock.lap()
@@ -148,22 +163,20 @@ class Engine:
         spent = 0.0
         for frame in walk:
             spent += clock.lap()
-            if frame.step < stamp.steps:
-                yield frame.x0, []
-                clock.lap()  # what the caller did meanwhile is not denoising
-                continue
-            images = backend.decode(frame.latents, self.decoder)
-            timings = {"text": text, "denoise": spent, "decode": clock.lap()}
-            timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
-            yield (
-                frame.x0,
-                [
-                    self._picture(settled, Image.fromarray(image), timings, stamp.guidance_scale, count, row)
-                    for row, (settled, image) in enumerate(zip(batch, images, strict=True))
-                ],
-            )
+            yield frame.x0, []
+            clock.lap()  # what the caller did meanwhile is no stage's
+        images = backend.decode(frame.latents, decoder)
+        timings = {"text": text, "denoise": spent, "decode": clock.lap()}
+        timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
+        yield (
+            frame.x0,
+            [
+                self._picture(settled, Image.fromarray(image), timings, stamp.guidance_scale, decoder, count, row)
+                for row, (settled, image) in enumerate(zip(batch, images, strict=True))
+            ],
+        )
 
-    def _picture(self, settled: Settled, image: Image.Image, timings: dict[str, float], guidance_scale: float, batch: int, row: int) -> Picture:
+    def _picture(self, settled: Settled, image: Image.Image, timings: dict[str, float], guidance_scale: float, decoder: str, batch: int, row: int) -> Picture:
         made = dataclasses.asdict(settled)
         record = Record(
             **made,
@@ -174,7 +187,7 @@ class Engine:
             backend=self.backend.name,
             device=self.backend.device,
             threads=self.backend.threads,
-            decoder=self.decoder,
+            decoder=decoder,
             batch=batch,
             row=row,
         )
@@ -182,7 +195,7 @@ class Engine:
         return Picture(image=image, **made, model=self.limits.name, timings=dict(timings), record=record)
 
     def _preview(self, x0: Any) -> Image.Image:
-        return Image.fromarray(self.backend.decode(x0[:1], self.model.decoders()[-1])[0])
+        return Image.fromarray(self.backend.decode(x0, self.model.decoders()[-1])[0])
 
     def _encode(self, prompt: str) -> Any:
         """One prompt, encoded alone so that its batch makes no difference; the last few are remembered."""

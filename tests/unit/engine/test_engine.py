@@ -83,6 +83,43 @@ def test_a_stream_shows_every_step_and_ends_with_the_picture(engine: Engine, ste
     assert difference(frames[-1].picture, engine.generate(request)) == 0
 
 
+def test_a_walk_shows_each_of_a_batch_at_every_step_and_decodes_at_the_end(engine: Engine) -> None:
+    requests = [Request(prompt, seed, 2) for seed, prompt in enumerate(["pizza", "cat", "ghost"])]
+    walk = list(engine.walk([engine.limits.settle(request) for request in requests]))
+    assert [[(frame.step, frame.steps, frame.picture is None) for frame in frames] for frames in walk] == [
+        [(1, 2, True)] * 3,
+        [(2, 2, True)] * 3,
+        [(2, 2, False)] * 3,
+    ]
+    for row, request in enumerate(requests):
+        alone = list(engine.stream(request))
+        preview = [np.asarray(frame.image, dtype=int) for frame in (walk[0][row], alone[0])]
+        assert np.abs(preview[0] - preview[1]).max() <= BOUND
+        picture = walk[-1][row].picture
+        assert picture is not None
+        assert alone[-1].picture is not None
+        assert (picture.record.batch, picture.record.row, picture.seed) == (3, row, request.seed)
+        assert difference(picture, alone[-1].picture) <= BOUND
+
+
+def test_a_walk_that_is_left_before_its_end_decodes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(engine.backend, "decode", lambda latents, decoder: decoded.append(decoder))
+    walk = engine.walk([engine.limits.settle(Request("pizza", seed=1, steps=1))])
+    assert next(walk)[0].picture is None
+    del walk
+    assert decoded == []
+
+
+def test_a_walk_takes_a_decoder_of_its_own(engine: Engine) -> None:
+    settled = engine.limits.settle(Request("pizza", seed=1, steps=1))
+    (frame,) = list(engine.walk([settled], "full"))[-1]
+    assert frame.picture is not None
+    assert frame.picture.record.decoder == "full"
+    with pytest.raises(RequestError, match="the decoder of tiny = 'tiny': there is full"):
+        next(engine.walk([settled], "tiny"))
+
+
 def test_a_stream_leaves_no_mode_behind(engine: Engine) -> None:
     next(engine.stream(Request("pizza", seed=3)))
     assert not torch.is_inference_mode_enabled()

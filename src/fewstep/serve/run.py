@@ -1,0 +1,82 @@
+"""One call of ``fewstep serve``: load, bind, serve until a signal, leave in good order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from fewstep.engine.engine import Engine
+from fewstep.engine.request import RequestError
+from fewstep.serve.app import open_app
+from fewstep.serve.guard import Access
+from fewstep.serve.scheduler import Scheduler
+from fewstep.serve.wire import LARGEST_BODY
+
+DRAIN = 1  # seconds that answers have to be sent in after the scheduler is closed
+
+
+class Server(uvicorn.Server):
+    """Closes the scheduler first, so that whoever waits is answered, and then the connections."""
+
+    def __init__(self, config: uvicorn.Config, scheduler: Scheduler) -> None:
+        super().__init__(config)
+        self.scheduler = scheduler
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave in good order: within five seconds whatever is going on."""
+        await self.scheduler.close()
+        await super().shutdown(sockets)
+
+
+def run(port: int, model: str, access: Access) -> None:
+    """Serve ``model`` until SIGINT or SIGTERM. Raises RequestError on a port that cannot be had, and what Engine.load raises."""
+    listener = bind(access.host, port)
+    with listener:
+        engine = Engine.load(model)
+        app, scheduler = open_app(engine, engine.model.decoders(), access)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws_max_size=LARGEST_BODY,
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=DRAIN,
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _served)
+        print(f"{engine.limits.name} is served on {url(listener)}", flush=True)
+        Server(config, scheduler).run([listener])
+    if scheduler.left_behind:
+        sys.stderr.flush()
+        os._exit(0)  # everybody was answered, and Python would wait for the step to end
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises RequestError, saying why, where there is none."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except (OSError, OverflowError) as problem:
+        number = getattr(problem, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem
+        raise RequestError(f"port {port} of {host} cannot be had ({reason}): give another with --port, or another --host") from None
+
+
+def url(listener: socket.socket) -> str:
+    """Where a browser finds ``listener``."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _served(number: int, frame: FrameType | None) -> None:
+    """uvicorn raises the signal that ended it again; by then all is done."""
