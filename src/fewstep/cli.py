@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -103,7 +103,7 @@ def generate(
 
     record: Record | None = None
     if source is not None:
-        if prompts or file or seed is not None or steps is not None or size or aspect or count != 1:
+        if prompts or file or seed is not None or steps is not None or size or aspect or count != 1 or backend or decoder or device:
             raise RequestError("--from repeats a picture as it was made: give it alone, with --out, --format, --model or --json at most")
         from fewstep.engine.record import format_of, read_record
 
@@ -126,8 +126,9 @@ def generate(
 
     from fewstep.engine.run import run
 
-    as_made = {"backend": record.backend, "decoder": record.decoder} if record else {"backend": "auto", "decoder": "full"}
-    loading = {"backend": backend or as_made["backend"], "decoder": decoder or as_made["decoder"], "device": device}
+    loading: dict[str, Any] = {"backend": backend or "auto", "decoder": decoder or "full", "device": device}
+    if record:
+        loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
     raise typer.Exit(run(name, steps, requests, record, output, as_json, **loading))
 
 
@@ -285,8 +286,11 @@ def export(
     """Write one student for other tools."""
     from fewstep.engine.model import check_choice, open_model
     from fewstep.export import FORMATS, write
+    from fewstep.zoo.registry import find
 
     check_choice("--to", to, FORMATS)
+    if find(model).is_file():
+        raise RequestError(f"{model} is one file: give the folder of its model, and the student is found there by --steps")
     folder = open_model(model, steps).folder
     print(write(folder, steps, to, out))
 

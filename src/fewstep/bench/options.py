@@ -91,7 +91,7 @@ def numbers(option: str, text: str, least: int, most: int) -> tuple[int, ...]:
 def check_installed() -> None:
     """Raises RequestError unless there is what the benchmark compares with."""
     if missing := [package for package in ("torch", "diffusers") if find_spec(package) is None]:
-        raise RequestError(f"bench compares with diffusers, and {listed(missing)} is not installed: python -m pip install torch diffusers")
+        raise RequestError(f"bench compares with diffusers, and {listed(missing)} is not installed: python -m pip install 'fewstep[sdxl]'")
 
 
 def check_writable(path: Path | None) -> None:

@@ -22,8 +22,9 @@ from fewstep.bench.stages import peaks_section, row
 from fewstep.bench.table import Section
 from fewstep.engine.request import RequestError
 from fewstep.models.bundle import WEIGHTS, Bundle, save_bundle, save_weights
+from fewstep.models.clip_tokens import END, START
 from fewstep.models.tiny_decoder import TinyConfig, build_tiny, save_tiny
-from fewstep.models.tokenizer import END, START, make_tokenizer, train_vocabulary
+from fewstep.models.tokenizer import make_tokenizer, train_vocabulary
 from fewstep.stamp import Stamp, file_hash
 
 Configs = Mapping[str, dict[str, Any]]
@@ -66,7 +67,7 @@ def write_random(folder: Path, steps: Sequence[int], configs: Configs = CONFIGS,
     """Write a model with random weights, a reduced decoder, and students for ``steps`` that change nothing, as float16. Returns ``folder``.
 
     Every student is the teacher, so that one set of weights serves all step counts, in the engine and in diffusers. Raises RequestError
-    where the disk is too networks.
+    where the disk is too small.
     """
     if configs is CONFIGS and (free := shutil.disk_usage(folder.parent).free) < FOLDER_BYTES:
         raise RequestError(f"SDXL with random weights takes {FOLDER_BYTES / 1e9:.0f} GB on disk, and {folder.parent} has {free / 1e9:.0f}: set TMPDIR")
@@ -104,7 +105,7 @@ def random_bundle(configs: Configs = CONFIGS, device: str = "cpu") -> Bundle:
 def one_forward(options: Options, tell: Callable[[str], None], config: Mapping[str, Any] = UNET, side: int = SMALL_SIDE) -> list[Section]:
     """The tables "peaks" and "stages" of one evaluation of the UNet alone on a processor, with eager torch: no more than its own room.
 
-    Raises RequestError where memory is too networks.
+    Raises RequestError where memory is too small.
     """
     unet = hollow_unet(config)
     check_memory(unet)

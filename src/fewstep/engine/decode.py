@@ -13,6 +13,7 @@ from fewstep.models.weights import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+SCALING_FACTOR = 0.18215  # of an autoencoder whose configuration does not say, as diffusers has it
 ENCODED = 2  # pictures that an autoencoder encodes at once: the activations of more fall out of a processor's cache
 
 
@@ -28,6 +29,21 @@ def decode(vae: Any, latents: Tensor, decoder: Any = None) -> np.ndarray:
     parts = torch.split(unscaled(vae.config, latents).to(vae.dtype), few)
     pixels = [vae.decode(part, return_dict=False)[0] if decoder in (None, vae) else decoder(part) for part in parts]
     return to_bytes(torch.cat(pixels).float().cpu().numpy())
+
+
+def check_scaling(config: Mapping[str, Any], channels: int, where: Any) -> None:
+    """Raises WeightsError unless ``unscaled`` can use an autoencoder's ``config``, which was read from ``where``, for latents of ``channels``."""
+    numbers = {name: config.get(name) for name in ("scaling_factor", "shift_factor")}
+    rows = {name: config.get(name) for name in ("latents_mean", "latents_std")}
+    wrong = [name for name, value in numbers.items() if value is not None and type(value) not in (int, float)]
+    wrong += ["scaling_factor"] * (numbers["scaling_factor"] == 0)
+    wrong += [name for name, row in rows.items() if row is not None and not _numbers(row, channels)]
+    if wrong:
+        raise WeightsError(f"{where}: {wrong[0]} is {config[wrong[0]]!r:.60}, which is of no autoencoder with {channels} channels: fetch it again")
+
+
+def _numbers(row: Any, count: int) -> bool:
+    return isinstance(row, list | tuple) and len(row) == count and all(type(value) in (int, float) for value in row)
 
 
 def unscaled(config: Mapping[str, Any], latents: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fewstep import __version__
-from fewstep.engine.backends import Backend, open_backend
+from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
 from fewstep.engine.model import Model, check_choice, open_model
 from fewstep.engine.noise import Noise
 from fewstep.engine.record import Record
@@ -29,10 +29,11 @@ REMEMBERED = 64  # prompts whose embeddings are kept
 class Engine:
     """A model in memory. Students are loaded when a request first asks for their step count. Not for use by two threads at once."""
 
-    def __init__(self, model: Model, backend: Backend, decoder: str = "full") -> None:
+    def __init__(self, model: Model, backend: Backend, decoder: str = "full", others: Sequence[str] = ()) -> None:
         if decoder not in model.decoders():
             raise RequestError(f"decoder = {decoder!r}: {model.limits.name} has no reduced decoder; leave --decoder at full")
         self.model, self.backend, self.decoder = model, backend, decoder
+        self._others = list(others)  # backends to go on with if this one turns out not to work
         self._hashes: dict[int, str] = {}
         self._prompts: OrderedDict[str, Any] = OrderedDict()
 
@@ -54,7 +55,8 @@ class Engine:
         """
         check_choice("decoder", decoder, DECODERS)
         found = open_model(str(model), steps)
-        return cls(found, open_backend(found, backend, device, threads), decoder)
+        opened = open_backend(found, backend, device, threads)
+        return cls(found, opened, decoder, slower(opened) if backend == "auto" else ())
 
     @property
     def limits(self) -> Limits:
@@ -138,8 +140,8 @@ class Engine:
 
     def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
         """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures."""
-        first, count, backend = batch[0], len(batch), self.backend
-        backend.prepare(first.steps, decoder)
+        first, count = batch[0], len(batch)
+        backend = self._ready(first.steps, decoder)
         clock = _Clock(backend)
         prompts = [self._encode(settled.prompt) for settled in batch]
         text = clock.lap()
@@ -160,11 +162,12 @@ class Engine:
             fresh=stamp.fresh,
             renoise=noise,
         )
-        spent = 0.0
-        for frame in walk:
-            spent += clock.lap()
+        away = 0.0
+        for frame in walk:  # the device is not waited for between steps
+            left = time.perf_counter()
             yield frame.x0, []
-            clock.lap()  # what the caller did meanwhile is no stage's
+            away += time.perf_counter() - left  # what the caller did meanwhile is no stage's
+        spent = clock.lap() - away
         images = backend.decode(frame.latents, decoder)
         timings = {"text": text, "denoise": spent, "decode": clock.lap()}
         timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
@@ -175,6 +178,24 @@ class Engine:
                 for row, (settled, image) in enumerate(zip(batch, images, strict=True))
             ],
         )
+
+    def _ready(self, steps: int, decoder: str) -> Backend:
+        """The backend with what these step count and decoder need, or the next that has it where the engine may choose."""
+        while True:
+            try:
+                self.backend.prepare(steps, decoder)
+                return self.backend
+            except (BackendError, MemoryError) as error:
+                if not self._others:
+                    raise
+                name, *self._others = self._others
+                try:
+                    other = open_backend(self.model, name, self.backend.device)
+                except (BackendError, ImportError):
+                    raise error from None
+                log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
+                self.backend = other
+                self._prompts.clear()
 
     def _picture(self, settled: Settled, image: Image.Image, timings: dict[str, float], guidance_scale: float, decoder: str, batch: int, row: int) -> Picture:
         made = dataclasses.asdict(settled)

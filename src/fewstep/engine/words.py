@@ -17,12 +17,13 @@ MOST_NAMED = 3
 
 
 def read_words(folder: Path) -> dict[str, list[str]]:
-    """words.json of a model's folder, empty where there is none or it cannot be read."""
+    """words.json of a model's folder, empty where there is none or it cannot be read. What is no list of words is passed over."""
     try:
         content = json.loads((folder / "words.json").read_text(encoding="utf8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    lists = content.items() if isinstance(content, dict) else ()
+    return {name: [word for word in words if isinstance(word, str)] for name, words in lists if isinstance(words, list)}
 
 
 def split(text: str) -> list[str]:

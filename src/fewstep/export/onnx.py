@@ -52,7 +52,7 @@ def write_onnx(folder: Path, steps: int, out: Path) -> Path:
                 f"a picture of the exported files differs from torch's by {difference}/255, more than {BOUND}/255: this is a fault of fewstep"
             )
         record = {
-            **{key: value for key, value in asdict(stamp).items() if key in ("steps", "prediction_type", "timesteps", "start_scale", "guidance_scale")},
+            **{key: asdict(stamp)[key] for key in ("steps", "prediction_type", "timesteps", "start_scale", "fresh", "guidance_scale")},
             "scaling_factor": float(bundle.vae.config.scaling_factor),
             "bytes": {f"{name}.onnx": (written / f"{name}.onnx").stat().st_size for name in GRAPHS},
             "largest_difference_of_255": difference,
@@ -64,7 +64,11 @@ def write_onnx(folder: Path, steps: int, out: Path) -> Path:
 
 def write_weightless(folder: Path, steps: int, out: Path) -> Path:
     """Write the model's graphs without weights to the folder ``out``: in a model's own folder, as ``graphs``, fewstep's engine runs on them."""
-    return write_graphs(opened(folder, steps)[0], out)
+    bundle, _ = opened(folder, steps)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        write_graphs(bundle, Path(temporary) / out.name).replace(out)
+    return out
 
 
 def _graph(bundle: Bundle, folder: Path, name: str) -> Any:

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from fewstep.models.tokenizer import END, START, make_tokenizer, save_tokenizer, train_vocabulary
+from fewstep.models.clip_tokens import END, START
+from fewstep.models.tokenizer import make_tokenizer, save_tokenizer, train_vocabulary
 from fewstep.models.weights import WeightsError, check_fit, read_weights
 from fewstep.stamp import Stamp, file_hash
 
@@ -230,13 +231,19 @@ def _open(folder: Path, device: Any, dtype: torch.dtype) -> Bundle:
             model.to(dtype)
         return model.to(device).eval().requires_grad_(False)
 
+    encoders = network(CLIPTextModel, "text_encoder", "model.safetensors"), network(CLIPTextModelWithProjection, "text_encoder_2", "model.safetensors")
+    tokenizers = CLIPTokenizer.from_pretrained(folder / "tokenizer"), CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
+    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
+        length, most = tokenizer.model_max_length, encoder.config.max_position_embeddings
+        if length != tokenizers[0].model_max_length or length > most or max(tokenizer.get_vocab().values()) >= encoder.config.vocab_size:
+            raise WeightsError(f"{folder}: its tokenizers and text encoders do not belong together: fetch the model again")
     stamp = read_stamp(folder / "unet" / WEIGHTS) or Stamp(kind="teacher", steps=32, guidance_scale=5.0)
     words = folder / "words.json"
     return Bundle(
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
-        text_encoder=network(CLIPTextModel, "text_encoder", "model.safetensors"),
-        text_encoder_2=network(CLIPTextModelWithProjection, "text_encoder_2", "model.safetensors"),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
         unet=network(UNet2DConditionModel, "unet"),
         vae=network(AutoencoderKL, "vae"),
         stamp=stamp,

@@ -34,8 +34,9 @@ class TinyConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.latent_channels, self.factor, *self.channels)
-        if any(type(size) is not int or size < 1 for size in sizes) or any(type(count) is not int or count < 0 for count in self.blocks):
-            raise ValueError(f"latent_channels, factor and channels are whole numbers from 1 up, blocks from 0 up: {self}")
+        whole = all(type(number) is int for number in (*sizes, *self.blocks))
+        if not whole or not all(1 <= size <= 1024 for size in sizes) or not all(0 <= count <= 64 for count in self.blocks):
+            raise ValueError(f"latent_channels, factor and channels are whole numbers from 1 to 1024, blocks from 0 to 64: {self}")
         if not self.channels or len(self.channels) != len(self.blocks):
             raise ValueError(f"channels = {self.channels}, blocks = {self.blocks}: one number each for every level")
         if self.factor % 2 ** (len(self.channels) - 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,27 @@ def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[s
         raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
     try:
         with safe_open(path, framework=framework) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            keys = list(file.keys())
+            brief = {key for key in keys if framework == "numpy" and file.get_slice(key).get_dtype() == "BF16"}
+            tensors = {key: file.get_tensor(key) for key in keys if key not in brief} | _widened(path, brief)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # AttributeError: a type that NumPy lacks
         raise WeightsError(f"{path}: not a readable safetensors file ({error}); it may be truncated: fetch it again") from None
     for key, value in tensors.items():
-        finite = np.isfinite(value).all() if isinstance(value, np.ndarray) else value.isfinite().all()
+        finite = np.isfinite(value).all() if isinstance(value, np.ndarray) else (value if value.itemsize > 1 else value.float()).isfinite().all()
         if not bool(finite):
             raise WeightsError(f"{path}: '{key}' holds a value that is not finite; the file is damaged or its training diverged")
     return tensors
+
+
+def _widened(path: Path, keys: set[str]) -> dict[str, Any]:
+    """Tensors of bfloat16, which NumPy lacks, as float32: they are the upper halves of such numbers."""
+    from safetensors import deserialize
+
+    parts: list[tuple[str, Any]] = deserialize(path.read_bytes()) if keys else []  # type: ignore[no-untyped-call]
+    halves = {key: (np.frombuffer(part["data"], np.uint16), part["shape"]) for key, part in parts if key in keys}
+    return {key: (half.astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(shape) for key, (half, shape) in halves.items()}
 
 
 def check_fit(path: Path, tensors: dict[str, Any], own: dict[str, tuple[int, ...]], optional: frozenset[str] = frozenset()) -> None:
@@ -56,11 +68,12 @@ def low_rank_changes(path: Path, tensors: dict[str, Any], shapes: dict[str, tupl
         if name is None or down is None or up is None:
             wrong.append(f"'{key}' is not known" if name is None else f"'{key}' lacks its up or down weight")
             continue
-        shape, rank = shapes[name], down.shape[0]
-        alpha = float(tensors.get(f"{key}.alpha", rank))
-        if up.shape[0] != shape[0] or np.prod(down.shape[1:]) != np.prod(shape[1:]) or np.prod(up.shape[1:]) != rank:
+        shape, rank, scale = shapes[name], down.shape[0] if down.ndim else 0, tensors.get(f"{key}.alpha")
+        fits = rank > 0 and up.ndim > 0 and up.shape[0] == shape[0] and prod(down.shape[1:]) == prod(shape[1:]) and prod(up.shape[1:]) == rank
+        if not fits or (scale is not None and prod(scale.shape) != 1):
             wrong.append(f"'{key}' has shapes {list(up.shape)} and {list(down.shape)} for a weight {list(shape)}")
             continue
+        alpha = rank if scale is None else float(scale.reshape(-1)[0])
         single = np.float32 if isinstance(up, np.ndarray) else None
         b, a = (part.astype(single) if single else part.float() for part in (up.reshape(shape[0], rank), down.reshape(rank, -1)))
         changes[name] = (strength * alpha / rank * (b @ a)).reshape(shape)

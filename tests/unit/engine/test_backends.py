@@ -92,6 +92,7 @@ def test_a_record_is_repeated_by_the_backend_that_made_it(engines: tuple[Engine,
 def test_threads_that_are_asked_for_are_used_and_said() -> None:
     engine = Engine.load("emoji", backend="onnxruntime", threads=2)
     assert engine.generate(Request("a ghost", 5, 1, 64, 64)).record.threads == 2
+    assert {session.get_session_options().intra_op_num_threads for session in (engine.backend._text, engine.backend._unet(1))} == {2}  # type: ignore[attr-defined]
 
 
 def test_the_plain_install_generates_without_torch(tmp_path: Path) -> None:
@@ -130,12 +131,12 @@ def test_a_model_without_graphs_falls_back_with_one_line_and_is_refused_when_for
     (line,) = caplog.messages
     assert "onnxruntime" in line
     assert "going on with eager" in line
-    with pytest.raises(BackendError, match="fewstep export"):
+    with pytest.raises(BackendError, match=f"fewstep export {tiny} --steps 4 --to graphs --out {tiny / 'graphs'}"):
         open_backend(model, "onnxruntime")
 
 
 def test_out_of_memory_falls_back_too(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def greedy(*_: object) -> None:
+    def greedy(*_: object, **__: object) -> None:
         raise MemoryError("not enough of it")
 
     monkeypatch.setattr(ort, "open", greedy)
@@ -187,6 +188,60 @@ def test_a_damaged_graph_is_a_sentence(copy: Path) -> None:
     (copy / "graphs" / "unet.onnx").write_bytes(b"no graph")
     with pytest.raises(BackendError, match=r"onnxruntime cannot use .* with graphs/unet.onnx"):
         Engine.load(str(copy), backend="onnxruntime").generate(Request("x", steps=1))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"text": {"a": 5}, "unet": {}, "decoder": {}}', "\ud800"])
+def test_graphs_that_cannot_be_used_fall_back_or_are_a_sentence(copy: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+    (copy / "graphs" / "weights.json").write_bytes(content.encode("utf8", "surrogatepass"))
+    with pytest.raises(BackendError, match=r"weights\.json .*take the folder .*fewstep export"):
+        open_backend(open_model(str(copy)), "onnxruntime")
+    assert open_backend(open_model(str(copy)), "auto", "cpu").name == "eager"
+    assert "going on with eager" in caplog.text
+
+
+def test_a_decoder_that_has_no_graph_yet_is_a_sentence(copy: Path) -> None:
+    path = copy / "graphs" / "weights.json"
+    path.write_text(json.dumps({graph: weights for graph, weights in json.loads(path.read_text()).items() if graph != "decoder_tiny"}))
+    (copy / "graphs" / "decoder_tiny.onnx").unlink()
+    assert Engine.load(str(copy), backend="onnxruntime").generate(Request("x", 1, 1, 64, 64)).image.size == (64, 64)
+    with pytest.raises(BackendError, match=r"has no decoder_tiny\.onnx: .*fewstep export"):
+        Engine.load(str(copy), backend="onnxruntime", decoder="tiny").generate(Request("x", 1, 1, 64, 64))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "eager"])
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("vae/config.json", {"scaling_factor": "x"}),
+        ("vae/config.json", {"scaling_factor": 0}),
+        ("vae/config.json", {"shift_factor": []}),
+        ("vae/config.json", {"latents_mean": [1.0, 2.0], "latents_std": [1.0, 2.0]}),
+        ("vae/config.json", {"block_out_channels": [32, 64, 96]}),
+        ("unet/config.json", {"in_channels": 4}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 100}),
+        ("tokenizer_2/tokenizer_config.json", {"model_max_length": 10}),
+        ("tokenizer/vocab.json", {"a</w>": 10**6}),
+    ],
+)
+def test_configurations_that_do_not_belong_together_are_a_sentence(copy: Path, backend: str, file: str, changes: dict[str, object]) -> None:
+    path = copy / file
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf8")), **changes}), encoding="utf8")
+    with pytest.raises((WeightsError, BackendError), match=r"fetch|not the weights of|belong together|cannot be computed"):
+        Engine.load(str(copy), backend=backend).generate(Request("a", 1, 1, 64, 64))
+
+
+def test_an_autoencoder_that_says_no_scale_has_the_one_of_diffusers(copy: Path) -> None:
+    path = copy / "vae" / "config.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "scaling_factor"}))
+    one, other = (Engine.load(str(copy), backend=backend).generate(Request("a ghost", 1, 1, 64, 64)) for backend in ("onnxruntime", "eager"))
+    assert difference(one, other) <= BOUND
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("device", ["nothing", "meta", "cuda:99", "CPU"])
+def test_a_device_that_is_not_there_is_named(backend: str, device: str) -> None:
+    with pytest.raises(BackendError, match=rf"a device '{device}' here .*: use --device cpu"):
+        open_backend(open_model("emoji"), backend, device)
 
 
 def test_a_damaged_tokenizer_is_a_sentence(copy: Path) -> None:
@@ -249,9 +304,19 @@ def test_the_networks_compile_whole_and_make_eagers_picture(tiny: Path, caplog: 
     assert "going on without" not in caplog.text
 
 
-def test_a_network_that_does_not_compile_goes_on_without_or_is_an_error(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_every_size_compiles_however_many_there_are(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    """The compiler gives up after eight shapes unless it is told otherwise."""
+    from fewstep.engine.backends import compiled
+
+    compile_ = torch.compile
+    monkeypatch.setattr(compiled.torch, "compile", lambda function, **options: compile_(function, backend="eager", **options))
+    compiled.open(open_model(str(tiny)), "cpu")
+    network = torch.nn.Conv2d(3, 3, 3)
+    network.forward = compiled._Compiling(network.forward, {}, True, "network")
+    assert [network(torch.zeros(1, 3, side, 8)).shape[2] for side in range(4, 24)] == [side - 2 for side in range(4, 24)]
+
+
+def test_a_network_that_does_not_compile_goes_on_without_or_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     from fewstep.engine.backends import compiled
 
     def broken(function: object, **_: object) -> object:
@@ -269,3 +334,14 @@ def test_a_network_that_does_not_compile_goes_on_without_or_is_an_error(
     assert difference(picture, Engine.load(str(tiny), backend="eager").generate(request)) <= BOUND
     with pytest.raises(BackendError, match=r"cannot be compiled here \(no such operation\): use --backend eager"):
         Engine.load(str(tiny), backend="compiled").generate(request)
+
+
+def test_what_turns_out_not_to_work_is_left_for_the_next_backend_unless_it_was_asked_for(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (copy / "graphs" / "unet.onnx").write_bytes(b"no graph")
+    request = Request("a ghost", 3, 1, 64, 64)
+    with caplog.at_level(logging.WARNING, "fewstep"):
+        picture = Engine.load(str(copy), device="cpu").generate(request)
+    assert picture.record.backend == "eager"
+    assert "going on with eager" in caplog.text
+    with pytest.raises(BackendError):
+        Engine.load(str(copy), backend="onnxruntime").generate(request)

@@ -57,3 +57,10 @@ def test_a_model_that_says_nothing_gets_no_hints(tmp_path: Path) -> None:
 def test_words_that_cannot_be_read_are_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "words.json").write_bytes(content.encode("utf8", "surrogateescape"))
     assert read_words(tmp_path) == {}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "7", '{"words": 5, "subjects": [1, "fox"]}', "[" * 100_000])
+def test_a_damaged_vocabulary_is_passed_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "words.json").write_text(content)
+    assert read_words(tmp_path) in ({}, {"subjects": ["fox"]})
+    assert isinstance(hints("a fox", read_words(tmp_path), "some"), list)

@@ -73,3 +73,9 @@ def open_backend(model: Model, name: str = "auto", device: str | None = None, th
             log.warning("fewstep: the faster backend cannot be used here (%s); going on with %s", reason, kind)
         return backend
     raise BackendError(f"{model.limits.name} cannot be run here with backend {name!r} ({'; '.join(failed)})")
+
+
+def slower(backend: Backend) -> tuple[str, ...]:
+    """The backends that "auto" would try after this one, on its device."""
+    order = ORDER.get(backend.device.split(":")[0], ("eager",))
+    return order[order.index(backend.name) + 1 :]

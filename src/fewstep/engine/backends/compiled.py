@@ -15,17 +15,21 @@ import torch
 from torch import Tensor
 
 from fewstep.engine.backends import BackendError, log
-from fewstep.engine.backends.eager import Eager
+from fewstep.engine.backends.eager import Eager, check_device
 from fewstep.engine.model import Model
 from fewstep.models.prompt import Prompt
 from fewstep.schedule import TRAIN_TIMESTEPS
 
+SHAPES = 512  # sizes and batches that a network is compiled for, before torch gives up; its own limit is 8
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "inductor"
 
 
 def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Compiled:  # noqa: A001 - every backend has one
     """The backend for ``model`` on ``device``. ``strict``: a network that cannot be compiled is an error, not a warning."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))  # a second start finds what the first compiled
+    check_device(device)
+    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.accumulated_recompile_limit = max(8 * SHAPES, torch._dynamo.config.accumulated_recompile_limit)
     return Compiled(model, device, threads, strict)
 
 
@@ -33,7 +37,7 @@ def precision(device: str) -> torch.dtype:
     """bfloat16 where CUDA has it, float16 on older cards, float32 on a processor, whose half precision is many times slower."""
     if not device.startswith("cuda"):
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 class Compiled(Eager):
@@ -76,11 +80,11 @@ class _Compiling:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._tried:
-            log.info("fewstep: compiling the %s; the first picture of each size takes minutes, later ones find it on disk", self._name)
+            log.warning("fewstep: compiling the %s; the first picture of each size takes minutes, later ones find it on disk", self._name)
         try:
             result = self._call(*args, **kwargs)
         except Exception as error:
-            if self._tried or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if self._call is self._plain or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if self._strict:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.engine.decode import decode
+from fewstep.engine.backends import BackendError
+from fewstep.engine.decode import check_scaling, decode
+from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
 from fewstep.models.bundle import load_bundle
 from fewstep.models.guidance import denoiser
@@ -20,8 +22,18 @@ from fewstep.models.tiny_decoder import load_tiny
 
 
 def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Eager:  # noqa: A001 - every backend has one
-    """The backend for ``model`` on ``device``. Raises WeightsError on a model that cannot be used."""
+    """The backend for ``model`` on ``device``. Raises WeightsError on a model that cannot be used, BackendError on a device that is not there."""
+    check_device(device)
     return Eager(model, device, threads)
+
+
+def check_device(device: str) -> None:
+    """Raises BackendError unless torch can compute on ``device``."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendError(f"torch cannot compute on a device {device!r:.40} here ({reason}): use --device cpu") from None
 
 
 class Eager:
@@ -31,8 +43,9 @@ class Eager:
 
     def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.device, self._dtype = model, device, dtype
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads or cores()
         self.bundle = load_bundle(model.folder, device, dtype)
+        check_scaling(self.bundle.vae.config, model.channels, model.folder / "vae" / "config.json")
         self._unets: dict[Path, Any] = {}
         self._decoders: dict[str, Any] = {"full": self._quick(self.bundle.vae)}
 

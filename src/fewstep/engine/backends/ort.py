@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fewstep.engine.backends import BackendError
-from fewstep.engine.decode import to_bytes, unscaled
+from fewstep.engine.decode import SCALING_FACTOR, check_scaling, to_bytes, unscaled
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
 from fewstep.models.clip_tokens import ClipTokens
@@ -30,12 +30,31 @@ DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
 def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> OnnxRuntime:  # noqa: A001 - every backend has one
-    """The backend for ``model``. Raises BackendError if the model has no graphs or ``device`` is no CPU, ValueError on a damaged tokenizer."""
+    """The backend for ``model``. Raises BackendError if the model has no usable graphs or ``device`` is no CPU, WeightsError on a damaged configuration."""
     if device != "cpu":
         raise BackendError(f"the onnxruntime backend computes on a CPU, not on {device}: use --backend eager")
     if not (model.folder / INDEX).is_file():
-        raise BackendError(f"{model.folder} has no {INDEX}: make its graphs with fewstep export {model.folder} --to graphs --out {GRAPHS}")
+        raise BackendError(f"{model.folder} has no {INDEX}: {advice(model)}")
     return OnnxRuntime(model, threads or cores())
+
+
+def advice(model: Model) -> str:
+    """How to make the graphs of ``model``."""
+    return f"make its graphs with fewstep export {model.folder} --steps {model.limits.default_steps} --to graphs --out {model.folder / GRAPHS}"
+
+
+def read_index(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{graph: {name of a weight: its shape}} of the graphs that lie there. Raises BackendError if it cannot be read or a graph is missing."""
+    path = model.folder / INDEX
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+        shapes = {graph: {name: tuple(map(int, shape)) for name, shape in weights.items()} for graph, weights in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise BackendError(f"{path} cannot be read ({error}): take the folder {GRAPHS} away and {advice(model)}") from None
+    missing = [graph for graph in ("text", "unet", "decoder", *shapes) if graph not in shapes or not (path.parent / f"{graph}.onnx").is_file()]
+    if missing:
+        raise BackendError(f"{path.parent} has no {missing[0]}.onnx, or {path.name} does not know it: take the folder away and {advice(model)}")
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -54,8 +73,10 @@ class OnnxRuntime:
 
     def __init__(self, model: Model, threads: int) -> None:
         self.model, self.threads = model, threads
-        self._vae: dict[str, Any] = json.loads((model.folder / "vae" / "config.json").read_text(encoding="utf8"))
-        self._shapes: dict[str, dict[str, list[int]]] = json.loads((model.folder / INDEX).read_text(encoding="utf8"))
+        config = model.folder / "vae" / "config.json"
+        self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, **json.loads(config.read_text(encoding="utf8"))}
+        check_scaling(self._vae, model.channels, config)
+        self._shapes = read_index(model)
         self._unets: dict[Path, Any] = {}
         self._decoders: dict[str, Any] = {}
 
@@ -82,7 +103,7 @@ class OnnxRuntime:
     def encode(self, prompt: str) -> Prompt:
         """One prompt, encoded; an empty one is zeros."""
         tokens, tokens_2 = (tokenizer.tokens([prompt]) for tokenizer in self._tokens)
-        encoded = Prompt(*self._text.run(None, {"tokens": tokens, "tokens_2": tokens_2}))
+        encoded = Prompt(*self._run(self._text, {"tokens": tokens, "tokens_2": tokens_2}))
         return encoded if prompt.strip() else _null(encoded)
 
     def array(self, values: np.ndarray) -> Array:
@@ -101,7 +122,7 @@ class OnnxRuntime:
 
         def denoise(x: Array, t: int) -> Array:
             sample = np.concatenate([x, x]) if guided else x
-            output: Array = session.run(None, {"sample": sample.astype(np.float32), "timestep": np.full(len(sample), t), **fixed})[0]
+            output: Array = self._run(session, {"sample": sample.astype(np.float32), "timestep": np.full(len(sample), t, np.int64), **fixed})[0]
             if not guided:
                 return output
             null, real = np.split(output, 2)
@@ -113,10 +134,21 @@ class OnnxRuntime:
         """Pictures of unit-variance ``latents``, one by one, which keeps the activations in the processor's cache."""
         session = self._decoder(decoder)
         raw = unscaled(self._vae, latents).astype(np.float32)
-        return to_bytes(np.concatenate([session.run(None, {"latents": raw[row : row + 1]})[0] for row in range(len(raw))]))
+        pixels = np.concatenate([self._run(session, {"latents": raw[row : row + 1]})[0] for row in range(len(raw))])
+        if pixels.shape[2:] != tuple(self.model.limits.factor * side for side in raw.shape[2:]):
+            raise WeightsError(f"{self.model.folder}: vae/config.json and graphs/{DECODERS[decoder]}.onnx do not belong together: fetch the model again")
+        return to_bytes(pixels)
 
     def wait(self) -> None:
         """Nothing: a call returns when it is done."""
+
+    def _run(self, session: Any, inputs: dict[str, NDArray[Any]]) -> list[Array]:
+        """What ``session`` answers. Raises BackendError where it cannot: inputs that its graph does not take, or too little memory."""
+        try:
+            return session.run(None, inputs)
+        except Exception as error:  # the library's own kinds have no common base
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"{self.model.folder} cannot be computed by onnxruntime ({reason}): see whether --backend eager can") from error
 
     def _unet(self, steps: int) -> Any:
         path = self.model.students.get(steps, self.model.folder / UNET)
@@ -147,12 +179,14 @@ class OnnxRuntime:
 
     def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path) -> Any:
         """A session of one of the model's graphs with ``weights``, which were read from ``path``, bound to it as float32."""
+        if graph not in self._shapes:
+            raise BackendError(f"{self.model.folder / GRAPHS} has no {graph}.onnx: take the folder away and {advice(self.model)}")
         content = (self.model.folder / GRAPHS / f"{graph}.onnx").read_bytes()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
         options.log_severity_level = 3
-        shapes = {name: tuple(shape) for name, shape in self._shapes[graph].items()}
+        shapes = self._shapes[graph]
         weights = {name: value for name, value in weights.items() if name in shapes}
         check_fit(path, weights, shapes)
         bound = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value, np.float32)) for value in weights.values()]
