@@ -20,8 +20,9 @@ Made by `python bench/report.py` from the files in [bench/results](../bench/resu
     fewstep bench --json bench/results/
 
 on one kind of machine. Within a run all sides work in turn, A B A B, with the same weights, noise, scheduler, number type, cores and
-threads, on prompts that none of them has seen. Warm-up rounds do not count; a ratio is the median of the rounds' own ratios. Every picture
-is compared with the one it should be while it is measured, and a row whose pictures differ has no ratio.
+threads, on prompts that none of them has seen. Warm-up rounds do not count; a ratio is the median of the rounds' own ratios. Pictures
+are compared with what they should be, those of the full decoder in every round, those of the tiny one in the warm-up rounds, and a row
+whose pictures differ has no ratio.
 """
 NOTHING = "No results are here yet."
 ACCELERATOR = "No accelerator has been measured: `bench/gpu.sh` does it in one go, and has not run."

@@ -16,7 +16,7 @@ from fewstep.bench.sides import Sides
 from fewstep.bench.table import Section
 
 COLD, WARM, OTHER = "fewstep generate, cold", "fewstep generate, warm", "diffusers, from_pretrained"
-CACHES = ("FEWSTEP_CACHE", "XDG_CACHE_HOME")  # where compiled artefacts would be kept
+CACHES = ("XDG_CACHE_HOME",)  # where compiled artefacts would be kept
 MOST_RUNS = 5
 
 

@@ -84,8 +84,9 @@ LAYOUTS = {
             Column("psnr", "PSNR dB", ".1f"),
         ),
         "From prompts that neither side has seen to finished pictures, the whole batch, in alternation. diffusers always decodes in full. "
-        "Differences are the largest of any colour value, of 255, over all rounds: with the full decoder from diffusers' picture of the same "
-        "noise, with the tiny one from the same decoder under eager torch; PSNR is the tiny decoder's against diffusers' pictures.",
+        "Differences are the largest of any colour value, of 255: with the full decoder from diffusers' picture of the same noise, over all "
+        "rounds, with the tiny one from the same decoder under eager torch, over the warm-up rounds; PSNR is the tiny decoder's against "
+        "diffusers' pictures.",
     ),
     "memory": Layout(
         "Peak memory",
