@@ -73,12 +73,16 @@ class Eager:
     @torch.inference_mode()
     def decode(self, latents: Tensor, decoder: str) -> np.ndarray:
         """Pictures of unit-variance ``latents``."""
+        self._ours()
         network = self._decoder(decoder)
         return decode(network if decoder == "full" else self.bundle.vae, latents, None if decoder == "full" else network)
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
-        {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(self.device.split(":")[0], lambda: None)()
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        elif self.device.startswith("mps"):
+            torch.mps.synchronize()
 
     def _ours(self) -> None:
         """Threads are torch's, one number for the process: another engine may have changed it."""
