@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.engine.request import ASPECTS, BACKENDS, Request, RequestError, parse_size
+from fewstep.engine.request import ASPECTS, BACKENDS, RequestError, prompts_of, requests_of
 
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
@@ -130,27 +130,6 @@ def generate(
     if record:
         loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
     raise typer.Exit(run(name, steps, requests, record, output, as_json, **loading))
-
-
-def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
-    """The prompts of the command line and of a file, where blank lines are passed over. Raises RequestError if there is none."""
-    prompts = list(arguments or ())
-    if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"--prompts {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
-        prompts += [line for line in lines if line]
-    if not prompts:
-        raise RequestError(f'{file or "the command line"} holds no prompt: try fewstep generate "a red apple on a blue background"')
-    return prompts
-
-
-def requests_of(prompts: Sequence[str], seed: int | None, count: int, steps: int | None, size: str | None, aspect: str | None) -> list[Request]:
-    """``count`` requests a prompt; each prompt gets the same seeds, ``seed`` and those that follow. Raises RequestError."""
-    width, height = parse_size(size) if size is not None else (None, None)
-    first = Request("", seed=seed).seed_or_random()
-    return [Request(prompt, first + i, steps, width, height, aspect) for prompt in prompts for i in range(count)]
 
 
 @app.command()

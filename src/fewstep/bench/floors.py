@@ -24,7 +24,8 @@ from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from fewstep.bench.peaks import Peaks
-from fewstep.models.tiny_decoder import FOLDER, TinyConfig, TinyDecoder
+from fewstep.models.tiny_decoder import TinyConfig, TinyDecoder
+from fewstep.models.weights import TINY
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENS = 77
@@ -115,7 +116,7 @@ class Networks:
     def of(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Networks:
         """Those of a model's folder, from its configurations."""
         configs = {part: json.loads((folder / part / "config.json").read_text(encoding="utf8")) for part in PARTS}
-        path = folder / FOLDER / "config.json"
+        path = folder / TINY / "config.json"
         if not path.is_file():
             return cls(configs, dtype)
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))

@@ -30,7 +30,8 @@ from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.models.bundle import WEIGHTS, load_bundle
-from fewstep.models.tiny_decoder import FOLDER, TinyConfig, TinyDecoder, build_tiny, save_tiny
+from fewstep.models.tiny_decoder import TinyConfig, TinyDecoder, build_tiny, save_tiny
+from fewstep.models.weights import TINY
 from fewstep.stamp import file_hash
 from fewstep.zoo.registry import find
 
@@ -80,8 +81,8 @@ def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     dist.start()
     plan = read_recipe(path, DecoderPlan, settings)
     run = Run(folder, recipe_hash(plan))
-    if (folder / FOLDER / WEIGHTS).is_file():
-        return folder / FOLDER
+    if (folder / TINY / WEIGHTS).is_file():
+        return folder / TINY
     model, precision = find(plan.model), dtype(plan.precision)
     bundle = load_bundle(model, dist.device())
     vae, recipe = bundle.vae, plan.decoder
@@ -100,7 +101,7 @@ def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     if dist.rank() == 0:
         save_tiny(decoder, folder, file_hash(model / "vae" / WEIGHTS))
     dist.wait()
-    return folder / FOLDER
+    return folder / TINY
 
 
 def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe, precision: torch.dtype) -> Phase:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.engine.request import TEACHER_STEPS, Limits, RequestError, listed
+from fewstep.models.weights import FILE, TINY
 from fewstep.stamp import Stamp, file_hash
 from fewstep.zoo.registry import INDEX, KNOWN, ModelError, base_of, find, peek, students
 
 DEFAULT_STEPS = 4
-UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
-TINY = Path("decoder_tiny") / UNET.name
+UNET = Path("unet") / FILE
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Model:
 
     def decoders(self) -> tuple[str, ...]:
         """What turns its latents into pictures: "full", and "tiny" where it has a reduced decoder."""
-        return ("full", "tiny") if (self.folder / TINY).is_file() else ("full",)
+        return ("full", "tiny") if (self.folder / TINY / FILE).is_file() else ("full",)
 
     def hash(self, steps: int) -> str:
         """The hash of the weights that denoise in ``steps`` steps."""

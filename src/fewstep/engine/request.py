@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,6 +173,27 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match:
         raise RequestError(f"size {text!r}: write it as WIDTHxHEIGHT in pixels, for instance 256x256")
     return int(match[1]), int(match[2])
+
+
+def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
+    """The prompts of the command line and of a file, where blank lines are passed over. Raises RequestError if there is none."""
+    prompts = list(arguments or ())
+    if file is not None:
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"--prompts {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
+        prompts += [line for line in lines if line]
+    if not prompts:
+        raise RequestError(f'{file or "the command line"} holds no prompt: try fewstep generate "a red apple on a blue background"')
+    return prompts
+
+
+def requests_of(prompts: Sequence[str], seed: int | None, count: int, steps: int | None, size: str | None, aspect: str | None) -> list[Request]:
+    """``count`` requests a prompt; each prompt gets the same seeds, ``seed`` and those that follow. Raises RequestError."""
+    width, height = parse_size(size) if size is not None else (None, None)
+    first = Request("", seed=seed).seed_or_random()
+    return [Request(prompt, first + i, steps, width, height, aspect) for prompt in prompts for i in range(count)]
 
 
 def listed(values: tuple[Any, ...] | list[Any]) -> str:

@@ -14,17 +14,19 @@ import onnx
 import onnxruntime
 import torch
 
+from fewstep.engine.backends import ort
 from fewstep.engine.decode import decode, to_bytes, unscaled
 from fewstep.export.diffusers import opened
 from fewstep.models.bundle import Bundle
 from fewstep.models.graphs import trace, with_weights, write_graphs
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import encode, time_ids
+from fewstep.models.weights import GRAPHS
 from fewstep.sampler import sample
 from fewstep.schedule import pairs
 from fewstep.stamp import Stamp
 
-GRAPHS = ("text", "unet", "decoder")
+PARTS = ("text", "unet", "decoder")
 BOUND = 2  # of 255, between a picture of the files and torch's
 PROMPT, SEED = "a red apple on a blue background", 0
 
@@ -42,7 +44,7 @@ def write_onnx(folder: Path, steps: int, out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         written = Path(temporary) / out.name
         written.mkdir()
-        for name in GRAPHS:
+        for name in PARTS:
             onnx.save(with_weights(_graph(bundle, folder, name), tensors), str(written / f"{name}.onnx"))
         for name in ("tokenizer", "tokenizer_2"):
             copytree(folder / name, written / name)
@@ -54,7 +56,7 @@ def write_onnx(folder: Path, steps: int, out: Path) -> Path:
         record = {
             **{key: asdict(stamp)[key] for key in ("steps", "prediction_type", "timesteps", "start_scale", "fresh", "guidance_scale")},
             "scaling_factor": float(bundle.vae.config.scaling_factor),
-            "bytes": {f"{name}.onnx": (written / f"{name}.onnx").stat().st_size for name in GRAPHS},
+            "bytes": {f"{name}.onnx": (written / f"{name}.onnx").stat().st_size for name in PARTS},
             "largest_difference_of_255": difference,
         }
         (written / "model.json").write_text(json.dumps(record, indent=1))
@@ -73,14 +75,14 @@ def write_weightless(folder: Path, steps: int, out: Path) -> Path:
 
 def _graph(bundle: Bundle, folder: Path, name: str) -> Any:
     """The graph that lies beside the weights, or a new one, which takes a minute."""
-    there = folder / "graphs" / f"{name}.onnx"
+    there = folder / GRAPHS / f"{name}.onnx"
     return onnx.load(str(there), load_external_data=False) if there.is_file() else trace(bundle, name)
 
 
 @torch.inference_mode()
 def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
     """The largest difference, of 255, between a picture made with the ONNX files in ``folder`` and with torch, from the same noise."""
-    sessions = {name: onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]) for name in GRAPHS}
+    sessions = {name: onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]) for name in PARTS}
     side = int(bundle.unet.config.sample_size)
     noise = torch.randn((1, bundle.unet.config.in_channels, side, side), generator=torch.Generator("cpu").manual_seed(SEED))
     ids = time_ids(1, side * bundle.factor, side * bundle.factor)
@@ -92,16 +94,9 @@ def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
         t([PROMPT], padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="np").input_ids.astype(np.int64)
         for t in (bundle.tokenizer, bundle.tokenizer_2)
     ]
-    embeds, pooled = sessions["text"].run(None, {"tokens": tokens[0], "tokens_2": tokens[1]})
-    null = {"prompt_embeds": np.zeros_like(embeds), "pooled": np.zeros_like(pooled)}
-
-    def answer(x: Any, t: int, conditions: dict[str, Any]) -> Any:
-        return sessions["unet"].run(None, {"sample": x.astype(np.float32), "timestep": np.full(1, t), "ids": ids.numpy(), **conditions})[0]
-
-    def denoise(x: Any, t: int) -> Any:
-        real = answer(x, t, {"prompt_embeds": embeds, "pooled": pooled})
-        return answer(x, t, null) * (1 - stamp.guidance_scale) + stamp.guidance_scale * real if stamp.guidance_scale > 1 else real
-
+    prompt = ort.Prompt(*sessions["text"].run(None, {"tokens": tokens[0], "tokens_2": tokens[1]}))
+    width = height = side * bundle.factor
+    denoise = ort.denoiser(lambda inputs: sessions["unet"].run(None, inputs)[0], [prompt], width, height, stamp.guidance_scale)
     *_, theirs = sample(denoise, noise.numpy(), pairs(stamp.timesteps), **walk)
     pixels = sessions["decoder"].run(None, {"latents": unscaled(bundle.vae.config, theirs.latents).astype(np.float32)})[0]
     return int(np.abs(to_bytes(pixels).astype(int) - expected.astype(int)).max())

@@ -23,10 +23,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from fewstep.models.clip_tokens import END, START
 from fewstep.models.tokenizer import make_tokenizer, save_tokenizer, train_vocabulary
-from fewstep.models.weights import WeightsError, check_fit, read_weights
+from fewstep.models.weights import FILE, WeightsError, check_fit, read_weights
 from fewstep.stamp import Stamp, file_hash
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS = FILE
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
     "beta_start": 0.00085,

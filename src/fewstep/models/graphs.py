@@ -21,14 +21,13 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.models import tiny_decoder
 from fewstep.models.prompt import encode_tokens, time_ids
+from fewstep.models.tiny_decoder import TinyDecoder, load_tiny
+from fewstep.models.weights import INDEX, TINY
 
 if TYPE_CHECKING:
     from fewstep.models.bundle import Bundle
-    from fewstep.models.tiny_decoder import TinyDecoder
 
-INDEX = "weights.json"  # beside the graphs: {graph: {name of a weight: its shape}}
 MOST_PICTURES = 63  # in one batch: diffusers' UNet takes another path from 64 on
 
 
@@ -89,7 +88,7 @@ def write_graphs(bundle: Bundle, folder: Path) -> Path:
     """Write the graphs of ``bundle`` and weights.json, their weights' names and shapes, to ``folder``, each whole or not at all. Returns ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {}
-    reduced = bundle.folder is not None and (bundle.folder / tiny_decoder.FOLDER).is_dir()
+    reduced = bundle.folder is not None and (bundle.folder / TINY).is_dir()
     for name in ("text", "unet", "decoder", *("decoder_tiny",) * reduced):
         model = trace(bundle, name)
         shapes[name] = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.external_data}
@@ -129,7 +128,7 @@ def trace(bundle: Bundle, name: str) -> Any:
         inputs = {"tokens": tokens, "tokens_2": tokens.clone()}  # one tensor twice would be traced as one input
         return _export(Text(bundle), inputs, ["prompt_embeds", "pooled"], {key: {0: batch} for key in inputs})
     if name in ("decoder", "decoder_tiny"):
-        module: nn.Module = Decoder(bundle) if name == "decoder" else Tiny(tiny_decoder.load_tiny(bundle.folder or Path()))
+        module: nn.Module = Decoder(bundle) if name == "decoder" else Tiny(load_tiny(bundle.folder or Path()))
         return _export(module, {"latents": x}, ["pixels"], {"latents": {0: batch, 2: free, 3: free}})
     embeds = torch.zeros(2, length, int(bundle.unet.config.cross_attention_dim))
     pooled = torch.zeros(2, int(bundle.text_encoder_2.config.projection_dim))

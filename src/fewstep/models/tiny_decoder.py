@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fewstep.models.bundle import WEIGHTS, load_weights, save_weights
-from fewstep.models.weights import WeightsError
-from fewstep.stamp import file_hash
-
-FOLDER = "decoder_tiny"  # in a model's folder
-KEY = "fewstep-decoder"  # of the JSON record in the metadata
+from fewstep.models.weights import TINY, TINY_KEY, WeightsError, check_decoder
 
 
 @dataclass(frozen=True)
@@ -99,12 +94,12 @@ def build_tiny(config: TinyConfig) -> TinyDecoder:
 
 def save_tiny(decoder: TinyDecoder, folder: Path, vae: str) -> Path:
     """Write ``decoder`` as float16 into the model's ``folder`` and return its own. ``vae`` is the hash of the autoencoder's file it is for."""
-    own = Path(folder) / FOLDER
+    own = Path(folder) / TINY
     own.mkdir(parents=True, exist_ok=True)
     config = {"_class_name": type(decoder).__name__, **asdict(decoder.config)}
     (own / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
     tensors = {key: value.half().contiguous() for key, value in decoder.state_dict().items()}
-    save_weights(tensors, own / WEIGHTS, {"format": "pt", KEY: json.dumps({"vae": vae})})
+    save_weights(tensors, own / WEIGHTS, {"format": "pt", TINY_KEY: json.dumps({"vae": vae})})
     return own
 
 
@@ -113,31 +108,18 @@ def load_tiny(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.floa
 
     Raises WeightsError if there is none, if its files are damaged, or if it was made for another autoencoder than the one beside it.
     """
-    own = Path(folder) / FOLDER
-    if not (own / WEIGHTS).is_file():
-        raise WeightsError(f"{folder} has no reduced decoder ({FOLDER}): use the full one, or make it with fewstep distill recipes/emoji-decoder.toml")
-    made_for, there = _made_for(own / WEIGHTS), file_hash(Path(folder) / "vae" / WEIGHTS)
-    if made_for != there:
-        raise WeightsError(f"{own / WEIGHTS}: this decoder was made for another autoencoder ({made_for}, not {there}): use the full one, or distil it anew")
+    check_decoder(Path(folder))
     decoder = TinyDecoder(read_config(folder))
-    load_weights(decoder, own / WEIGHTS)
+    load_weights(decoder, Path(folder) / TINY / WEIGHTS)
     return decoder.to(device, dtype).eval().requires_grad_(False)
 
 
 def read_config(folder: Path) -> TinyConfig:
     """The dimensions of the reduced decoder in the model's ``folder``. Raises WeightsError if they cannot be read."""
-    path = Path(folder) / FOLDER / "config.json"
+    path = Path(folder) / TINY / "config.json"
     try:
         record = json.loads(path.read_text(encoding="utf8"))
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if not key.startswith("_")}
         return TinyConfig(**fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: not the dimensions of a reduced decoder ({error}): fetch it again") from None
-
-
-def _made_for(path: Path) -> str:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return str(json.loads((file.metadata() or {})[KEY])["vae"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: it does not say which autoencoder it was made for ({error}): fetch it again") from None

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from fewstep.stamp import file_hash
+
+GRAPHS = "graphs"  # in a model's folder: its graphs without weights
+INDEX = "weights.json"  # among them: {graph: {name of a weight: its shape}}
+FILE = "diffusion_pytorch_model.safetensors"
+TINY = "decoder_tiny"  # in a model's folder: its reduced decoder
+TINY_KEY = "fewstep-decoder"  # of the JSON record in that decoder's metadata
 
 
 class WeightsError(ValueError):
@@ -80,3 +89,20 @@ def low_rank_changes(path: Path, tensors: dict[str, Any], shapes: dict[str, tupl
     if wrong:
         raise WeightsError(f"{path}: this LoRA is not for this model: {'; '.join(wrong[:3])}")
     return changes
+
+
+def check_decoder(folder: Path) -> None:
+    """Raises WeightsError unless the model in ``folder`` has a reduced decoder that was made for its autoencoder."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / TINY / FILE
+    if not path.is_file():
+        raise WeightsError(f"{folder} has no reduced decoder ({TINY}): use the full one, or make it with fewstep distill recipes/emoji-decoder.toml")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            made_for = str(json.loads((file.metadata() or {})[TINY_KEY])["vae"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: it does not say which autoencoder it was made for ({error}): fetch it again") from None
+    there = file_hash(folder / "vae" / FILE)
+    if made_for != there:
+        raise WeightsError(f"{path}: this decoder was made for another autoencoder ({made_for}, not {there}): use the full one, or distil it anew")

@@ -81,22 +81,11 @@ def students(folder: Path) -> dict[int, Path]:
 def peek(path: Path) -> Stamp | None:
     """The stamp in a safetensors header, None where there is none. Raises ModelError on a file that is no whole safetensors file."""
     try:
-        return Stamp.from_metadata(metadata(path))
-    except ValueError as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors header. Raises ModelError on a file that is no whole safetensors file."""
-    try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(LONGEST_HEADER, path.stat().st_size):
                 raise ValueError("it may be truncated")
-            found = json.loads(stream.read(length)).get("__metadata__") or {}
-            return {str(key): str(value) for key, value in found.items()}
+            return Stamp.from_metadata(json.loads(stream.read(length)).get("__metadata__"))
     except (OSError, struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
 

@@ -25,7 +25,8 @@ from fewstep.distill.latents import to_tensor
 from fewstep.distill.recipe import RecipeError, read_recipe
 from fewstep.distill.trainer import update
 from fewstep.models.bundle import WEIGHTS, Shape, build_bundle, save_bundle
-from fewstep.models.tiny_decoder import FOLDER, TinyConfig, build_tiny, load_tiny
+from fewstep.models.tiny_decoder import TinyConfig, build_tiny, load_tiny
+from fewstep.models.weights import TINY
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "emoji-decoder.toml"
 SIZES = {(64, 64): 5, (84, 48): 3, (48, 84): 2}  # pictures of each bucket in the cache below
@@ -202,7 +203,7 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: py
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with pytest.raises(SystemExit) as ended:  # as the command line has it
         main(["distill", str(RECIPE), "--run", str(whole), *(part for setting in settings for part in ("--set", setting))])
-    assert ended.value.code == 0 and capsys.readouterr().out.splitlines()[-1] == str(whole / FOLDER)
+    assert ended.value.code == 0 and capsys.readouterr().out.splitlines()[-1] == str(whole / TINY)
     real, calls = trainer.update, 0
 
     def dies(*arguments: Any) -> dict[str, float]:
@@ -220,10 +221,10 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: py
     train_decoder(RECIPE, killed, settings)
     assert calls == 8 + 2, "it began anew"
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    one, other = load_file(whole / FOLDER / WEIGHTS), load_file(killed / FOLDER / WEIGHTS)
+    one, other = load_file(whole / TINY / WEIGHTS), load_file(killed / TINY / WEIGHTS)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
-    (teacher / FOLDER).symlink_to(whole / FOLDER)
+    (teacher / TINY).symlink_to(whole / TINY)
     decoder = load_tiny(teacher)  # it is for this model's autoencoder
     averaged = load_file(whole / "weights" / "decoder.safetensors")
     assert all(torch.equal(value, averaged[f"decoder/{key}"].half().float()) for key, value in decoder.state_dict().items())

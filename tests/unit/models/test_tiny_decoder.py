@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fewstep.models.bundle import WEIGHTS
-from fewstep.models.tiny_decoder import FOLDER, KEY, TinyConfig, TinyDecoder, build_tiny, load_tiny, save_tiny
-from fewstep.models.weights import WeightsError
+from fewstep.models.tiny_decoder import TinyConfig, TinyDecoder, build_tiny, load_tiny, save_tiny
+from fewstep.models.weights import TINY, TINY_KEY, WeightsError
 from fewstep.stamp import file_hash
 
 EMOJI = TinyConfig(latent_channels=16, factor=16)
@@ -86,11 +86,11 @@ def test_what_is_saved_is_what_is_loaded(model: Path) -> None:
     assert again.config == SMALL
     assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
     assert torch.equal(again(latents), decoder.half().float()(latents))
-    files = load_file(model / FOLDER / WEIGHTS)
+    files = load_file(model / TINY / WEIGHTS)
     assert {value.dtype for value in files.values()} == {torch.float16}
-    before = (model / FOLDER / WEIGHTS).read_bytes()
+    before = (model / TINY / WEIGHTS).read_bytes()
     save_tiny(again, model, file_hash(model / "vae" / WEIGHTS))
-    assert (model / FOLDER / WEIGHTS).read_bytes() == before
+    assert (model / TINY / WEIGHTS).read_bytes() == before
 
 
 def test_one_made_for_another_autoencoder_is_refused(model: Path) -> None:
@@ -118,14 +118,14 @@ def test_a_model_without_one_says_so(tiny: Path) -> None:
     ],
 )
 def test_damaged_files_are_refused_in_a_sentence(model: Path, file: str, content: bytes, sentence: str) -> None:
-    (model / FOLDER / file).write_bytes(content)
+    (model / TINY / file).write_bytes(content)
     with pytest.raises(WeightsError, match=sentence):
         load_tiny(model)
 
 
 def test_weights_that_name_no_autoencoder_are_refused(model: Path) -> None:
-    path = model / FOLDER / WEIGHTS
-    for metadata in ({"format": "pt"}, {KEY: "[]"}, {KEY: "{}"}):
+    path = model / TINY / WEIGHTS
+    for metadata in ({"format": "pt"}, {TINY_KEY: "[]"}, {TINY_KEY: "{}"}):
         save_file(load_file(path), path, metadata)
         with pytest.raises(WeightsError, match="does not say which autoencoder"):
             load_tiny(model)

@@ -18,14 +18,12 @@ from fewstep.engine.decode import SCALING_FACTOR, check_scaling, to_bytes, unsca
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
 from fewstep.models.clip_tokens import ClipTokens
-from fewstep.models.weights import WeightsError, check_fit, low_rank_changes, read_weights
+from fewstep.models.weights import GRAPHS, INDEX, WeightsError, check_decoder, check_fit, low_rank_changes, read_weights
 from fewstep.stamp import file_hash
-from fewstep.zoo.registry import metadata, peek
+from fewstep.zoo.registry import peek
 
 Array = NDArray[np.float32]
 WEIGHTS = UNET.name
-GRAPHS = "graphs"
-INDEX = Path(GRAPHS) / "weights.json"  # {graph: {name of a weight: its shape}}
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
@@ -33,8 +31,8 @@ def open(model: Model, device: str = "cpu", threads: int | None = None, strict: 
     """The backend for ``model``. Raises BackendError if the model has no usable graphs or ``device`` is no CPU, WeightsError on a damaged configuration."""
     if device != "cpu":
         raise BackendError(f"the onnxruntime backend computes on a CPU, not on {device}: use --backend eager")
-    if not (model.folder / INDEX).is_file():
-        raise BackendError(f"{model.folder} has no {INDEX}: {advice(model)}")
+    if not (model.folder / GRAPHS / INDEX).is_file():
+        raise BackendError(f"{model.folder} has no {GRAPHS}/{INDEX}: {advice(model)}")
     return OnnxRuntime(model, threads or cores())
 
 
@@ -45,7 +43,7 @@ def advice(model: Model) -> str:
 
 def read_index(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
     """{graph: {name of a weight: its shape}} of the graphs that lie there. Raises BackendError if it cannot be read or a graph is missing."""
-    path = model.folder / INDEX
+    path = model.folder / GRAPHS / INDEX
     try:
         content = json.loads(path.read_text(encoding="utf8"))
         shapes = {graph: {name: tuple(map(int, shape)) for name, shape in weights.items()} for graph, weights in content.items()}
@@ -111,24 +109,9 @@ class OnnxRuntime:
         return np.asarray(values, np.float32)
 
     def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Array, int], Array]:
-        """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what a guidance scale does."""
-        session, guided = self._unet(steps), guidance_scale > 1
-        shown = [*map(_null, prompts), *prompts] if guided else prompts
-        fixed = {
-            "prompt_embeds": np.concatenate([prompt.embeds for prompt in shown]),
-            "pooled": np.concatenate([prompt.pooled for prompt in shown]),
-            "ids": np.array([[height, width, 0, 0, height, width]] * len(shown), np.float32),
-        }
-
-        def denoise(x: Array, t: int) -> Array:
-            sample = np.concatenate([x, x]) if guided else x
-            output: Array = self._run(session, {"sample": sample.astype(np.float32), "timestep": np.full(len(sample), t, np.int64), **fixed})[0]
-            if not guided:
-                return output
-            null, real = np.split(output, 2)
-            return null + np.float32(guidance_scale) * (real - null)
-
-        return denoise
+        """``denoise(x, t)`` with the weights for ``steps`` steps."""
+        session = self._unet(steps)
+        return denoiser(lambda inputs: self._run(session, inputs)[0], prompts, width, height, guidance_scale)
 
     def decode(self, latents: Array, decoder: str) -> np.ndarray:
         """Pictures of unit-variance ``latents``, one by one, which keeps the activations in the processor's cache."""
@@ -197,17 +180,27 @@ class OnnxRuntime:
             raise BackendError(f"onnxruntime cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
 
 
-def check_decoder(folder: Path) -> None:
-    """Raises WeightsError unless the model in ``folder`` has a reduced decoder that was made for its autoencoder."""
-    own = folder / "decoder_tiny" / WEIGHTS
-    if not own.is_file():
-        raise WeightsError(f"{folder} has no reduced decoder ({own.parent.name}): use the full one")
-    try:
-        made_for = str(json.loads(metadata(own)["fewstep-decoder"])["vae"])
-    except (ValueError, KeyError, TypeError):
-        raise WeightsError(f"{own}: it does not say which autoencoder it was made for: fetch it again") from None
-    if made_for != file_hash(folder / "vae" / WEIGHTS):
-        raise WeightsError(f"{own}: this decoder was made for another autoencoder: use the full one, or distil it anew")
+def denoiser(
+    unet: Callable[[dict[str, NDArray[Any]]], Array], prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float
+) -> Callable[[Array, int], Array]:
+    """``denoise(x, t)`` of a UNet's graph, called with its inputs by name; see fewstep.models.guidance.denoiser for what a guidance scale does."""
+    guided = guidance_scale > 1
+    shown = [*map(_null, prompts), *prompts] if guided else prompts
+    fixed: dict[str, NDArray[Any]] = {
+        "prompt_embeds": np.concatenate([prompt.embeds for prompt in shown]),
+        "pooled": np.concatenate([prompt.pooled for prompt in shown]),
+        "ids": np.array([[height, width, 0, 0, height, width]] * len(shown), np.float32),
+    }
+
+    def denoise(x: Array, t: int) -> Array:
+        sample = np.concatenate([x, x]) if guided else x
+        output = unet({"sample": sample.astype(np.float32), "timestep": np.full(len(sample), t, np.int64), **fixed})
+        if not guided:
+            return output
+        null, real = np.split(output, 2)
+        return null + np.float32(guidance_scale) * (real - null)
+
+    return denoise
 
 
 def _null(prompt: Prompt) -> Prompt:
