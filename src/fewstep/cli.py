@@ -225,10 +225,12 @@ def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> Non
 
 @app.command()
 def distill(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
-    """Distil students from a teacher, stage by stage, or a reduced decoder, as a recipe says. Goes on where it was stopped."""
+    """Distil students from a teacher, stage by stage, or a smaller autoencoder or decoder, as a recipe says. Goes on where it was stopped."""
     from fewstep.distill.recipe import trained_by
 
-    if trained_by(recipe) == "decoder":
+    if (kind := trained_by(recipe)) == "autoencoder":
+        from fewstep.distill.compact import train_autoencoder as work
+    elif kind == "decoder":
         from fewstep.distill.decoder import train_decoder as work
     else:
         from fewstep.distill.walk import distill as work

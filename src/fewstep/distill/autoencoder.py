@@ -14,6 +14,7 @@ from fewstep.data.buckets import buckets
 from fewstep.data.emoji import Dials, World
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import to_tensor
+from fewstep.distill.patches import edge_loss
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
@@ -49,16 +50,17 @@ def crops(world: World, indices: range, recipe: AutoencoderRecipe, size: int, si
     return to_tensor(np.stack(pictures))
 
 
+def batch(world: World, indices: range, recipe: AutoencoderRecipe, side: int) -> tuple[Tensor, np.random.Generator]:
+    """Crops of scenes, larger and fewer ones towards the end, and where the randomness of their update comes from."""
+    rng = np.random.default_rng((world.seed, indices.start, 2))
+    if indices.start < int(0.9 * recipe.updates) * recipe.batch_size:
+        return crops(world, indices, recipe, min(recipe.crop, side), side), rng
+    return crops(world, indices[: max(len(indices) // 4, 1)], recipe, min(2 * recipe.crop, side), side), rng
+
+
 def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRecipe, precision: torch.dtype) -> Phase:
     """All of the autoencoder on L1 + L2 + edges, with a KL term just large enough to keep the latents bounded."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    late, side = int(0.9 * recipe.updates), int(model.config.sample_size)
-
-    def batch(indices: range) -> tuple[Tensor, np.random.Generator]:
-        rng = np.random.default_rng((world.seed, indices.start, 2))
-        if indices.start < late * recipe.batch_size:
-            return crops(world, indices, recipe, min(recipe.crop, side), side), rng
-        return crops(world, indices[: max(len(indices) // 4, 1)], recipe, min(2 * recipe.crop, side), side), rng
 
     def losses(turn: str, batch: tuple[Tensor, np.random.Generator]) -> Losses:
         pictures, rng = batch[0].to(model.device), batch[1]
@@ -77,7 +79,7 @@ def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRec
         batch_size=recipe.batch_size,
         models={"autoencoder": model},
         optimizers={"student": optimizer},
-        batch=batch,
+        batch=lambda indices: batch(world, indices, recipe, int(model.config.sample_size)),
         losses=losses,
         learning_rate=lambda update: cosine(update, recipe.updates, warmup=100),
         averages={"autoencoder": Ema(model, recipe.ema)},
@@ -85,9 +87,3 @@ def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRec
         precision=precision,
         workers=spare(),
     )
-
-
-def edge_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 between horizontal and between vertical differences: an emoji's outlines are what a viewer judges. Inputs [B, 3, H, W]."""
-    difference = output - target
-    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()

@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 
 from fewstep.distill import dist
-from fewstep.distill.autoencoder import edge_loss
 from fewstep.distill.decoded import Crops, Decoded
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import Latents, cache_key
+from fewstep.distill.patches import TURNS, Contest, PatchCritic, picture_losses
 from fewstep.distill.pretrain import complete, dtype
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
-from fewstep.distill.schedules import cosine
+from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
-from fewstep.distill.world import DataRecipe, open_world
+from fewstep.distill.world import DataRecipe, identity, open_world
 from fewstep.models.bundle import WEIGHTS, load_bundle
 from fewstep.models.tiny_decoder import TinyConfig, TinyDecoder, build_tiny, save_tiny
 from fewstep.models.weights import TINY
@@ -51,6 +50,7 @@ class DecoderRecipe:
     edges: float = 1.0  # weight of the edge loss beside L1
     learning_rate: float = 2e-3
     ema: float = 0.999
+    contest: Contest = field(default_factory=Contest)  # after the ``updates`` of imitation
 
     def __post_init__(self) -> None:
         if self.crop <= 2 * self.margin or self.margin < 0:
@@ -92,12 +92,15 @@ def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
         config = TinyConfig(int(vae.config.latent_channels), bundle.factor, recipe.channels, recipe.blocks)
     except ValueError as error:
         raise RecipeError(f"{path}: decoder: {error}") from None
-    key = cache_key(plan.data, vae, precision)
-    latents = Latents(folder / "latents", open_world(plan.data), vae, plan.data.pictures, key, precision)
+    world = open_world(plan.data)
+    key = cache_key(identity(plan.data, world), vae, precision)
+    latents = Latents(folder / "latents", world, vae, plan.data.pictures, key, precision)
     decoded = Decoded(folder / "decoded", latents, vae, recipe.pictures, key, precision)
     torch.manual_seed(plan.seed)
     decoder = build_tiny(config).to(dist.device())
     complete(run, decoder_phase(decoder, decoded, recipe, precision), "decoder")
+    if recipe.contest.turns:
+        complete(run, sharpen_phase(decoder, decoded, recipe, precision), "sharpen")
     if dist.rank() == 0:
         save_tiny(decoder, folder, file_hash(model / "vae" / WEIGHTS))
     dist.wait()
@@ -114,9 +117,7 @@ def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe,
         device = next(decoder.parameters()).device
         output = decoder(crops.latents.to(device)).float()[..., crops.rows, crops.columns]
         pictures = crops.pictures.to(device)
-        l1, edges = F.l1_loss(output, pictures), edge_loss(output, pictures)
-        psnr = -10 * (F.mse_loss(output, pictures) / 4).clamp(min=1e-10).log10()  # dB; values span 2
-        return {"loss": l1 + recipe.edges * edges, "l1": l1, "edges": edges, "psnr": psnr}
+        return picture_losses(output, pictures, recipe.edges)
 
     return Phase(
         name="decoder/imitate",
@@ -127,6 +128,41 @@ def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe,
         batch=lambda indices: decoded.batch(indices, recipe.batch_size, recipe.crop, recipe.margin, recipe.noise),
         losses=losses,
         learning_rate=lambda update: cosine(update, recipe.updates, warmup=100),
+        averages={"decoder": Ema(decoder, recipe.ema)},
+        clip=1.0,
+        precision=precision,
+        workers=spare(),
+    )
+
+
+def sharpen_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe, precision: torch.dtype) -> Phase:
+    """The reduced decoder against a critic of patches that knows the full one's pictures: for what it has too few weights to get exactly right."""
+    last = list(decoder.parameters())[-2]  # the last convolution's weights; its bias follows
+    contest, critic = recipe.contest, PatchCritic().to(last.device)
+    first = recipe.updates * recipe.batch_size  # samples go on where imitation ended
+
+    def sharpen(turn: str, crops: Crops) -> Losses:
+        with torch.set_grad_enabled(turn == "student"):
+            output = decoder(crops.latents.to(last.device)).float()[..., crops.rows, crops.columns]
+        pictures = crops.pictures.to(last.device)
+        if turn == "critic":
+            return contest.critic_losses(critic, pictures, output)
+        return contest.decoder_losses(critic, pictures, output, last)
+
+    def batch(indices: range) -> Crops:
+        later = range(indices.start + first, indices.stop + first, indices.step)
+        return decoded.batch(later, recipe.batch_size, recipe.crop, recipe.margin, recipe.noise)
+
+    return Phase(
+        name="decoder/sharpen",
+        updates=contest.turns,
+        batch_size=recipe.batch_size,
+        models={"decoder": decoder, "critic": critic},
+        optimizers=contest.optimizers(critic, list(decoder.parameters())),
+        batch=batch,
+        losses=sharpen,
+        turns=TURNS,
+        learning_rate=lambda update: constant(update, warmup=50),
         averages={"decoder": Ema(decoder, recipe.ema)},
         clip=1.0,
         precision=precision,

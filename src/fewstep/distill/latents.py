@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +125,7 @@ def _scenes(world: World, size: tuple[int, int], indices: range) -> tuple[Tensor
     return to_tensor(np.stack(pictures)), captions
 
 
-def cache_key(data: Any, vae: AutoencoderKL, precision: torch.dtype) -> str:
+def cache_key(data: str, vae: AutoencoderKL, precision: torch.dtype) -> str:
     """What a cache depends on: the data's recipe and the autoencoder, as float16 files hold it. Runs that share both may share a cache."""
     digest = hashlib.sha256(f"{data} {precision}".encode())
     for name, tensor in sorted(vae.state_dict().items()):

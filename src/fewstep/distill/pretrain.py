@@ -28,7 +28,7 @@ from fewstep.distill.state import Run
 from fewstep.distill.teacher import TeacherRecipe, teacher_phase
 from fewstep.distill.text import TextRecipe, TextTowers, text_phase
 from fewstep.distill.trainer import Phase, Routine, train
-from fewstep.distill.world import DataRecipe, captions, open_world, words
+from fewstep.distill.world import DataRecipe, captions, identity, open_world, words
 from fewstep.models.bundle import Bundle, Shape, build_bundle, load_bundle, save_bundle, save_weights
 from fewstep.models.weights import read_weights
 from fewstep.stamp import Stamp
@@ -79,7 +79,8 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     for network in (bundle.vae, bundle.text_encoder, bundle.text_encoder_2):
         network.eval().requires_grad_(False)
 
-    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, cache_key(plan.data, bundle.vae, precision), precision)
+    key = cache_key(identity(plan.data, world), bundle.vae, precision)
+    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, key, precision)
     bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
     complete(run, teacher_phase(bundle, latents, plan.teacher, precision), "unet")
     bundle.words = words(world)

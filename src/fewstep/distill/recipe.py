@@ -33,8 +33,8 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
 def trained_by(path: Path) -> str:
     """What a recipe makes: its key ``trains``, "teacher" where it has none. Raises RecipeError as :func:`read_recipe`."""
     kind = _read(path).get("trains", "teacher")
-    if kind not in ("teacher", "judge", "decoder"):
-        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher', 'judge' or 'decoder'")
+    if kind not in ("teacher", "judge", "autoencoder", "decoder"):
+        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher', 'judge', 'autoencoder' or 'decoder'")
     return str(kind)
 
 

