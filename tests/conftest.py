@@ -9,6 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads on a 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fewstep", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("fewstep")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.engine.request import ASPECTS, BACKENDS, RequestError, prompts_of, requests_of
+from fewstep.engine.options import parse_outpaint, parse_size, prompts_of, read_image, requests_of
+from fewstep.engine.request import ASPECTS, BACKENDS, RequestError
 
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
@@ -94,42 +95,34 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
     source: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Make the picture of this file again.")] = None,
     file: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Read prompts from a file, one a line.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Begin from this picture.")] = None,
+    strength: Annotated[float | None, typer.Option(metavar="0..1", help="How much of it to make anew.  [default: 0.5]", show_default=False)] = None,
+    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to repaint it, in white; black stays to the bit.")] = None,
+    outpaint: Annotated[str | None, typer.Option(metavar="L,T,R,B", help="Extend it by so many pixels: left, top, right, bottom.")] = None,
+    blend: Annotated[str | None, typer.Option(metavar="PROMPT", help="A second prompt to mix in.")] = None,
+    blend_weight: Annotated[float | None, typer.Option(metavar="0..1", help="Its share.  [default: 0.5]", show_default=False)] = None,
+    variation_seed: Annotated[int | None, typer.Option(metavar="N", help="Another seed, to go some of the way to.")] = None,
+    variation: Annotated[float | None, typer.Option(metavar="0..1", help="How much of the way.")] = None,
+    transparent: Annotated[bool, typer.Option("--transparent", help="Cut the flat background out.")] = False,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Put all pictures into one as well, with an atlas in FILE.json.")] = None,
 ) -> None:
     """Make pictures of prompts."""
-    from fewstep.engine.model import open_model
-    from fewstep.engine.output import open_output
-    from fewstep.engine.words import hints, read_words
-    from fewstep.zoo.registry import KNOWN
+    from fewstep.engine.run import again, generate
 
+    given: dict[str, Any] = {"image": image and read_image(image, "--image"), "mask": mask and read_image(mask, "--mask")}
+    wanted: dict[str, Any] = {"seed": seed, "steps": steps, "aspect": aspect, "blend": blend, "blend_weight": blend_weight}
+    wanted |= {"variation_seed": variation_seed, "variation": variation, "strength": strength, "outpaint": parse_outpaint(outpaint)}
     record: Record | None = None
     if source is not None:
-        if prompts or file or seed is not None or steps is not None or size or aspect or count != 1 or backend or decoder or device:
-            raise RequestError("--from repeats a picture as it was made: give it alone, with --out, --format, --model or --json at most")
-        from fewstep.engine.record import format_of, read_record
-
-        record = read_record(source)
-        kind = kind or (format_of(source) if out is None or format_of(out) is None else None)
-        if model is None and record.model not in KNOWN:  # a file from elsewhere does not say which folder is opened
-            raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with its folder")
-        requests = [record.request]
+        if prompts or count != 1 or transparent or any(v is not None for v in (file, size, backend, decoder, device, sheet, *wanted.values())):
+            raise RequestError("--from repeats a picture as it was made: give it alone, with --image, --mask, --out, --format, --model or --json at most")
+        record, kind = again(source, out, kind, model)
+        requests = [record.again(**given)]
     else:
-        requests = requests_of(prompts_of(prompts, file), seed, count, steps, size, aspect)
+        width, height = (None, None) if size is None else parse_size(size)
+        requests = requests_of(prompts_of(prompts, file), count, width=width, height=height, transparent=transparent, **wanted, **given)
     name = model or (record.model if record else "emoji")
-    opened = open_model(name, steps)
-    for request in requests:
-        opened.limits.settle(request)
-    output = open_output(out, len(requests), kind)
-    words = read_words(opened.folder)
-    for prompt in dict.fromkeys(request.prompt for request in requests):
-        for hint in hints(prompt, words, opened.limits.name):
-            print(f"note: {hint}", file=sys.stderr)
-
-    from fewstep.engine.run import run
-
-    loading: dict[str, Any] = {"backend": backend or "auto", "decoder": decoder or "full", "device": device}
-    if record:
-        loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
-    raise typer.Exit(run(name, steps, requests, record, output, as_json, **loading))
+    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, backend or "auto", decoder or "full", device))
 
 
 @app.command()
@@ -141,14 +134,18 @@ def serve(
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer everybody, on any address.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A name that this server is known by. May be repeated.")] = None,
     allow_origin: Annotated[list[str] | None, typer.Option(metavar="ORIGIN", help="Pages that may use it, as https://name. May be repeated.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/minute", help="Requests of one client, or off.  [default: off; 300/minute on other addresses]", show_default=False)
+    ] = None,
+    checker: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Asked about every prompt and picture; see docs/serving.md.")] = None,
 ) -> None:
-    """Serve pictures over HTTP and live sessions over a WebSocket."""
+    """Serve the studio, pictures over HTTP and live sessions over a WebSocket."""
     from fewstep.serve.guard import Access
 
-    access = Access(host, tuple(api_key or ()), no_auth, tuple(allow_host or ()), tuple(allow_origin or ()))
+    access = Access(host, tuple(api_key or ()), no_auth, tuple(allow_host or ()), tuple(allow_origin or ()), rate)
     from fewstep.serve.run import run
 
-    run(port, model, access)
+    run(port, model, access, checker)
 
 
 @app.command()
@@ -157,28 +154,14 @@ def models(
     subjects: Annotated[bool, typer.Option("--subjects", help="Print the subjects it can draw, one a line.")] = False,
 ) -> None:
     """List the models, or say what one can do."""
-    from fewstep.engine.model import open_model
-    from fewstep.engine.words import read_words
-    from fewstep.zoo.registry import entries
+    from fewstep.engine.listing import describe, known, taught
 
     if name is None:
         if subjects:
             raise RequestError("whose subjects: give a model, for instance fewstep models emoji --subjects")
-        for entry in entries():
-            has = f"steps {', '.join(map(str, entry.steps))}, {entry.megabytes:.0f} MB" if entry.present else "not in this installation"
-            print(f"{entry.name}  {entry.about}  ({has})")
-        return
-    opened = open_model(name)
-    taught = read_words(opened.folder).get("subjects", [])
-    if subjects:
-        print("\n".join(taught))
-        return
-    limits = opened.limits
-    print(f"{limits.name}  {opened.folder}")
-    shapes = [f"{width}x{height} ({aspect})" for aspect in ASPECTS for width, height in [limits.size_of(aspect)]]
-    print("steps  " + " and ".join(limits.has()))
-    print(f"sizes  {', '.join(shapes)}, and others in multiples of {limits.factor}")
-    print(f"subjects  {len(taught)}")
+        print("\n".join(known()))
+    else:
+        print("\n".join(taught(name) if subjects else describe(name)))
 
 
 @app.command()

@@ -29,13 +29,15 @@ def sample(
     fresh: float = 0.0,
     renoise: Callable[[int], Any] | None = None,
     level: Callable[[Any], Any] = alpha_bar,
+    keep: Callable[[Any, Any], Any] = lambda x, t: x,
 ) -> Iterator[Frame]:
     """Walk ``noise`` [B, C, H/f, W/f] along ``times``, pairs (t, t_next), and yield a Frame after each evaluation.
 
     ``denoise(x, t)`` is the network, guidance included, and answers in ``prediction_type``. ``fresh`` is the share of the noise at
     t_next that is drawn anew, as ``renoise(step)``: 0 follows the deterministic flow (equation 5; Lightning and its kin), 1 draws all
-    of it (LCM, DMD2). ``level(t)`` is ᾱ_t: in training each sample has a t of its own, [B], and ``level`` shapes its ᾱ. Nothing is
-    synchronised between steps, so stopping early is just not asking for the next frame.
+    of it (LCM, DMD2). ``level(t)`` is ᾱ_t: in training each sample has a t of its own, [B], and ``level`` shapes its ᾱ. ``keep(x, t)``
+    puts back into the latents at t what is not to change (inpainting). Nothing is synchronised between steps, so stopping early is just
+    not asking for the next frame.
     """
     x = start_scale * noise
     for step, (t, t_next) in enumerate(times, start=1):
@@ -44,5 +46,5 @@ def sample(
             if renoise is None:
                 raise ValueError("fresh noise is asked for, but renoise is not given")
             epsilon = (1 - fresh**2) ** 0.5 * epsilon + fresh * renoise(step)
-        x = add_noise(x0, epsilon, level(t_next))
+        x = keep(add_noise(x0, epsilon, level(t_next)), t_next)
         yield Frame(step, t_next, x, x0)

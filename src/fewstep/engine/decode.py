@@ -1,4 +1,4 @@
-"""From latents to pictures: what all decoders share, in arithmetic that NumPy's and torch's arrays both know. Loads no torch by itself."""
+"""From latents to pictures and back: what every backend shares, in arithmetic that NumPy's and torch's arrays both know. Loads no torch by itself."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def decode(vae: Any, latents: Tensor, decoder: Any = None) -> np.ndarray:
     return to_bytes(torch.cat(pixels).float().cpu().numpy())
 
 
+def encode(vae: Any, pixels: np.ndarray) -> np.ndarray:
+    """Unit-variance latents, float32 [1, C, H/f, W/f], of a picture, uint8 [H, W, 3]: the mean that the autoencoder ``vae`` gives, no draw."""
+    import torch
+
+    x = torch.from_numpy(to_values(pixels)).to(vae.device, vae.dtype)
+    return scaled(vae.config, vae.encode(x).latent_dist.mean.float().cpu().numpy()).astype(np.float32)
+
+
 def check_scaling(config: Mapping[str, Any], channels: int, where: Any) -> None:
     """Raises WeightsError unless ``unscaled`` can use an autoencoder's ``config``, which was read from ``where``, for latents of ``channels``."""
     numbers = {name: config.get(name) for name in ("scaling_factor", "shift_factor")}
@@ -48,13 +56,28 @@ def _numbers(row: Any, count: int) -> bool:
 
 def unscaled(config: Mapping[str, Any], latents: Any) -> Any:
     """Latents as the autoencoder knows them, from the unit-variance ones that are denoised: per channel where its configuration says so."""
-    mean, std, factor = config.get("latents_mean"), config.get("latents_std"), config["scaling_factor"]
-    if mean is not None and std is not None:
-        mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
-        if not isinstance(latents, np.ndarray):
-            mean, std = latents.new_tensor(mean), latents.new_tensor(std)
-        return latents * std / factor + mean
-    return latents / factor + (config.get("shift_factor") or 0.0)
+    mean, std = _moments(config, latents)
+    return latents * std / config["scaling_factor"] + mean
+
+
+def scaled(config: Mapping[str, Any], latents: Any) -> Any:
+    """The other way: unit-variance latents from the autoencoder's own."""
+    mean, std = _moments(config, latents)
+    return (latents - mean) * config["scaling_factor"] / std
+
+
+def _moments(config: Mapping[str, Any], latents: Any) -> tuple[Any, Any]:
+    """(mean, standard deviation) of an autoencoder's latents, but for its factor: [1, C, 1, 1] where its configuration has them, else numbers."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return config.get("shift_factor") or 0.0, 1.0
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
+    return (mean, std) if isinstance(latents, np.ndarray) else (latents.new_tensor(mean), latents.new_tensor(std))
+
+
+def to_values(pixels: np.ndarray) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], as an autoencoder takes it: float32 [1, 3, H, W] in [-1, 1]."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,15 +15,17 @@ from PIL import Image
 
 from fewstep import __version__
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
+from fewstep.engine.clock import Clock
+from fewstep.engine.matte import cut_out
 from fewstep.engine.model import Model, check_choice, open_model
-from fewstep.engine.noise import Noise
+from fewstep.engine.noise import drawing
 from fewstep.engine.record import Record
 from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Picture, Request, RequestError, Settled
 from fewstep.engine.words import hints, read_words
 from fewstep.sampler import sample
-from fewstep.schedule import pairs
+from fewstep.schedule import add_noise, alpha_bar, pairs
 
-REMEMBERED = 64  # prompts whose embeddings are kept
+REMEMBERED = 64  # prompts whose embeddings are kept, and images whose latents are
 
 
 class Engine:
@@ -36,6 +38,7 @@ class Engine:
         self._others = list(others)  # backends to go on with if this one turns out not to work
         self._hashes: dict[int, str] = {}
         self._prompts: OrderedDict[str, Any] = OrderedDict()
+        self._images: OrderedDict[str, Any] = OrderedDict()
 
     @classmethod
     def load(
@@ -60,8 +63,8 @@ class Engine:
 
     @property
     def limits(self) -> Limits:
-        """Sizes and step counts that this model can do."""
-        return self.model.limits
+        """Sizes and step counts that this model can do, and whether it can begin from an image here."""
+        return dataclasses.replace(self.model.limits, no_images=self.backend.no_images)
 
     def hints(self, prompt: str) -> list[str]:
         """Sentences about words of ``prompt`` that the model was not taught; none for a model that does not say what it was taught."""
@@ -76,7 +79,7 @@ class Engine:
         return self._finish([self.limits.settle(request)])[0]
 
     def generate_many(self, requests: Iterable[Request]) -> Iterator[Picture]:
-        """Make a picture of each request, in their order; up to eight of the same size and steps are made at once.
+        """Make a picture of each request, in their order; up to eight of the same size, steps and strength are made at once.
 
         All are checked before the first is made. Raises RequestError on an empty list or a request that cannot be met.
         """
@@ -90,7 +93,7 @@ class Engine:
         waiting = dict(enumerate(settled))
         for index, first in enumerate(settled):
             if index in waiting:
-                alike = [i for i, s in waiting.items() if (s.width, s.height, s.steps) == (first.width, first.height, first.steps)][:MOST_BATCH]
+                alike = [i for i, one in waiting.items() if one.kind == first.kind][:MOST_BATCH]
                 done.update(zip(alike, self._finish([waiting.pop(i) for i in alike]), strict=True))
             yield done.pop(index)
 
@@ -101,27 +104,29 @@ class Engine:
                 yield frame
 
     def walk(self, batch: Sequence[Settled], decoder: str | None = None) -> Iterator[list[Frame]]:
-        """Make pictures of one size and step count together: after each evaluation a Frame of each, in their order.
+        """Make pictures of one kind (Settled.kind) together: after each evaluation a Frame of each, in their order.
 
         After the last they come once more with their pictures: who stops before has nothing decoded. ``batch`` is settled by ``limits``;
         ``decoder`` is this engine's unless given, "tiny" or "full". Raises RequestError on a decoder that the model lacks.
         """
         chosen = decoder or self.decoder
         check_choice(f"the decoder of {self.limits.name}", chosen, self.model.decoders())
-        step = 0
+        step = batch[0].start
         for x0, pictures in self._walk(batch, chosen):
             step += not pictures
             yield [
-                Frame(step, settled.steps, partial(self._preview, x0[row : row + 1]), pictures[row] if pictures else None) for row, settled in enumerate(batch)
+                Frame(step, settled.steps, partial(self._preview, settled, x0[row : row + 1]), pictures[row] if pictures else None)
+                for row, settled in enumerate(batch)
             ]
 
-    def repeat(self, record: Record) -> Picture:
-        """Make the picture of ``record`` again: the same bytes on the same machine.
+    def repeat(self, record: Record, image: Image.Image | None = None, mask: Image.Image | None = None) -> Picture:
+        """Make the picture of ``record`` again: the same bytes on the same machine. One that was begun from an image needs that and its mask.
 
         The batch it was made in is filled with copies and as many threads are used, for kernels differ by both in the last bits.
-        Raises RequestError if the weights are not those of the record.
+        Raises RequestError if the weights or the image are not those of the record.
         """
-        settled = self.limits.settle(record.request)
+        settled = self.limits.settle(record.again(image, mask))
+        record.check_source(settled)
         own = self._hash(settled.steps)
         if own != record.hash:
             raise RequestError(f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those")
@@ -132,7 +137,7 @@ class Engine:
         return engine._finish([settled] * record.batch)[record.row]
 
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
-        """The pictures of one batch: all of one size and one step count."""
+        """The pictures of one batch: all of one kind."""
         pictures: list[Picture] = []
         for _, pictures in self._walk(batch, self.decoder):  # noqa: B007
             pass
@@ -142,39 +147,46 @@ class Engine:
         """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures."""
         first, count = batch[0], len(batch)
         backend = self._ready(first.steps, decoder)
-        clock = _Clock(backend)
-        prompts = [self._encode(settled.prompt) for settled in batch]
-        text = clock.lap()
+        clock = Clock(backend)
+        prompts = [self._prompt(settled) for settled in batch]
+        timings = {"text": clock.lap()}
         stamp, factor = self.model.stamp(first.steps), self.limits.factor
-        generators = [Noise(settled.seed) for settled in batch]
+        drawn = [drawing(settled.seed, settled.variation_seed, settled.variation) for settled in batch]
         shape = (1, self.model.channels, first.height // factor, first.width // factor)
 
         def noise(_: int = 0) -> Any:
             """A picture's own noise, whatever else is in the batch: drawn on the CPU, exactly as diffusers does with one generator."""
-            return backend.array(np.concatenate([generator.draw(shape) for generator in generators]))
+            return backend.array(np.concatenate([draw(shape) for draw in drawn]))
 
-        walk = sample(
+        x = noise()
+        walk = partial(
+            sample,
             backend.denoiser(first.steps, prompts, first.width, first.height, stamp.guidance_scale),
-            noise(),
-            pairs(stamp.timesteps),
+            times=pairs(stamp.timesteps)[first.start :],
             prediction_type=stamp.prediction_type,
-            start_scale=stamp.start_scale,
+            start_scale=1.0 if first.start else stamp.start_scale,
             fresh=stamp.fresh,
             renoise=noise,
         )
+        if any(settled.source for settled in batch):
+            latents, masks = self._sources(batch, shape)
+            timings["encode"] = clock.lap()
+            noised = partial(add_noise, latents, x)
+            x = noised(alpha_bar(stamp.timesteps[first.start])) if first.start else x
+            walk = partial(walk, keep=lambda x, t: masks * x + (1 - masks) * noised(alpha_bar(t)))
         away = 0.0
-        for frame in walk:  # the device is not waited for between steps
+        for frame in walk(noise=x):  # the device is not waited for between steps
             left = time.perf_counter()
             yield frame.x0, []
             away += time.perf_counter() - left  # what the caller did meanwhile is no stage's
         spent = clock.lap() - away
         images = backend.decode(frame.latents, decoder)
-        timings = {"text": text, "denoise": spent, "decode": clock.lap()}
+        timings |= {"denoise": spent, "decode": clock.lap()}
         timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
         yield (
             frame.x0,
             [
-                self._picture(settled, Image.fromarray(image), timings, stamp.guidance_scale, decoder, count, row)
+                self._picture(settled, image, timings, stamp.guidance_scale, decoder, count, row)
                 for row, (settled, image) in enumerate(zip(batch, images, strict=True))
             ],
         )
@@ -196,11 +208,11 @@ class Engine:
                 log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
                 self.backend = other
                 self._prompts.clear()
+                self._images.clear()
 
-    def _picture(self, settled: Settled, image: Image.Image, timings: dict[str, float], guidance_scale: float, decoder: str, batch: int, row: int) -> Picture:
-        made = dataclasses.asdict(settled)
-        record = Record(
-            **made,
+    def _picture(self, settled: Settled, pixels: np.ndarray, timings: dict[str, float], guidance_scale: float, decoder: str, batch: int, row: int) -> Picture:
+        record = Record.of(
+            settled,
             model=self.limits.name,
             hash=self._hash(settled.steps),
             guidance_scale=guidance_scale,
@@ -212,21 +224,39 @@ class Engine:
             batch=batch,
             row=row,
         )
-        made.pop("prompt")
-        return Picture(image=image, **made, model=self.limits.name, timings=dict(timings), record=record)
+        image = Image.fromarray(_pasted(settled, pixels))
+        image = cut_out(image) if settled.transparent else image
+        return Picture(image, settled.seed, settled.steps, settled.width, settled.height, self.limits.name, dict(timings), record)
 
-    def _preview(self, x0: Any) -> Image.Image:
-        return Image.fromarray(self.backend.decode(x0, self.model.decoders()[-1])[0])
+    def _preview(self, settled: Settled, x0: Any) -> Image.Image:
+        return Image.fromarray(_pasted(settled, self.backend.decode(x0, self.model.decoders()[-1])[0]))
+
+    def _prompt(self, settled: Settled) -> Any:
+        """What a picture is of: its prompt, or as far on the straight line to its blend as its weight says, pooled text included."""
+        first = self._encode(settled.prompt)
+        if settled.blend is None or settled.blend_weight is None:
+            return first
+        second, near, far = self._encode(settled.blend), 1 - settled.blend_weight, settled.blend_weight
+        return type(first)(near * first.embeds + far * second.embeds, near * first.pooled + far * second.pooled)
 
     def _encode(self, prompt: str) -> Any:
-        """One prompt, encoded alone so that its batch makes no difference; the last few are remembered."""
-        if prompt in self._prompts:
-            self._prompts.move_to_end(prompt)
-        else:
-            self._prompts[prompt] = self.backend.encode(prompt)
-            if len(self._prompts) > REMEMBERED:
-                self._prompts.popitem(last=False)
-        return self._prompts[prompt]
+        """One prompt, encoded alone so that its batch makes no difference."""
+        return _remembered(self._prompts, prompt, partial(self.backend.encode, prompt))
+
+    def _sources(self, batch: Sequence[Settled], shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """(latents [B, C, H/f, W/f] of the images, masks [B, 1, H/f, W/f] of what is made anew); zeros and ones for a picture without an image.
+
+        Images are encoded alone, so that their batch makes no difference; the last few are remembered.
+        """
+        latents, masks = [], []
+        for source in (settled.source for settled in batch):
+            if source is None:
+                latents.append(np.zeros(shape, np.float32))
+                masks.append(np.ones((1, 1, *shape[2:]), np.float32))
+            else:
+                latents.append(_remembered(self._images, source.image_hash, partial(self.backend.encode_image, source.pixels)))
+                masks.append(source.latent_mask(self.limits.factor))
+        return self.backend.array(np.concatenate(latents)), self.backend.array(np.concatenate(masks))
 
     def _hash(self, steps: int) -> str:
         if steps not in self._hashes:
@@ -234,17 +264,20 @@ class Engine:
         return self._hashes[steps]
 
 
-class _Clock:
-    """Seconds between laps, after waiting for what an accelerator still has to do."""
+def _remembered(store: OrderedDict[str, Any], key: str, make: Callable[[], Any]) -> Any:
+    """What ``store`` has for ``key``, or else ``make`` makes; it keeps the last few."""
+    if key in store:
+        store.move_to_end(key)
+    else:
+        store[key] = make()
+        if len(store) > REMEMBERED:
+            store.popitem(last=False)
+    return store[key]
 
-    def __init__(self, backend: Backend) -> None:
-        self._wait, self._last = backend.wait, time.perf_counter()
 
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        self._wait()
-        last, self._last = self._last, time.perf_counter()
-        return self._last - last
+def _pasted(settled: Settled, pixels: np.ndarray) -> np.ndarray:
+    """Decoded ``pixels`` with what was not to change put back."""
+    return settled.source.paste(pixels) if settled.source else pixels
 
 
 def load(model: str = "emoji", steps: int | None = None, decoder: str = "full", backend: str = "auto") -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,30 @@ class Noise:
         radius = math.sqrt(-2 * math.log1p(-tail))
         self._second = radius * math.sin(2 * math.pi * turn)
         return radius * math.cos(2 * math.pi * turn)
+
+
+def drawing(seed: int, other: int | None, share: float | None) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:
+    """What draws the noise of ``seed``, in a shape, or what lies ``share`` of the way from it to that of an ``other`` seed."""
+    base = Noise(seed)
+    if other is None or share is None:
+        return base.draw
+    far = Noise(other)
+    return lambda shape: slerp(base.draw(shape), far.draw(shape), share)
+
+
+def slerp(first: NDArray[np.float32], second: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """``share`` of the way from one noise to another of the same shape, along the sphere, so that it stays as large as noise is.
+
+    sin((1-s)·θ)/sin θ · first + sin(s·θ)/sin θ · second, with θ the angle between them (Shoemake, 1985). Exact at both ends.
+    """
+    if share in (0, 1):
+        return second if share else first
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    cosine = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    angle = math.acos(min(1.0, max(-1.0, float(cosine))))
+    if math.sin(angle) < 1e-6:  # the same noise, or its opposite, to which no way is the shortest
+        return ((1 - share) * a + share * b).astype(np.float32)
+    return ((math.sin((1 - share) * angle) * a + math.sin(share * angle) * b) / math.sin(angle)).astype(np.float32)
 
 
 def box_muller(uniform: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,11 +21,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.WebPImagePlugin import WebPImageFile
 
-from fewstep.engine.request import MOST_BATCH, Request, RequestError
+from fewstep.engine.options import LARGEST, parse_outpaint
+from fewstep.engine.request import MOST_BATCH, MOST_PIXELS, Request, RequestError, Settled
 
 KEY = "fewstep"
-MOST_PIXELS = 4096 * 4096  # of a picture that is opened for its record
-LARGEST = 1 << 27  # bytes of its file
 LONGEST_TEXT = 1 << 16
 NOTE = KEY.encode() + b"\0"  # what our maker's note in EXIF begins with
 COMMENT = b"UNICODE\0"  # what a comment in EXIF begins with; UTF-16 follows
@@ -73,23 +72,66 @@ class Record:
     decoder: str = "full"
     batch: int = 1  # pictures that were made at once: kernels differ by it in the last bits
     row: int = 0  # this one's place among them
+    blend: str | None = None
+    blend_weight: float | None = None
+    variation_seed: int | None = None
+    variation: float | None = None
+    image: str | None = None  # SHA-256 of the image that it was begun from, in this picture's size
+    strength: float | None = None  # the share of the steps that were run
+    mask: str | None = None  # SHA-256 of the mask
+    outpaint: str | None = None  # pixels that were added to the image: "left,top,right,bottom"
+    transparent: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError on a value that no picture of ours can have."""
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), {"str": str, "int": int, "float": float}[str(field.type)]
-            if kind is float and type(value) is int:
+            kind, _, optional = str(field.type).partition(" | ")
+            value = getattr(self, field.name)
+            if kind == "float" and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
-            elif type(value) is not kind:
+            elif type(value).__name__ != kind and not (optional and value is None):
                 raise ValueError(f"'{field.name}' is {value!r:.60}")
         if not (1 <= self.batch <= MOST_BATCH and 0 <= self.row < self.batch and 1 <= self.threads <= 4096):
             raise ValueError(f"batch {self.batch}, row {self.row} and threads {self.threads} do not go together")
+        if self.image is None and (self.strength, self.mask, self.outpaint) != (None, None, None):
+            raise ValueError("there is a strength, a mask or an outpaint, and no image")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}")
         self.request  # noqa: B018 - its own checks
+
+    @classmethod
+    def of(cls, settled: Settled, **made: Any) -> Record:
+        """The record of a picture of ``settled``; ``made`` is how it was made."""
+        own = {field.name: getattr(settled, field.name) for field in dataclasses.fields(settled) if field.name not in ("start", "source")}
+        source = settled.source
+        if source is not None:
+            margins = source.outpaint and ",".join(map(str, source.outpaint))
+            own |= {"image": source.image_hash, "strength": settled.strength, "mask": source.mask_hash, "outpaint": margins}
+        return cls(**own, **made)
 
     @property
     def request(self) -> Request:
-        """The request that this picture answered, with every choice made."""
-        return Request(self.prompt, self.seed, self.steps, self.width, self.height)
+        """The request that this picture answered, with every choice made, all but the image that it may have been begun from."""
+        varied: dict[str, Any] = {name: getattr(self, name) for name in ("blend", "blend_weight", "variation_seed", "variation", "transparent")}
+        return Request(self.prompt, self.seed, self.steps, self.width, self.height, **varied)
+
+    def again(self, image: Image.Image | None = None, mask: Image.Image | None = None) -> Request:
+        """The whole request, with the ``image`` and ``mask`` that are not in the record. Raises RequestError unless those are given that it needs."""
+        if self.image is None:
+            if image is not None or mask is not None:
+                raise RequestError("the picture was made from noise alone: leave --image and --mask away")
+            return self.request
+        masked = self.mask is not None and self.outpaint is None
+        if image is None or (masked and mask is None):
+            raise RequestError(f"the picture was made from an image: give that one with --image FILE{' and its mask with --mask FILE' * masked}")
+        return dataclasses.replace(self.request, image=image, mask=mask, strength=self.strength, outpaint=parse_outpaint(self.outpaint))
+
+    def check_source(self, settled: Settled) -> None:
+        """Raises RequestError unless ``settled`` is begun from the image and mask of this record."""
+        source = settled.source
+        for what, own, given in (("image", self.image, source and source.image_hash), ("mask", self.mask, source and source.mask_hash)):
+            if own != given:
+                raise RequestError(f"the {what} is not the one that the picture was made from: give that file with --{what}")
 
     def parameters(self) -> str:
         """The text that AUTOMATIC1111 and its kin write and read: the prompt, then one line of settings."""
@@ -102,9 +144,14 @@ class Record:
             "Size": f"{self.width}x{self.height}",
             "Model hash": self.hash,
             "Model": self.model,
+            "Variation seed": self.variation_seed,
+            "Variation seed strength": self.variation,
+            "Denoising strength": self.strength,
+            "Blend": self.blend,
+            "Blend weight": self.blend_weight,
             "Version": f"fewstep {self.version}",
         }
-        return f"{self.prompt}\n{', '.join(f'{key}: {_quoted(value)}' for key, value in settings.items())}".strip()
+        return f"{self.prompt}\n{', '.join(f'{key}: {_quoted(value)}' for key, value in settings.items() if value is not None)}".strip()
 
 
 def _quoted(value: Any) -> str:
@@ -117,13 +164,25 @@ def format_of(path: Path) -> str | None:
     return next((name for name, form in FORMATS.items() if path.suffix.lower() in form.suffixes), None)
 
 
-def picture_bytes(image: Image.Image, record: Record, kind: str = DEFAULT) -> bytes:
-    """The picture as a file of format ``kind`` with both texts. The same picture and record give the same bytes on the same machine."""
+def picture_bytes(image: Image.Image, record: Record, kind: str = DEFAULT, quality: int | None = None) -> bytes:
+    """The picture as a file of format ``kind`` with both texts. The same picture and record give the same bytes on the same machine.
+
+    ``quality`` is that of a JPEG or WebP, 0 to 100, where it is not the usual one. Raises RequestError on a transparent picture as JPEG, which has none.
+    """
+    check_format(kind, record.transparent)
     form, stream = FORMATS[kind], io.BytesIO()
-    parameters, content = record.parameters(), json.dumps(dataclasses.asdict(record), sort_keys=True, ensure_ascii=False)
+    said = {name: value for name, value in dataclasses.asdict(record).items() if value is not None and value is not False}
+    parameters, content = record.parameters(), json.dumps(said, sort_keys=True, ensure_ascii=False)
     texts = _png_texts(parameters, content) if kind == "png" else _exif(parameters, content)
-    image.save(stream, form.name, **texts, **form.options)
+    options = form.options if quality is None or kind == "png" else {**form.options, "quality": quality}
+    image.save(stream, form.name, **texts, **options)
     return stream.getvalue()
+
+
+def check_format(kind: str, transparent: bool) -> None:
+    """Raises RequestError if a ``transparent`` picture is to be a JPEG."""
+    if transparent and kind == "jpeg":
+        raise RequestError("a JPEG has no transparent background: give png or webp as the format")
 
 
 def _png_texts(parameters: str, content: str) -> dict[str, Any]:
@@ -149,7 +208,11 @@ def write_picture(image: Image.Image, record: Record, path: Path) -> Path:
     kind = format_of(path)
     if kind is None:
         raise RequestError(f"{path}: pictures are written as {KINDS}: give a name that ends in {ENDINGS}")
-    content = picture_bytes(image, record, kind)
+    return write_bytes(path, picture_bytes(image, record, kind))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write ``path``, whole or not at all; what stood there is replaced. Raises OSError where it cannot be written."""
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fewstep.engine.record import Record
+    from fewstep.engine.source import Source
 
 ASPECTS = {"16:9": (16, 9), "4:3": (4, 3), "1:1": (1, 1), "3:4": (3, 4), "9:16": (9, 16)}
 BACKENDS = ("auto", "onnxruntime", "compiled", "eager")
@@ -24,6 +24,8 @@ SMALLEST = 64  # pixels a side
 SEEDS = 2**63
 RANDOM_SEEDS = 2**32
 LONGEST_PROMPT = 4000  # characters
+MOST_PIXELS = 4096 * 4096  # of a picture that is given
+BLEND_WEIGHT, STRENGTH = 0.5, 0.5  # where a request has a second prompt, or an image without a mask, and does not say
 TEACHER_STEPS = range(16, 1001)  # a teacher takes any number, but below 16 its pictures are not worth having
 
 
@@ -33,7 +35,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make. What is left at None is chosen: a random seed, the engine's steps, the model's own size."""
+    """One picture to make. What is left at None is chosen: a random seed, the engine's steps, the model's own size or the image's."""
 
     prompt: str
     seed: int | None = None
@@ -41,25 +43,69 @@ class Request:
     width: int | None = None
     height: int | None = None
     aspect: str | None = None
+    blend: str | None = None  # a second prompt
+    blend_weight: float | None = None  # its share, 0 to 1
+    variation_seed: int | None = None
+    variation: float | None = None  # how far from the seed's noise to the variation seed's, 0 to 1
+    image: Image | None = dataclasses.field(default=None, repr=False)  # to begin from
+    strength: float | None = None  # how much of it is made anew: the share of the steps that are run, up to 1
+    mask: Image | None = dataclasses.field(default=None, repr=False)  # as large as the image: white is repainted, black kept to the bit, grey mixed
+    outpaint: tuple[int, int, int, int] | None = None  # pixels to add around the image: left, top, right, bottom
+    transparent: bool = False  # cut the flat background out
 
     def __post_init__(self) -> None:
         """Checks what needs no model. Raises RequestError."""
-        if not isinstance(self.prompt, str):
-            raise RequestError(f"the prompt is {self.prompt!r}: give a text")
-        if len(self.prompt) > LONGEST_PROMPT:
-            raise RequestError(f"the prompt has {len(self.prompt)} characters: give at most {LONGEST_PROMPT}")
-        if any("\ud800" <= letter <= "\udfff" for letter in self.prompt):
-            raise RequestError("the prompt is not valid Unicode: give it in UTF-8")
-        for name in ("seed", "steps", "width", "height"):
+        for name, text in (("prompt", self.prompt), ("blend", self.blend)):
+            if text is None and name == "blend":
+                continue
+            if not isinstance(text, str):
+                raise RequestError(f"the {name} is {text!r}: give a text")
+            if len(text) > LONGEST_PROMPT:
+                raise RequestError(f"the {name} has {len(text)} characters: give at most {LONGEST_PROMPT}")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise RequestError(f"the {name} is not valid Unicode: give it in UTF-8")
+        for name in ("seed", "steps", "width", "height", "variation_seed"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise RequestError(f"{name} = {value!r}: give a whole number")
-        if self.seed is not None and not 0 <= self.seed < SEEDS:
-            raise RequestError(f"seed = {self.seed}: give a whole number from 0 to 2^63 - 1")
+            if value is not None and "seed" in name and not 0 <= value < SEEDS:
+                raise RequestError(f"{name} = {value}: give a whole number from 0 to 2^63 - 1")
+        for name in ("blend_weight", "variation", "strength"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
+                raise RequestError(f"{name} = {value!r}: give a number from 0 to 1")
         if self.aspect is not None and self.aspect not in ASPECTS:
             raise RequestError(f"aspect = {self.aspect!r}: give one of {', '.join(ASPECTS)}")
         if self.aspect is not None and (self.width, self.height) != (None, None):
             raise RequestError("a size and an aspect were both given: give one of them")
+        if not isinstance(self.transparent, bool):
+            raise RequestError(f"transparent = {self.transparent!r}: give true or false")
+        self._check_pairs()
+        if self.image is not None:
+            self._check_image(self.image)
+
+    def _check_pairs(self) -> None:
+        """Raises RequestError on what says nothing without another field."""
+        for name, needs in (("blend_weight", "blend"), ("variation_seed", "variation"), ("strength", "image"), ("mask", "image"), ("outpaint", "image")):
+            if getattr(self, name) is not None and getattr(self, needs) is None:
+                raise RequestError(f"{name} was given without {needs}: give both, or neither")
+
+    def _check_image(self, image: Any) -> None:
+        from PIL.Image import Image
+
+        for name, given in (("image", image), ("mask", self.mask)):
+            if given is None and name == "mask":
+                continue
+            if not isinstance(given, Image):
+                raise RequestError(f"{name} = {given!r:.60}: give a PIL image")
+            if not 0 < given.width * given.height <= MOST_PIXELS:
+                raise RequestError(f"the {name} has {given.width}x{given.height} pixels: give one of at most {MOST_PIXELS / 1e6:.1f} megapixels")
+        if self.mask is not None and self.mask.size != image.size:
+            sizes = [f"{one.width}x{one.height}" for one in (self.mask, image)]
+            raise RequestError(f"the mask has {sizes[0]} pixels and the image {sizes[1]}: give a mask of the image's size")
+        margins = self.outpaint
+        if margins is not None and not (len(margins) == 4 and all(type(side) is int and side >= 0 for side in margins) and any(margins)):
+            raise RequestError(f"outpaint = {margins!r:.60}: give four whole numbers of pixels: left, top, right, bottom")
 
     def seed_or_random(self) -> int:
         """The seed, or a random one that is short enough to type again."""
@@ -68,13 +114,30 @@ class Request:
 
 @dataclass(frozen=True)
 class Settled:
-    """A request with every choice made and found good for one model."""
+    """A request with every choice made and found good for one model. What changes nothing is left out, such as a blend of weight 0."""
 
     prompt: str
     seed: int
     steps: int
     width: int
     height: int
+    start: int = 0  # evaluations that are passed over, for it begins from ``source`` at the noise level of the next one
+    blend: str | None = None
+    blend_weight: float | None = None
+    variation_seed: int | None = None
+    variation: float | None = None
+    source: Source | None = None
+    transparent: bool = False
+
+    @property
+    def kind(self) -> tuple[int, int, int, int]:
+        """Pictures of one kind can be made together."""
+        return self.width, self.height, self.steps, self.start
+
+    @property
+    def strength(self) -> float:
+        """The share of the steps that are run: 1 where nothing but noise is begun from."""
+        return (self.steps - self.start) / self.steps
 
 
 @dataclass(frozen=True)
@@ -87,17 +150,65 @@ class Limits:
     students: tuple[int, ...]  # step counts of its few-step weights, ascending
     teacher: bool  # whether the undistilled model is there too
     default_steps: int
+    no_images: str = ""  # why it cannot begin from an image, and what to do about it
 
     def settle(self, request: Request) -> Settled:
-        """Fill in what ``request`` leaves open. Raises RequestError on a size or a step count that this model does not have."""
+        """Fill in what ``request`` leaves open. Raises RequestError on what this model does not have: a size, a step count, a strength."""
         steps = self.default_steps if request.steps is None else request.steps
         self.check_steps(steps)
-        if request.aspect is not None:
-            width, height = self.size_of(request.aspect)
-        else:
-            width, height = (self.native if side is None else side for side in (request.width, request.height))
+        width, height = self.frame(request)
         self.check_size(width, height)
-        return Settled(request.prompt, request.seed_or_random(), steps, width, height)
+        blend = {"blend": request.blend, "blend_weight": BLEND_WEIGHT if request.blend_weight is None else float(request.blend_weight)}
+        variation = {"variation_seed": request.variation_seed, "variation": request.variation and float(request.variation)}
+        if request.variation and request.variation_seed is None:
+            variation["variation_seed"] = secrets.randbelow(RANDOM_SEEDS)
+        return Settled(
+            request.prompt,
+            request.seed_or_random(),
+            steps,
+            width,
+            height,
+            transparent=request.transparent,
+            **(blend if request.blend is not None and blend["blend_weight"] else {}),  # type: ignore[arg-type]
+            **(variation if request.variation else {}),  # type: ignore[arg-type]
+            **self._beginning(request, steps, width, height),
+        )
+
+    def _beginning(self, request: Request, steps: int, width: int, height: int) -> dict[str, Any]:
+        """Which step an image is begun from, and the image; nothing where nothing of it would be left."""
+        if request.image is None:
+            return {}
+        if self.no_images:
+            raise RequestError(self.no_images)
+        painted = request.mask is not None or request.outpaint is not None
+        strength = request.strength if request.strength is not None else 1.0 if painted else STRENGTH
+        if steps == 1 and strength < 1 and not painted:
+            more = [count for count in self.students if count > 1]
+            instead = f"use --steps {self.default_steps if self.default_steps > 1 else more[0]}" if more or self.teacher else "use a model for more steps"
+            raise RequestError(f"strength = {strength:g}: 1 step leaves nothing of an image, and N steps have the strengths 1/N, 2/N to 1: {instead}")
+        start = steps - max(1, round(strength * steps))
+        if start == 0 and not painted:
+            return {}
+        from fewstep.engine.source import prepare
+
+        return {"start": start, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
+
+    def frame(self, request: Request) -> tuple[int, int]:
+        """(width, height) of the picture: what ``request`` says, else the image's size or the nearest to it, else the model's own."""
+        if request.aspect is not None:
+            return self.size_of(request.aspect)
+        if request.image is None or (request.width, request.height) != (None, None):
+            return tuple(self.native if side is None else side for side in (request.width, request.height))  # type: ignore[return-value]
+        left, top, right, bottom = request.outpaint or (0, 0, 0, 0)
+        width, height = self.nearest(*request.image.size)
+        return width + left + right, height + top + bottom
+
+    def nearest(self, width: int, height: int) -> tuple[int, int]:
+        """This size where the model makes it, else one of about its native area and this shape."""
+        least, most = self._range
+        if all(side % self.factor == 0 and least <= side <= most for side in (width, height)):
+            return width, height
+        return tuple(min(max(side, least), most) for side in self._shaped(width / height))  # type: ignore[return-value]
 
     def has(self) -> list[str]:
         """What there are weights for, in words."""
@@ -113,7 +224,7 @@ class Limits:
 
     def check_size(self, width: int, height: int) -> None:
         """Raises RequestError, naming the nearest size that works, unless both sides are multiples of the factor within the limits."""
-        least, most = -(-SMALLEST // self.factor) * self.factor, 2 * self.native // self.factor * self.factor
+        least, most = self._range
         nearest = [min(max(round(side / self.factor) * self.factor, least), most) for side in (width, height)]
         if [width, height] == nearest:
             return
@@ -123,14 +234,22 @@ class Limits:
     def size_of(self, aspect: str) -> tuple[int, int]:
         """(width, height) of about the native area in this aspect, on the grid that the model's training sizes lie on."""
         across, down = ASPECTS[aspect]
+        return self._shaped(across / down)
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        """The shortest and the longest side."""
+        return -(-SMALLEST // self.factor) * self.factor, 2 * self.native // self.factor * self.factor
+
+    def _shaped(self, ratio: float) -> tuple[int, int]:
         unit = max(self.factor, self.native // 16)
-        ideal = (self.native * (across / down) ** 0.5, self.native * (down / across) ** 0.5)
+        ideal = (self.native * ratio**0.5, self.native / ratio**0.5)
         return round(ideal[0] / unit) * unit, round(ideal[1] / unit) * unit
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture. ``timings`` are milliseconds of this picture's share of its batch: text, denoise, decode."""
+    """A finished picture. ``timings`` are milliseconds of this picture's share of its batch: text, encode of an image, denoise, decode."""
 
     image: Image
     seed: int
@@ -140,6 +259,11 @@ class Picture:
     model: str
     timings: dict[str, float]
     record: Record
+
+    @property
+    def strength(self) -> float:
+        """The share of the steps that were run: less than 1 where it was begun from an image."""
+        return 1.0 if self.record.strength is None else self.record.strength
 
     def save(self, path: str | Path) -> Path:
         """Write a picture that says how it was made, whole or not at all: a PNG, WebP or JPEG, as its name ends. Returns its path.
@@ -165,35 +289,6 @@ class Frame:
         """What the picture is heading for, decoded when it is asked for; after the last step the picture itself."""
         image: Image = self.picture.image if self.picture else self.decode()
         return image
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) from "256x192". Raises RequestError on anything else."""
-    match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
-    if not match:
-        raise RequestError(f"size {text!r}: write it as WIDTHxHEIGHT in pixels, for instance 256x256")
-    return int(match[1]), int(match[2])
-
-
-def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
-    """The prompts of the command line and of a file, where blank lines are passed over. Raises RequestError if there is none."""
-    prompts = list(arguments or ())
-    if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"--prompts {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
-        prompts += [line for line in lines if line]
-    if not prompts:
-        raise RequestError(f'{file or "the command line"} holds no prompt: try fewstep generate "a red apple on a blue background"')
-    return prompts
-
-
-def requests_of(prompts: Sequence[str], seed: int | None, count: int, steps: int | None, size: str | None, aspect: str | None) -> list[Request]:
-    """``count`` requests a prompt; each prompt gets the same seeds, ``seed`` and those that follow. Raises RequestError."""
-    width, height = parse_size(size) if size is not None else (None, None)
-    first = Request("", seed=seed).seed_or_random()
-    return [Request(prompt, first + i, steps, width, height, aspect) for prompt in prompts for i in range(count)]
 
 
 def listed(values: tuple[Any, ...] | list[Any]) -> str:

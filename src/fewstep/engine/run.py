@@ -1,42 +1,100 @@
-"""One call of ``fewstep generate``, after its input was checked: load, make, write, tell."""
+"""One call of ``fewstep generate``, after its words were understood: check, load, make, write, tell."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import Any, TextIO, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from fewstep.engine.output import Output
+from fewstep.engine.model import open_model
+from fewstep.engine.options import notes
+from fewstep.engine.output import Output, open_output
 from fewstep.engine.preview import can_show, half_blocks
-from fewstep.engine.record import Record
-from fewstep.engine.request import Picture, Request
+from fewstep.engine.record import Record, check_format, format_of, read_record
+from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.engine.summary import as_json, as_line, next_step
+from fewstep.engine.words import hints, read_words
+from fewstep.zoo.registry import KNOWN
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 MOST_PENDING = 2  # pictures that are made and not yet written
 T = TypeVar("T")
 
 
-def run(model: str, steps: int | None, requests: Sequence[Request], record: Record | None, output: Output, json: bool, **loading: Any) -> int:
+def again(source: Path, out: Path | None, kind: str | None, model: str | None) -> tuple[Record, str | None]:
+    """(the record of the picture ``source``, the format to make it in again: that of ``out``, ``kind`` or else its own).
+
+    Raises RequestError on a file without a usable record, or one of an unknown model unless ``model`` says where that is.
+    """
+    record = read_record(source)
+    if model is None and record.model not in KNOWN:  # a file from elsewhere does not say which folder is opened
+        raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with its folder")
+    return record, kind or (format_of(source) if out is None or format_of(out) is None else None)
+
+
+def generate(
+    model: str,
+    requests: Sequence[Request],
+    record: Record | None,
+    places: tuple[Path | None, str | None, Path | None],
+    json: bool,
+    steps: int | None,
+    backend: str,
+    decoder: str,
+    device: str | None,
+) -> int:
+    """Check all that can be checked before the weights are loaded, say what is odd, and ``run``.
+
+    ``requests`` differ in prompts and seeds alone; ``record`` is that of the only one, if it is made again. ``places`` are where the
+    pictures go, their format, and where the sheet of all goes. Raises RequestError and what opening a model raises.
+    """
+    opened = open_model(model, steps)
+    opened.limits.settle(requests[0])
+    out, kind, sheet = places
+    output = open_output(out, len(requests), kind)
+    check_format(output.format, requests[0].transparent)
+    if sheet is not None:
+        if format_of(sheet) != "png":
+            raise RequestError(f"--sheet {sheet}: a sheet is a PNG: give a name that ends in .png")
+        open_output(sheet, 1)
+    words = read_words(opened.folder)
+    texts = dict.fromkeys(text for one in requests for text in (one.prompt, one.blend) if text is not None)
+    for note in [hint for text in texts for hint in hints(text, words, opened.limits.name)] + notes(requests[0], opened.limits):
+        print(f"note: {note}", file=sys.stderr)
+    loading: dict[str, Any] = {"backend": backend, "decoder": decoder, "device": device}
+    if record:
+        loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
+    return run(model, steps, requests, record, output, json, sheet, **loading)
+
+
+def run(
+    model: str, steps: int | None, requests: Sequence[Request], record: Record | None, output: Output, json: bool, sheet: Path | None = None, **loading: Any
+) -> int:
     """Make the pictures of ``requests``, or the one of ``record`` again, and print a line each. Returns the exit code.
 
-    ``loading`` is what ``Engine.load`` takes besides: decoder, backend, device.
+    ``loading`` is what ``Engine.load`` takes besides: decoder, backend, device. What was written is packed into ``sheet`` at the end.
 
     A picture is written while the next one is made. One that cannot be written is counted and named; the others are made all the same.
     After Ctrl-C those that are finished stay.
     """
     finished = failed = 0
     last: Picture | None = None
+    sprites: list[tuple[str, Image]] = []
     total = len(requests)
     try:
         with waiting(f"loading {model}"):
             from fewstep.engine.engine import Engine
 
             engine = Engine.load(model, steps, **loading)
-        pictures = iter([engine.repeat(record)]) if record else engine.generate_many(requests)
+        pictures = iter([engine.repeat(record, requests[0].image, requests[0].mask)]) if record else engine.generate_many(requests)
         with progress(total) as tell:
 
             def write(picture: Picture) -> None:
@@ -48,11 +106,17 @@ def run(model: str, steps: int | None, requests: Sequence[Request], record: Reco
                     tell(f"fewstep: {error.filename or output.folder} was not written: {error.strerror or error}", sys.stderr)
                     return
                 finished, last = finished + 1, picture
+                if sheet is not None:
+                    sprites.append((path.stem, picture.image))
                 tell(as_json(picture, path) if json else as_line(picture, path), sys.stdout)
 
             beside(write, pictures)
+        if sheet is not None and sprites:
+            from fewstep.engine.sheet import write_sheet
+
+            print(f"the sheet is {sheet}, its atlas {write_sheet(sprites, sheet)}", file=sys.stderr)
         if last and finished == 1 and not json and can_show(sys.stdout):
-            print(half_blocks(last.image), next_step(last, engine.limits, model), sep="\n")
+            print(half_blocks(last.image), *next_step(last, engine.limits, model), sep="\n")
     except KeyboardInterrupt:
         print(f"fewstep: interrupted; {finished} of {total} pictures are finished", file=sys.stderr)
         return INTERRUPTED

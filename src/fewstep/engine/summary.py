@@ -14,10 +14,11 @@ DEFAULT = "emoji"
 
 
 def as_line(picture: Picture, path: Path) -> str:
-    """Path, seed, steps, size and the milliseconds of each stage."""
+    """Path, seed, steps, the strength where there is one, size and the milliseconds of each stage."""
     stages = ", ".join(f"{stage} {milliseconds:.0f} ms" for stage, milliseconds in picture.timings.items())
     steps = f"{picture.steps} step{'s' * (picture.steps != 1)}"
-    return f"{path}  seed {picture.seed}  {steps}  {picture.width}x{picture.height}  {stages}"
+    begun = f"  strength {picture.strength:g}" * (picture.record.image is not None)
+    return f"{path}  seed {picture.seed}  {steps}{begun}  {picture.width}x{picture.height}  {stages}"
 
 
 def as_json(picture: Picture, path: Path) -> str:
@@ -30,16 +31,19 @@ def as_json(picture: Picture, path: Path) -> str:
             "steps": picture.steps,
             "width": picture.width,
             "height": picture.height,
+            **({"strength": picture.strength} if picture.record.image is not None else {}),
             "model": picture.model,
             "timings_ms": picture.timings,
         }
     )
 
 
-def next_step(picture: Picture, limits: Limits, model: str = DEFAULT) -> str:
-    """One command to try after this picture: fewer steps if there are, else more pictures of the same prompt."""
+def next_step(picture: Picture, limits: Limits, model: str = DEFAULT) -> list[str]:
+    """A command to try after this picture of a prompt alone: fewer steps if there are, else more pictures of the same prompt."""
+    if picture.record.image is not None or picture.record.blend is not None or picture.record.variation is not None:
+        return []
     command = f"fewstep generate {shlex.quote(picture.record.prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "")
     fewer = [steps for steps in limits.students if steps < picture.steps]
     if fewer:
-        return f"the same in fewer steps: {command} --seed {picture.seed} --steps {fewer[-1]}"
-    return f"four more: {command} --count 4"
+        return [f"the same in fewer steps: {command} --seed {picture.seed} --steps {fewer[-1]}"]
+    return [f"four more: {command} --count 4"]

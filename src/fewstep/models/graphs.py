@@ -71,6 +71,19 @@ class Decoder(nn.Module):
         return pixels
 
 
+class Encoder(nn.Module):
+    """The autoencoder's encoder: pixels [B, 3, H, W] in [-1, 1] to the mean of its own latents [B, C, H/f, W/f]."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.vae = bundle.vae
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode."""
+        mean: Tensor = self.vae.encode(pixels).latent_dist.mean
+        return mean
+
+
 class Tiny(nn.Module):
     """The reduced decoder, with the inputs and outputs of the full one."""
 
@@ -89,7 +102,7 @@ def write_graphs(bundle: Bundle, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {}
     reduced = bundle.folder is not None and (bundle.folder / TINY).is_dir()
-    for name in ("text", "unet", "decoder", *("decoder_tiny",) * reduced):
+    for name in ("text", "unet", "decoder", "encoder", *("decoder_tiny",) * reduced):
         model = trace(bundle, name)
         shapes[name] = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.external_data}
         _write(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
@@ -115,7 +128,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def trace(bundle: Bundle, name: str) -> Any:
-    """The onnx.ModelProto of one graph, "text", "unet", "decoder" or "decoder_tiny", for any batch up to 63 and any size; weights outside.
+    """The onnx.ModelProto of one graph, "text", "unet", "decoder", "encoder" or "decoder_tiny", for any batch up to 63 and any size; weights outside.
 
     Needs the packages onnx and onnxscript. Raises WeightsError if the bundle's folder has no reduced decoder and its graph is asked for.
     """
@@ -130,6 +143,9 @@ def trace(bundle: Bundle, name: str) -> Any:
     if name in ("decoder", "decoder_tiny"):
         module: nn.Module = Decoder(bundle) if name == "decoder" else Tiny(load_tiny(bundle.folder or Path()))
         return _export(module, {"latents": x}, ["pixels"], {"latents": {0: batch, 2: free, 3: free}})
+    if name == "encoder":
+        pixels = torch.zeros(2, 3, *(side * bundle.factor for side in x.shape[2:]))
+        return _export(Encoder(bundle), {"pixels": pixels}, ["latents"], {"pixels": {0: batch, 2: free, 3: free}})
     embeds = torch.zeros(2, length, int(bundle.unet.config.cross_attention_dim))
     pooled = torch.zeros(2, int(bundle.text_encoder_2.config.projection_dim))
     inputs = {"sample": x, "timestep": torch.tensor([999, 499]), "prompt_embeds": embeds, "pooled": pooled, "ids": time_ids(2, 64, 64)}

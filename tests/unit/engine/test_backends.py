@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from fewstep.engine import backends
@@ -19,7 +20,7 @@ from fewstep.engine.backends import BackendError, open_backend, ort
 from fewstep.engine.device import cores, quota
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
-from fewstep.engine.request import ASPECTS, Picture, Request
+from fewstep.engine.request import ASPECTS, Picture, Request, RequestError
 from fewstep.models.bundle import save_weights
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded
@@ -48,6 +49,36 @@ def test_onnxruntime_makes_the_picture_of_eager_torch(engines: tuple[Engine, Eng
     assert (quick.record.backend, reference.record.backend) == ("onnxruntime", "eager")
     assert difference(quick, reference) <= BOUND
     assert np.asarray(reference.image).std() > 5, "a flat picture would hide any difference"
+
+
+def test_onnxruntime_begins_from_images_as_eager_torch_does(engines: tuple[Engine, Engine]) -> None:
+    image = engines[0].generate(Request("a ghost on a purple background", 3, 4, 160, 128)).image
+    mask = Image.linear_gradient("L").resize(image.size)
+    requests = [Request("a pizza", 3, 4, image=image, strength=strength) for strength in (0.25, 0.75)]
+    requests += [Request("a pizza", 3, 2, image=image, mask=mask), Request("a pizza", 3, 4, image=image, outpaint=(16, 0, 0, 32))]
+    for request in requests:
+        quick, reference = (engine.generate(request) for engine in engines)
+        assert difference(quick, reference) <= BOUND
+    own, other = (engine.backend.encode_image(np.asarray(image)) for engine in engines)
+    np.testing.assert_allclose(own, other, atol=1e-4)
+
+
+def test_an_image_that_is_encoded_and_decoded_is_nearly_itself(engines: tuple[Engine, Engine]) -> None:
+    image = np.asarray(engines[0].generate(Request("a ghost on a purple background", 3, 4)).image)
+    backend = engines[0].backend
+    again = backend.decode(backend.encode_image(image), "full")[0]
+    assert np.abs(again.astype(int) - image).mean() < 6
+
+
+def test_graphs_without_an_encoder_still_make_pictures_of_prompts(copy: Path) -> None:
+    path = copy / "graphs" / "weights.json"
+    path.write_text(json.dumps({graph: weights for graph, weights in json.loads(path.read_text()).items() if graph != "encoder"}))
+    (copy / "graphs" / "encoder.onnx").unlink()
+    engine = Engine.load(str(copy), backend="onnxruntime")
+    picture = engine.generate(Request("x", 1, 1, 64, 64))
+    with pytest.raises(RequestError, match=r"cannot begin from an image, .* no encoder\.onnx: .* fewstep export MODEL --steps 4 --to graphs"):
+        engine.generate(Request("x", 1, 2, 64, 64, image=picture.image))
+    assert Engine.load(str(copy), backend="eager").generate(Request("x", 1, 2, 64, 64, image=picture.image)).strength == 0.5
 
 
 def test_alone_and_in_a_batch_are_the_same(engines: tuple[Engine, Engine]) -> None:
@@ -282,7 +313,9 @@ def test_the_graphs_know_every_weight_by_name_and_shape() -> None:
     vae = load_file(EMOJI / "vae" / "diffusion_pytorch_model.safetensors")
     decoder = {f"vae.{key}": list(value.shape) for key, value in vae.items() if key.startswith(("decoder.", "post_quant_conv."))}
     assert shapes["decoder"] == decoder
-    assert sum((EMOJI / "graphs" / name).stat().st_size for name in ("text.onnx", "unet.onnx", "decoder.onnx")) < 300_000, "weights inside"
+    encoder = {f"vae.{key}": list(value.shape) for key, value in vae.items() if key.startswith(("encoder.", "quant_conv."))}
+    assert shapes["encoder"] == encoder
+    assert sum((EMOJI / "graphs" / name).stat().st_size for name in ("text.onnx", "unet.onnx", "decoder.onnx", "encoder.onnx")) < 330_000, "weights inside"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewstep.engine.noise import Noise
+from fewstep.engine.noise import Noise, drawing, slerp
 from fewstep.engine.request import SEEDS
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
@@ -50,3 +50,29 @@ def test_it_is_standard_normal() -> None:
     assert np.isfinite(drawn).all()
     assert abs(drawn.mean()) < 4 / math.sqrt(drawn.size)
     assert abs(drawn.std() - 1) < 4 / math.sqrt(2 * drawn.size)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_between_two_noises_lies_noise_as_large(share: float) -> None:
+    first, second = Noise(1).draw((1, 16, 16, 16)), Noise(2).draw((1, 16, 16, 16))
+    between = slerp(first, second, share)
+    assert between.dtype == np.float32
+    assert between.std() == pytest.approx(1, abs=0.03), "on a straight line it would be 0.71 in the middle"
+
+    def angle(one: np.ndarray, other: np.ndarray) -> float:
+        return math.acos((one * other).sum() / math.sqrt((one * one).sum() * (other * other).sum()))
+
+    assert angle(first, between) == pytest.approx(share * angle(first, second), abs=0.03)
+
+
+def test_the_ends_of_the_way_are_exact_and_the_same_noise_goes_nowhere() -> None:
+    first, second = Noise(1).draw((4, 9)), Noise(2).draw((4, 9))
+    assert np.array_equal(slerp(first, second, 0), first) and np.array_equal(slerp(first, second, 1), second)
+    np.testing.assert_allclose(slerp(first, first, 0.3), first, atol=1e-6)
+    assert np.isfinite(slerp(first, -first, 0.5)).all()
+
+
+def test_every_draw_lies_between_those_of_both_seeds() -> None:
+    draw, far = drawing(1, 2, 1.0), Noise(2)
+    for shape in ((4, 5), (3, 7)):
+        assert np.array_equal(draw(shape), far.draw(shape))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
@@ -205,6 +205,7 @@ def test_hostile_files_are_refused_in_one_sentence(tmp_path: Path, content: byte
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_damage_is_refused_in_one_sentence_or_does_not_matter(tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject) -> None:
     """Bytes changed in the first 600, where headers and texts are, and perhaps an early end."""
@@ -283,3 +284,50 @@ def test_records_that_cannot_be_ours_are_refused(tmp_path: Path, text: str) -> N
 def test_a_record_longer_than_any_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no record"):
         read_record(png_with(tmp_path, fewstep=" " * 100_000))
+
+
+VARIED = Record(**{**vars(RECORD), "blend": "a green pear, ripe", "blend_weight": 0.25, "variation_seed": 9, "variation": 0.125, "transparent": True})
+BEGUN = Record(**{**vars(RECORD), "image": "a" * 64, "strength": 0.75, "mask": "b" * 64, "outpaint": "16,0,0,32"})
+
+
+@pytest.mark.parametrize("record", [VARIED, BEGUN])
+def test_what_a_picture_was_made_from_is_read_back(tmp_path: Path, record: Record) -> None:
+    assert read_record(write_picture(picture(), record, tmp_path / "a.png")) == record
+
+
+def test_a_picture_of_a_prompt_says_nothing_of_images(tmp_path: Path) -> None:
+    """So files are as they were, and older versions read them."""
+    with Image.open(write_picture(picture(), RECORD, tmp_path / "a.png")) as opened:
+        assert not {"blend", "variation", "image", "mask", "strength", "transparent"} & set(json.loads(opened.info["fewstep"]))
+
+
+def test_other_tools_read_strengths_by_their_names() -> None:
+    read = [{key: value.strip('"') for key, value in SETTING.findall(record.parameters().split("\n")[-1])} for record in (RECORD, VARIED, BEGUN)]
+    assert "Denoising strength" not in read[0] and "Variation seed" not in read[0]
+    assert (read[1]["Variation seed"], read[1]["Variation seed strength"], read[1]["Blend"]) == ("9", "0.125", "a green pear, ripe")
+    assert read[2]["Denoising strength"] == "0.75"
+    assert list(read[2])[-1] == "Version"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": 7},
+        {"strength": 0.5},
+        {"image": "a", "strength": 0},
+        {"image": "a", "strength": 1.5},
+        {"mask": "b"},
+        {"transparent": 1},
+        {"blend_weight": 0.5},
+        {"variation": 2.0, "variation_seed": 1},
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="its record cannot be used"):
+        read_record(png_with(tmp_path, fewstep=record_with(**changes)))
+
+
+def test_margins_that_were_tampered_with_are_a_sentence() -> None:
+    record = Record(**{**vars(BEGUN), "outpaint": "1,2"})
+    with pytest.raises(RequestError, match="outpaint '1,2': write it as"):
+        record.again(picture(), picture().convert("L"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fewstep.data.buckets import BUCKETS
-from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed, parse_size
+from fewstep.engine.options import parse_size
+from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed
 
 EMOJI = Limits("emoji", factor=16, native=256, students=(1, 2, 4, 8), teacher=True, default_steps=4)
+IMAGE = Image.new("RGB", (64, 64))
 SDXL = Limits("sdxl", factor=8, native=1024, students=(4,), teacher=False, default_steps=4)
 
 
@@ -87,6 +92,31 @@ def test_an_aspect_keeps_area_and_shape(limits: Limits, aspect: str) -> None:
         {"prompt": 7},
         {"prompt": "\udcff"},
         {"prompt": "x" * 4001},
+        {"blend": 7},
+        {"blend": "\udcff"},
+        {"blend": "x" * 4001},
+        {"blend_weight": 0.5},
+        {"blend": "x", "blend_weight": 1.1},
+        {"blend": "x", "blend_weight": float("nan")},
+        {"blend": "x", "blend_weight": "1"},
+        {"variation": -0.1},
+        {"variation": True},
+        {"variation_seed": 3},
+        {"variation": 0.5, "variation_seed": SEEDS},
+        {"variation": 0.5, "variation_seed": 0.5},
+        {"strength": 0.5},
+        {"mask": IMAGE},
+        {"outpaint": (16, 0, 0, 0)},
+        {"image": "apple.png"},
+        {"image": Image.new("1", (10**5, 10**4))},
+        {"image": IMAGE, "strength": 2},
+        {"image": IMAGE, "mask": b""},
+        {"image": IMAGE, "mask": IMAGE.resize((8, 8))},
+        {"image": IMAGE, "outpaint": (16, 0, 0)},
+        {"image": IMAGE, "outpaint": (0, 0, 0, 0)},
+        {"image": IMAGE, "outpaint": (-16, 0, 0, 0)},
+        {"image": IMAGE, "outpaint": (1.5, 0, 0, 0)},
+        {"transparent": 1},
     ],
 )
 def test_what_no_model_can_do_is_refused_in_one_sentence(wrong: dict[str, object]) -> None:
@@ -103,3 +133,53 @@ def test_a_size_that_is_none(text: str) -> None:
 
 def test_listed() -> None:
     assert [listed(values) for values in ([1], [1, 2], [1, 2, 4, 8])] == ["1", "1 and 2", "1, 2, 4 and 8"]
+
+
+@settings(deadline=None)
+@given(st.sampled_from([2, 4, 8, 16, 40]), st.floats(0, 1), st.booleans())
+def test_a_strength_is_a_whole_number_of_steps_and_the_nearest_there_is(steps: int, strength: float, painted: bool) -> None:
+    settled = EMOJI.settle(Request("", 0, steps, image=IMAGE, strength=strength, mask=IMAGE.convert("L") if painted else None))
+    run = steps - settled.start
+    assert 1 <= run <= steps
+    assert settled.strength == run / steps
+    assert abs(settled.strength - strength) <= (0.5 / steps + 1e-9 if strength * steps >= 0.5 else 1 / steps)
+    assert (settled.source is not None) == (painted or run < steps)
+
+
+@pytest.mark.parametrize(
+    ("size", "frame"),
+    [
+        ((256, 256), (256, 256)),
+        ((96, 512), (96, 512)),
+        ((1024, 1024), (256, 256)),
+        ((3000, 2000), (320, 208)),
+        ((10, 10), (256, 256)),
+        ((100, 5000), (64, 512)),
+    ],
+)
+def test_a_picture_has_the_shape_of_its_image(size: tuple[int, int], frame: tuple[int, int]) -> None:
+    settled = EMOJI.settle(Request("", image=Image.new("L", size), strength=0.5))
+    assert (settled.width, settled.height) == frame
+    assert settled.source is not None and settled.source.pixels.shape == (frame[1], frame[0], 3)
+    EMOJI.check_size(*frame)
+
+
+def test_a_size_that_is_asked_for_counts_more_than_the_images() -> None:
+    for request in (Request("", image=IMAGE, width=128), Request("", image=IMAGE, aspect="16:9")):
+        settled = EMOJI.settle(request)
+        assert (settled.width, settled.height) in {(128, 256), (336, 192)}
+
+
+def test_an_extended_frame_is_so_much_larger() -> None:
+    settled = EMOJI.settle(Request("", image=IMAGE, outpaint=(16, 32, 0, 64)))
+    assert (settled.width, settled.height, settled.start) == (80, 160, 0)
+    for margins, said in (((8, 0, 0, 0), "size 72x64: .*multiples of 16"), ((512, 0, 0, 0), "size 576x64")):
+        with pytest.raises(RequestError, match=said):
+            EMOJI.settle(Request("", image=IMAGE, outpaint=margins))
+
+
+def test_a_model_that_cannot_begin_from_an_image_says_so() -> None:
+    blind = dataclasses.replace(EMOJI, no_images="it has no eyes: give it some")
+    assert blind.settle(Request("a cat")).source is None
+    with pytest.raises(RequestError, match=r"^it has no eyes"):
+        blind.settle(Request("a cat", image=IMAGE))

@@ -68,6 +68,17 @@ def test_one_graph_serves_every_student_and_any_size(with_graphs: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_the_encoder_takes_any_size(with_graphs: Path) -> None:
+    quick, reference = (Engine.load(str(with_graphs), backend=backend).backend for backend in ("onnxruntime", "eager"))
+    for size in ((256, 256), (64, 80), (336, 192)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        one, other = (backend.encode_image(pixels) for backend in (quick, reference))
+        assert one.shape == (1, SHAPE.latent_channels, size[0] // 16, size[1] // 16)
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_no_weight_is_left_in_a_graph(with_graphs: Path) -> None:
     shapes = json.loads((with_graphs / "graphs" / "weights.json").read_text())
     bundle: Bundle = load_bundle(with_graphs)

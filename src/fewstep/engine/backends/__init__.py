@@ -29,12 +29,16 @@ class Backend(Protocol):
     name: str
     device: str
     threads: int  # processor threads that it computes with
+    no_images: str  # why it cannot encode an image, and what to do about it; empty if it can
 
     def prepare(self, steps: int, decoder: str) -> None:
         """Load what these step count and decoder need, if it is not loaded yet."""
 
     def encode(self, prompt: str) -> Any:
         """One prompt, encoded: an object that :meth:`denoiser` takes. An empty prompt is the null prompt."""
+
+    def encode_image(self, pixels: np.ndarray) -> np.ndarray:
+        """One picture, uint8 [H, W, 3], as unit-variance latents, float32 [1, C, H/f, W/f]."""
 
     def array(self, values: np.ndarray) -> Any:
         """``values`` where the backend computes."""

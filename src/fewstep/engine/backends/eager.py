@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep.engine.backends import BackendError
 from fewstep.engine.decode import check_scaling, decode
+from fewstep.engine.decode import encode as encode_pixels
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
 from fewstep.models.bundle import load_bundle
@@ -40,6 +41,7 @@ class Eager:
     """A backend (see fewstep.engine.backends.Backend) whose arrays are torch's. Students are loaded when they are first asked for."""
 
     name = "eager"
+    no_images = ""
 
     def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.device, self._dtype = model, device, dtype
@@ -58,6 +60,12 @@ class Eager:
         """One prompt, encoded; an empty one is zeros."""
         self._ours()
         return encode(self.bundle, [prompt])
+
+    @torch.inference_mode()
+    def encode_image(self, pixels: np.ndarray) -> np.ndarray:
+        """One picture as unit-variance latents."""
+        self._ours()
+        return encode_pixels(self.bundle.vae, pixels)
 
     def array(self, values: np.ndarray) -> Tensor:
         """``values`` on the device."""

@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fewstep.engine.backends import BackendError
-from fewstep.engine.decode import SCALING_FACTOR, check_scaling, to_bytes, unscaled
+from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
 from fewstep.models.clip_tokens import ClipTokens
@@ -24,6 +24,7 @@ from fewstep.zoo.registry import peek
 
 Array = NDArray[np.float32]
 WEIGHTS = UNET.name
+ENCODER = "encoder"
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
@@ -78,6 +79,15 @@ class OnnxRuntime:
         self._unets: dict[Path, Any] = {}
         self._decoders: dict[str, Any] = {}
 
+    @property
+    def no_images(self) -> str:
+        """What is to be done where the graphs are from before there was an encoder among them."""
+        if ENCODER in self._shapes:
+            return ""
+        limits = self.model.limits
+        command = f"fewstep export MODEL --steps {limits.default_steps} --to graphs --out MODEL/{GRAPHS}"
+        return f"{limits.name} cannot begin from an image, for its folder {GRAPHS} has no {ENCODER}.onnx: take that folder away and make it anew with {command}"
+
     @cached_property
     def _tokens(self) -> tuple[ClipTokens, ClipTokens]:
         try:
@@ -103,6 +113,13 @@ class OnnxRuntime:
         tokens, tokens_2 = (tokenizer.tokens([prompt]) for tokenizer in self._tokens)
         encoded = Prompt(*self._run(self._text, {"tokens": tokens, "tokens_2": tokens_2}))
         return encoded if prompt.strip() else _null(encoded)
+
+    def encode_image(self, pixels: np.ndarray) -> Array:
+        """One picture as unit-variance latents. Raises BackendError if the model's graphs lack the encoder."""
+        latents = self._run(self._encoder, {"pixels": to_values(pixels)})[0]
+        if latents.shape[1:] != (self.model.channels, *(side // self.model.limits.factor for side in pixels.shape[:2])):
+            raise WeightsError(f"{self.model.folder}: vae/config.json and graphs/{ENCODER}.onnx do not belong together: fetch the model again")
+        return scaled(self._vae, latents).astype(np.float32)
 
     def array(self, values: np.ndarray) -> Array:
         """``values`` as float32."""
@@ -153,12 +170,19 @@ class OnnxRuntime:
     def _decoder(self, decoder: str) -> Any:
         if decoder not in self._decoders:
             graph = DECODERS[decoder]
-            part = "vae" if decoder == "full" else graph
-            path = self.model.folder / part / WEIGHTS
             if decoder == "tiny":
                 check_decoder(self.model.folder)
-            self._decoders[decoder] = self._session(graph, {f"{part}.{key}": value for key, value in read_weights(path, "numpy").items()}, path)
+            self._decoders[decoder] = self._part(graph, "vae" if decoder == "full" else graph)
         return self._decoders[decoder]
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self._part(ENCODER, "vae")
+
+    def _part(self, graph: str, part: str) -> Any:
+        """A session of ``graph`` with the weights of one folder of the model."""
+        path = self.model.folder / part / WEIGHTS
+        return self._session(graph, {f"{part}.{key}": value for key, value in read_weights(path, "numpy").items()}, path)
 
     def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path) -> Any:
         """A session of one of the model's graphs with ``weights``, which were read from ``path``, bound to it as float32."""

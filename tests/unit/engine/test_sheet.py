@@ -1,0 +1,43 @@
+"""Many pictures in one, and an atlas that finds them again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewstep.engine.request import RequestError
+from fewstep.engine.sheet import MOST_SIDE, pack, write_sheet
+
+
+def sprites(count: int, mode: str = "RGB") -> list[tuple[str, Image.Image]]:
+    rng = np.random.default_rng(count)
+    sizes = [(int(w), int(h)) for w, h in rng.integers(8, 40, (count, 2))]
+    depth = len(mode)
+    return [(f"sprite {n}", Image.fromarray(rng.integers(0, 256, (h, w, depth), np.uint8))) for n, (w, h) in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 17])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_each_is_found_where_the_atlas_says(tmp_path: Path, count: int, mode: str) -> None:
+    pictures = sprites(count, mode)
+    atlas = json.loads(write_sheet(pictures, tmp_path / "all.png").read_text())
+    with Image.open(tmp_path / "all.png") as sheet:
+        assert (sheet.mode, sheet.size) == (mode, (atlas["width"], atlas["height"]))
+        assert [sprite["name"] for sprite in atlas["sprites"]] == [name for name, _ in pictures]
+        taken = np.zeros((sheet.height, sheet.width), int)
+        for sprite, (_, image) in zip(atlas["sprites"], pictures, strict=True):
+            x, y, w, h = (sprite[key] for key in "xywh")
+            assert np.array_equal(np.asarray(sheet.crop((x, y, x + w, y + h))), np.asarray(image))
+            taken[y : y + h, x : x + w] += 1
+    assert atlas["image"] == "all.png"
+    assert taken.max() == 1, "none lies on another"
+
+
+def test_what_is_no_sheet() -> None:
+    for wrong in ([], [("a", Image.new("L", (MOST_SIDE + 1, 1)))]):
+        with pytest.raises(RequestError, match="a sheet of"):
+            pack(wrong)
