@@ -1,24 +1,39 @@
-"""Who may speak to the server: the Host and the Origin, the key, and a line in the log for every request. Plain ASGI, around everything."""
+"""Who may speak to the server, and how often: the Host and the Origin, the key, the rate, and a line in the log for every request.
+
+Plain ASGI, around everything.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
 import hmac
 import ipaddress
 import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 from fastapi import Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewstep.engine.request import RequestError
-from fewstep.serve.wire import LARGEST_BODY, TOO_LARGE, refuse
+from fewstep.serve.rate import Buckets, Rate
+from fewstep.serve.shapes import A1111, limit_of, refuse_to, too_large
+from fewstep.serve.tickets import Tickets
 
-OPEN = ("/healthz", "/readyz")  # to whoever watches whether the server lives
+OPEN = ("/healthz", "/readyz", "/health")  # to whoever watches whether the server lives
+SECRET = ("/out/", "/v1/pictures/")  # what follows is a name that nobody can guess: it lets in, and it is not logged
+FREE = (f"{A1111}interrupt", f"{A1111}skip")  # they end work and make none, so the rate does not count them
+DEFAULT_RATE = Rate(300, 60)  # of a server that others than this machine reach
+PATIENCE = 30.0  # seconds that a client has for the next piece of a body
+LATE = "the rest of the body did not come: send the request again"
 log = logging.getLogger("fewstep.serve")
 
 
@@ -31,6 +46,7 @@ class Access:
     no_auth: bool = False
     hosts: tuple[str, ...] = ()  # names that it is known by besides
     origins: tuple[str, ...] = ()  # of pages elsewhere that may use it
+    rate: str | None = None  # how often one client may ask, as Rate.parse has it
 
     def __post_init__(self) -> None:
         """Raises RequestError on what must not be left on."""
@@ -40,6 +56,13 @@ class Access:
             raise RequestError("--api-key is empty or not plain ASCII: give a long random text")
         if not (self.keys or self.no_auth or is_loopback(self.host)):
             raise RequestError(f"--host {self.host} lets other machines in: give --api-key, or --no-auth if everybody may")
+        if self.rate is not None:
+            Rate.parse(self.rate)
+
+    @property
+    def limit(self) -> Rate | None:
+        """How often one client may ask; None is as often as it likes, which is what a loopback address does unless told otherwise."""
+        return Rate.parse(self.rate) if self.rate is not None else None if is_loopback(self.host) else DEFAULT_RATE
 
     def knows(self, host: str) -> bool:
         """Whether a Host header is of this server. A name that is not could belong to a page that has had it point here."""
@@ -56,9 +79,22 @@ class Access:
         """Whose turn a request takes, None if it has no key of ours."""
         if not self.keys:
             return client
-        scheme, _, given = authorization.partition(" ")
-        matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.keys]
-        return f"key {matches.index(True)}" if any(matches) and scheme.lower() == "bearer" else None
+        given = key_in(authorization)
+        matches = [hmac.compare_digest(given, key.encode()) for key in self.keys]
+        return f"key {matches.index(True)}" if any(matches) else None
+
+
+def key_in(authorization: str) -> bytes:
+    """The key of an Authorization header, empty if there is none: "Bearer KEY", or as the password of any user with "Basic"."""
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip().encode()
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(given, validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def is_address(name: str) -> bool:
@@ -81,11 +117,20 @@ def name_of(host: str) -> str:
     return host[1 : host.find("]")] if host.startswith("[") else host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
-class Guard:
-    """Lets through to ``app`` what ``access`` allows; tells ``count`` (path, status) of every request."""
+class Late(Exception):
+    """A client does not send the body it has begun."""
 
-    def __init__(self, app: ASGIApp, access: Access, count: Callable[[str, int], None]) -> None:
-        self.app, self.access, self.count = app, access, count
+
+class Guard:
+    """Lets through to ``app`` what ``access`` allows; tells ``count`` (route, status) of every request.
+
+    ``public`` are addresses that may be read without a key. ``tickets`` let in to a WebSocket in a key's place.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, count: Callable[[str, int], None], public: Collection[str], tickets: Tickets) -> None:
+        self.app, self.access, self.count, self.tickets = app, access, count, tickets
+        self.public = frozenset((*OPEN, *public))
+        self.buckets = Buckets(access.limit) if access.limit else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -93,36 +138,68 @@ class Guard:
             await self.app(scope, receive, send)
             return
         name, started, status = secrets.token_hex(8), time.perf_counter(), 500
+        whole, over = scope["type"] != "http", False
 
         async def tell(message: Message) -> None:
             nonlocal status
+            if over:
+                return
             if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
                 status = message.get("status", 101)
-                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", name.encode())]}
+                more = [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
+        async def hear() -> Message:
+            """The next message; whoever holds back the rest of a body is not waited for."""
+            nonlocal whole, over
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    message = await receive()
+            except TimeoutError:
+                await refuse_to(scope, 408, LATE, None, "too_slow", {"Connection": "close"})(scope, receive, tell)
+                over = True  # whatever the application makes of it
+                raise Late from None
+            whole = not message.get("more_body", False)
+            return message
+
         try:
-            await (self._refusal(scope) or self.app)(scope, receive, tell)
+            with suppress(Late):
+                await (self._refusal(scope) or self.app)(scope, hear, tell)
         finally:
-            self.count(scope["path"], status)
+            route = getattr(scope.get("route"), "path", "other")
+            self.count(route, status)
             milliseconds = round(1000 * (time.perf_counter() - started), 1)
-            line = {"request": name, "method": scope.get("method", "WEBSOCKET"), "path": scope["path"][:200], "status": status, "ms": milliseconds}
+            path = next((f"{known}…" for known in SECRET if scope["path"].startswith(known)), scope["path"][:200])
+            line = {"request": name, "method": scope.get("method", "WEBSOCKET"), "path": path, "status": status, "ms": milliseconds}
             log.info(json.dumps(line))
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Why a request goes no further; sets whose turn it takes if it does."""
-        headers = Headers(scope=scope)
+        headers, path, method = Headers(scope=scope), scope["path"], scope.get("method", "GET")
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.access.knows(host):
-            return refuse(421, "this server is not known by the name in the Host header: start it with --allow-host NAME", "host", "wrong_host")
+            return refuse_to(scope, 421, "this server is not known by the name in the Host header: start it with --allow-host NAME", "host", "wrong_host")
         if not self.access.trusts(origin, host):
-            return refuse(403, "pages of this origin may not use this server: start it with --allow-origin ORIGIN", "origin", "wrong_origin")
-        preflight = scope.get("method") == "OPTIONS" and origin is not None
-        owner = self.access.owner(headers.get("authorization", ""), (scope.get("client") or ("", 0))[0])
-        if owner is None and not preflight and scope["path"] not in OPEN:
-            return refuse(401, "give the key as 'Authorization: Bearer KEY'", "authorization", "wrong_key", {"WWW-Authenticate": "Bearer"})
+            return refuse_to(scope, 403, "pages of this origin may not use this server: start it with --allow-origin ORIGIN", "origin", "wrong_origin")
+        client, state = (scope.get("client") or ("", 0))[0], scope.setdefault("state", {})
+        owner = self.access.owner(headers.get("authorization", ""), client)
+        if scope["type"] == "websocket" and (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")):
+            state["ticket"] = ticket = self.tickets.redeem(token[0], origin)
+            if ticket is None:
+                return refuse_to(scope, 401, "the token is over, or another page's: POST /v1/sessions gives one", "token", "wrong_token")
+            owner = ticket.owner
+        preflight = method == "OPTIONS" and origin is not None
+        reads = method in ("GET", "HEAD") and (path in self.public or path.startswith(SECRET))
+        if owner is None and not preflight and not reads:
+            return refuse_to(scope, 401, "give the key as 'Authorization: Bearer KEY'", "authorization", "wrong_key", {"WWW-Authenticate": "Bearer"})
+        if self.buckets and (method == "POST" or scope["type"] == "websocket") and path not in FREE and (wait := self.buckets.take(owner or client)):
+            said = f"more requests came than this server takes from one client: try again in {wait} s"
+            return refuse_to(scope, 429, said, None, "rate_limited", {"Retry-After": str(wait)})
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST_BODY:
-            return refuse(413, TOO_LARGE, None, "too_large")
-        scope.setdefault("state", {})["owner"] = owner
+        if not length.isdecimal() or len(length) > 20 or int(length) > limit_of(path):
+            return refuse_to(scope, 413, too_large(path), None, "too_large")
+        state["owner"] = owner
         return None

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from fewstep.engine.request import RequestError
+from fewstep.engine.request import RequestError, Settled
+from fewstep.serve.kept import Kept
 from fewstep.serve.metrics import Metrics
-from fewstep.serve.orders import Closed
+from fewstep.serve.orders import Closed, Refused
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.session import Session
-from fewstep.serve.wire import Ask, error, explain, frame_bytes, refuse, sentence
+from fewstep.serve.tickets import Outlet, Tickets
+from fewstep.serve.wire import Ask, error, explain, frame_bytes, jpeg, picture_in, refuse, sentence
 
 MOST_SESSIONS = 64
 MOST_STEPS = 8  # a session is for pictures that come at once
 FULL = "there are as many live sessions as this server allows: try again later"
-BINARY = "a message is text, JSON as docs/serving.md has it"
 RESTART, FAILED = 1012, 1011  # WebSocket close codes
 
 
-def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
+def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics, tickets: Tickets) -> None:
     """WS /v1/live."""
 
     @app.websocket("/v1/live")
@@ -33,13 +35,14 @@ def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
         if metrics.sessions >= MOST_SESSIONS:
             await socket.send_denial_response(refuse(429, FULL, None, "sessions_full", {"Retry-After": "10"}))
             return
-        session = Session(scheduler)
+        session, ticket = Session(scheduler), getattr(socket.state, "ticket", None)
         metrics.sessions += 1
         tasks: list[asyncio.Task[None]] = []
         try:
             await socket.accept()
-            tasks = [asyncio.create_task(work(socket, session)) for work in (listen, show)]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            with tickets.connected(ticket) if ticket else nullcontext() as outlet:
+                tasks = [asyncio.create_task(work) for work in (listen(socket, session), show(socket, session, outlet))]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             metrics.sessions -= 1
             session.close()
@@ -49,17 +52,26 @@ def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
 
 
 async def listen(socket: WebSocket, session: Session) -> None:
-    """Ask for what each message says, until the socket is closed."""
+    """Keep what each binary message brings and ask for what each text says, until the socket is closed."""
+    kept = Kept(session.scheduler.limits.native)
     while (message := await socket.receive())["type"] == "websocket.receive":
-        if problem := ask(session, message.get("text")):
+        text, content = message.get("text"), message.get("bytes")
+        if problem := await (ask(session, kept, text) if text is not None else keep(kept, content or b"")):
             await socket.send_text(json.dumps(problem))
         await asyncio.sleep(0)  # whoever floods this socket holds up nobody else's
 
 
-def ask(session: Session, text: str | None) -> dict[str, object] | None:
+async def keep(kept: Kept, message: bytes) -> dict[str, object] | None:
+    """Keep a picture for later messages. Returns what is wrong with it, None if nothing is."""
+    try:
+        await asyncio.to_thread(kept.take, message)
+    except RequestError as problem:
+        return error(sentence(problem), 400, None, "invalid_request")
+    return None
+
+
+async def ask(session: Session, kept: Kept, text: str) -> dict[str, object] | None:
     """Pass one message on to ``session``. Returns what is wrong with it, None if nothing is."""
-    if text is None:
-        return error(BINARY, 400, None, "invalid_request")
     try:
         wanted = Ask.model_validate_json(text)
     except ValidationError as problem:
@@ -68,17 +80,34 @@ def ask(session: Session, text: str | None) -> dict[str, object] | None:
     try:
         if (wanted.steps or 0) > MOST_STEPS:
             raise RequestError(f"steps = {wanted.steps}: a live session takes at most {MOST_STEPS}")
-        session.ask(wanted.requests()[0], wanted.generation, wanted.previews)
+        settled = settle(session, kept, wanted) if not wanted.image else await asyncio.to_thread(settle, session, kept, wanted)
+        session.want(settled, wanted.generation, wanted.previews)
     except RequestError as problem:
         return {**error(sentence(problem), 400, None, "invalid_request"), "generation": wanted.generation}
     return None
 
 
-async def show(socket: WebSocket, session: Session) -> None:
-    """Send what ``session`` shows. Who reads slowly gets fewer frames, and the newest."""
+def settle(session: Session, kept: Kept, wanted: Ask) -> Settled:
+    """What a message comes to, with the pictures that it refers to. Raises RequestError."""
+    (request,) = wanted.requests_with(kept.find("image", wanted.image), kept.find("mask", wanted.mask))
+    return session.scheduler.limits.settle(request)
+
+
+async def show(socket: WebSocket, session: Session, outlet: Outlet | None = None) -> None:
+    """Send what ``session`` shows, and have ``outlet`` show it too. Who reads slowly gets fewer frames, and the newest."""
     try:
-        async for shown in session:
-            await socket.send_bytes(await asyncio.to_thread(frame_bytes, shown, session))
+        while True:
+            try:
+                shown = await anext(session, None)
+            except Refused as problem:
+                await socket.send_text(json.dumps({**error(str(problem), 400, "prompt", problem.code), "generation": session.generation}))
+                continue
+            if shown is None:
+                return
+            frame = await asyncio.to_thread(frame_bytes, shown, session)
+            if outlet is not None:
+                outlet.show(picture_in(frame) if shown.image.mode == "RGB" else jpeg(shown.image))
+            await socket.send_bytes(frame)
     except WebSocketDisconnect:
         return
     except Closed as problem:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+Kind = tuple[tuple[int, int, int, int], str]  # Settled.kind, and a decoder
+
+
 class Busy(RuntimeError):
     """The queue is full. ``retry_after`` is in how many seconds there may be room."""
 
@@ -26,6 +29,12 @@ class Closed(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down: try again when it is back")
+
+
+class Refused(RuntimeError):
+    """Whoever runs the server has a checker, and it is against a prompt or a picture. The message is its reason."""
+
+    code = "content_policy_violation"
 
 
 @dataclass(frozen=True)
@@ -53,16 +62,16 @@ class Job:
     wanted: bool = True
 
     @property
-    def kind(self) -> tuple[int, int, int, str]:
+    def kind(self) -> Kind:
         """Pictures of one kind can be made together."""
-        return self.settled.width, self.settled.height, self.settled.steps, self.decoder
+        return self.settled.kind, self.decoder
 
 
 class Order:
     """Pictures ordered together. ``async for update in order`` tells of each the newest there is: who reads slowly misses steps, no picture.
 
     The iteration ends when all are finished or the order is cancelled. It raises Closed if the scheduler was closed before, and what the
-    engine raised if it failed.
+    engine raised if it failed, Refused if there was something against it.
     """
 
     def __init__(self, drop: Callable[[Sequence[Job], bool], None]) -> None:

@@ -13,11 +13,15 @@ import uvicorn
 
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import RequestError
+from fewstep.engine.words import read_words
 from fewstep.serve.app import open_app
+from fewstep.serve.checker import load_checker
 from fewstep.serve.guard import Access
+from fewstep.serve.patience import Impatient, patient
 from fewstep.serve.scheduler import Scheduler
-from fewstep.serve.wire import LARGEST_BODY
+from fewstep.serve.wire import LARGEST_UPLOAD
 
+MOST_CONNECTIONS = 512
 DRAIN = 1  # seconds that answers have to be sent in after the scheduler is closed
 
 
@@ -34,22 +38,26 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(port: int, model: str, access: Access) -> None:
-    """Serve ``model`` until SIGINT or SIGTERM. Raises RequestError on a port that cannot be had, and what Engine.load raises."""
+def run(port: int, model: str, access: Access, checker: str | None = None) -> None:
+    """Serve ``model`` until SIGINT or SIGTERM. Raises RequestError on a port or checker that cannot be had, and what Engine.load raises."""
+    check = load_checker(checker) if checker is not None else None
     listener = bind(access.host, port)
     with listener:
         engine = Engine.load(model)
-        app, scheduler = open_app(engine, engine.model.decoders(), access)
+        app, scheduler = open_app(engine, engine.model.decoders(), access, check, read_words(engine.model.folder))
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         config = uvicorn.Config(
             app,
+            http=Impatient,
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            ws_max_size=LARGEST_BODY,
+            ws_max_size=LARGEST_UPLOAD,
+            ws_max_queue=2,  # messages of that size that a session may have waiting
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=DRAIN,
+            limit_concurrency=MOST_CONNECTIONS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,7 +73,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises RequestError, saying why, where there is none."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        return patient(socket.create_server((host, port), family=family, backlog=512))
     except (OSError, OverflowError) as problem:
         number = getattr(problem, "errno", None) or 0
         reason = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem

@@ -16,8 +16,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from PIL.Image import Image
+from PIL.Image import fromarray as open_pixels
+
 from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Picture, Request, Settled
-from fewstep.serve.orders import Busy, Closed, Job, Order, Update
+from fewstep.serve.checker import Checker
+from fewstep.serve.orders import Busy, Closed, Job, Kind, Order, Refused, Update
 
 MOST_WAITING = 64  # pictures in the queue
 LONGEST_BATCH = 1.0  # seconds: a batch that should take longer is made smaller, for whoever comes meanwhile waits for all of it
@@ -68,13 +72,15 @@ class Scheduler:
         decoders: tuple[str, ...] = DECODERS,
         most_waiting: int = MOST_WAITING,
         on_batch: Callable[[Batch], None] = lambda batch: None,
+        checker: Checker | None = None,
     ) -> None:
+        self.checker = checker
         self.engine, self.decoders, self.most_waiting, self.on_batch = engine, decoders, most_waiting, on_batch
         self.limits, self.counts = engine.limits, Counts()
         self.ready, self.closed = asyncio.Event(), False
         self._batch: list[Job] = []
         self._queues: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # who is first has the next turn
-        self._seconds: dict[tuple[int, int, int, str], float] = {}  # that a picture of a kind takes
+        self._seconds: dict[Kind, float] = {}  # that a picture of a kind takes
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "fewstep-engine")
         self._task: asyncio.Task[None] | None = None
@@ -200,7 +206,7 @@ class Scheduler:
                 del self._queues[owner]
         return batch
 
-    def _learn(self, kind: tuple[int, int, int, str], timings: dict[str, float]) -> None:
+    def _learn(self, kind: Kind, timings: dict[str, float]) -> None:
         seconds = sum(timings.values()) / 1000
         self._seconds[kind] = (self._seconds.get(kind, seconds) + seconds) / 2
 
@@ -224,7 +230,7 @@ class Scheduler:
                 if self.closed:
                     return
                 if frame.picture:
-                    self._learn((settled.width, settled.height, steps, decoder), frame.picture.timings)
+                    self._learn((settled.kind, decoder), frame.picture.timings)
 
     def _run(self, batch: list[Job]) -> dict[str, float]:
         """Make ``batch`` as far as somebody wants it. Returns the timings of a picture of it, none if it was abandoned."""
@@ -241,13 +247,18 @@ class Scheduler:
 
     def _walk(self, batch: list[Job]) -> Picture | None:
         picture = None
+        batch = [job for job in batch if self._check(job)]
+        if not batch:
+            return None
         walk: Any = self.engine.walk([job.settled for job in batch], batch[0].decoder)
         with closing(walk):
             for frames in walk:
                 for job, frame in zip(batch, frames, strict=True):
                     if job.wanted:
                         shown = frame.picture or (job.previews and frame.step < frame.steps)
-                        self._call(self._tell, job, Update(job.index, frame.step, frame.steps, frame.image if shown else None, frame.picture))
+                        image = frame.image if shown else None
+                        if image is None or self._check(job, image):
+                            self._call(self._tell, job, Update(job.index, frame.step, frame.steps, image, frame.picture))
                 if (picture := frames[0].picture) is None and self.closed:
                     for job in batch:
                         self._call(self._fail, job, Closed())
@@ -255,6 +266,20 @@ class Scheduler:
                 if not any(job.wanted for job in batch):
                     break
         return picture
+
+    def _check(self, job: Job, image: Image | None = None) -> bool:
+        """Whether there is nothing against the prompt of ``job``, or against ``image`` that it would show. Here no route passes it by."""
+        if self.checker is None:
+            return True
+        settled = job.settled
+        if image is None and settled.source is not None:
+            image = open_pixels(settled.source.pixels)
+        for prompt in (settled.prompt, settled.blend):
+            if prompt is not None and (reason := self.checker(prompt, image)) is not None:
+                job.wanted = False
+                self._call(self._fail, job, Refused(str(reason)))
+                return False
+        return True
 
     def _call(self, what: Callable[..., None], *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(what, *arguments)

@@ -79,10 +79,14 @@ class Session:
         ``previews`` are pictures of the steps on the way. Raises RequestError on a request that the model cannot meet, or a generation
         that is not newer than the last.
         """
+        return self.want(self.scheduler.limits.settle(request), generation, previews)
+
+    def want(self, settled: Settled, generation: int | None = None, previews: bool = False) -> int:
+        """``ask`` for what is settled already, which takes a while where there is an image."""
         number = self.generation + 1 if generation is None else generation
         if number <= self.generation:
             raise RequestError(f"generation = {number}: the last was {self.generation}, give a higher one")
-        intent = Intent(number, self.scheduler.limits.settle(request), previews, time.monotonic())
+        intent = Intent(number, settled, previews, time.monotonic())
         self.generation, self._rough = number, None
         if self._order is not None and self.scheduler.exchange(self._order, intent.settled, self._first, previews, replaced=not self._second_look):
             self.replaced += not self._second_look

@@ -80,10 +80,11 @@ class FakeEngine:
 
 
 def image(one: Settled) -> Image.Image:
-    return Image.new("RGB", (one.width, one.height), (one.seed % 256, len(one.prompt) % 256, one.steps))
+    colour = (one.seed % 256, len(one.prompt) % 256, one.steps)
+    return Image.new("RGBA", (one.width, one.height), (*colour, 128)) if one.transparent else Image.new("RGB", (one.width, one.height), colour)
 
 
 def picture(one: Settled, decoder: str, batch: int, row: int) -> Picture:
-    record = Record(**vars(one), model="fake", hash="0" * 12, guidance_scale=0.0, version="0", backend="fake", device="cpu", threads=1, decoder=decoder)
-    made = {key: value for key, value in vars(one).items() if key != "prompt"}
+    record = Record.of(one, model="fake", hash="0" * 12, guidance_scale=0.0, version="0", backend="fake", device="cpu", threads=1, decoder=decoder)
+    made = {key: getattr(one, key) for key in ("seed", "steps", "width", "height")}
     return Picture(image=image(one), **made, model="fake", timings=TIMINGS, record=record)

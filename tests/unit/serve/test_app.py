@@ -20,11 +20,11 @@ from tests.unit.serve.fake import PATIENCE, TIMINGS, FakeEngine, run, settled
 
 from fewstep.engine.request import LONGEST_PROMPT, RequestError
 from fewstep.serve import live
-from fewstep.serve.app import events as streamed
 from fewstep.serve.app import open_app
 from fewstep.serve.guard import Access
+from fewstep.serve.native import events as streamed
 from fewstep.serve.scheduler import Scheduler
-from fewstep.serve.wire import LARGEST_BODY, MOST_COUNT
+from fewstep.serve.wire import LARGEST_BODY, LARGEST_UPLOAD, MOST_COUNT
 
 KEYED = Access(keys=("first-key", "second-key"))
 OPEN = Access()
@@ -111,7 +111,7 @@ def test_a_stream_tells_of_every_step_and_brings_the_pictures(client: TestClient
 
 
 def test_a_stream_with_nothing_to_say_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewstep.serve.app.PING", 0.01)
+    monkeypatch.setattr("fewstep.serve.waiting.PING", 0.01)
 
     async def main() -> None:
         engine = FakeEngine(held=True)
@@ -198,15 +198,16 @@ def test_a_form_is_not_taken_for_json(client: TestClient) -> None:
         problem(client.post("/v1/generate", content=b'{"prompt": "x"}', headers={"content-type": kind}), 400)
 
 
-def test_a_body_has_a_limit_said_or_not(client: TestClient) -> None:
-    large = b'{"prompt": "' + b"x" * LARGEST_BODY + b'"}'
+@pytest.mark.parametrize(("path", "limit"), [("/v1/generate", LARGEST_UPLOAD), ("/v1/images/generations", LARGEST_BODY), ("/v1/sessions", LARGEST_BODY)])
+def test_a_body_has_a_limit_said_or_not(client: TestClient, path: str, limit: int) -> None:
+    large = b'{"prompt": "' + b"x" * limit + b'"}'
     for content in (large, iter([large[:1000], large[1000:]])):
-        error = problem(client.post("/v1/generate", content=content, headers={"content-type": "application/json"}), 413)
-        assert str(LARGEST_BODY) in error["message"]
+        error = problem(client.post(path, content=content, headers={"content-type": "application/json"}), 413)
+        assert f"at most {limit} bytes" in error["message"]
 
 
 def test_no_address_or_method_but_those_there_are(client: TestClient) -> None:
-    for path in ("/", "/docs", "/../etc/passwd", "/v1/generate/..%2f..%2fetc%2fpasswd", "/static/x"):
+    for path in ("/web/../app.py", "/docs", "/../etc/passwd", "/v1/generate/..%2f..%2fetc%2fpasswd", "/static/x"):
         problem(client.get(path), 404)
     problem(client.delete("/v1/generate"), 405)
 
@@ -372,7 +373,7 @@ def test_live_frames_follow_the_newest_and_end_with_the_full_picture(client: Tes
         ('{"prompt": "x", "generation": 1, "steps": 3}', "3 steps"),
         ('{"prompt": "x", "generation": 1, "steps": 32}', "at most 8"),
         ('{"prompt": "\\ud800", "generation": 1}', ""),
-        (b"\x00\x01", "a message is text"),
+        (b"\x00\x01", "a binary message is"),
     ],
 )
 def test_a_bad_message_is_answered_in_words_and_the_session_goes_on(client: TestClient, message: str | bytes, said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -42,6 +43,11 @@ def server(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         process.kill()
         process.wait()
+
+
+def pending(url: str) -> int:
+    """Pictures that wait or are being made."""
+    return int(sum(float(number) for number in re.findall(r"^fewstep_(?:running|queue_depth) (\S+)$", httpx2.get(f"{url}/metrics").text, re.MULTILINE)))
 
 
 def type_live(url: str, record: list[tuple[float, dict[str, Any]]], sent: list[float], done: threading.Event) -> None:
@@ -86,7 +92,7 @@ def test_somebody_types_and_the_server_leaves_in_good_order() -> None:
 
         with ThreadPoolExecutor(8) as clients, connect(f"{url.replace('http', 'ws')}/v1/live"):
             answers = [clients.submit(ask, seed) for seed in range(8)]
-            while "fewstep_running 0.0" in httpx2.get(f"{url}/metrics").text:
+            while pending(url) + sum(answer.done() for answer in answers) < len(answers):
                 time.sleep(0.01)
             told = time.perf_counter()
             process.send_signal(signal.SIGTERM)

@@ -29,7 +29,7 @@ def held(test: Test, **options: Any) -> None:
                 scheduler.submit([settled("block")], "blocker")
                 await engine.reach()
                 for steps in (1, 2, 4, 8):
-                    scheduler._learn((64, 64, steps, "full"), TIMINGS)  # a kind that it never made is first made alone
+                    scheduler._learn((settled(steps=steps).kind, "full"), TIMINGS)  # a kind that it never made is first made alone
                 await test(engine, scheduler)
             finally:
                 engine.release()
@@ -84,7 +84,7 @@ def test_an_owner_alone_fills_the_batch_and_beside_others_gives_one() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1, 2, 4])), min_size=1, max_size=40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_turns_whatever_is_asked(asked: list[tuple[int, int]]) -> None:
     """All are made once; a batch is of one kind and of one picture an owner, or of one owner; nobody gets a second turn before who waited."""
 
@@ -112,7 +112,7 @@ def test_turns_whatever_is_asked(asked: list[tuple[int, int]]) -> None:
 
 def test_a_batch_that_should_take_too_long_is_made_smaller() -> None:
     async def test(engine: FakeEngine, scheduler: Scheduler) -> None:
-        scheduler._seconds[settled().width, settled().height, 1, "full"] = 0.3
+        scheduler._seconds[settled().kind, "full"] = 0.3
         order = scheduler.submit([settled("slow", seed) for seed in range(3)], "me")
         engine.go()
         await engine.reach()

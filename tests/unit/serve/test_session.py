@@ -287,7 +287,7 @@ def test_an_older_generation_or_a_bad_request_changes_nothing() -> None:
     st.sampled_from([ALWAYS, 0.003, NEVER]),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_generations_never_go_down_and_the_last_request_is_always_shown(actions: list[Any], hunger: float, previews: bool) -> None:
     async def test(engine: FakeEngine, session: Session) -> None:
         ask(session, "begin")

@@ -1,0 +1,33 @@
+"""A callable of whoever runs the server, asked about prompts and pictures: ``--checker module:function``. Imported only then."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fewstep.engine.request import RequestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Checker = Callable[[str, "Image | None"], "str | None"]
+"""Given a prompt before it is drawn, with the image that it begins from or None, and again with every picture that would be shown.
+
+Returns None if there is nothing against it, or why it is refused: a sentence that the client is told. Called on the thread that computes.
+"""
+
+
+def load_checker(name: str) -> Checker:
+    """The callable that "module:function" names. Raises RequestError, saying why, if there is none."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise RequestError(f"--checker {name}: write it as module:function")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as problem:
+        raise RequestError(f"--checker {name} cannot be imported ({type(problem).__name__}: {problem}): see that PYTHONPATH leads to it") from None
+    if not callable(found):
+        raise RequestError(f"--checker {name} is no function: give one that takes a prompt and a picture")
+    checker: Checker = found
+    return checker

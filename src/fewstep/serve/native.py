@@ -1,0 +1,84 @@
+"""POST /v1/generate: pictures over HTTP, as the model has them and in no other way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
+
+from fewstep.engine.record import FORMATS, picture_bytes
+from fewstep.engine.request import RequestError, Settled
+from fewstep.serve import waiting
+from fewstep.serve.orders import Closed, Order, Refused
+from fewstep.serve.scheduler import Scheduler
+from fewstep.serve.waiting import NOBODY, SORRY, finished
+from fewstep.serve.wire import LARGEST_UPLOAD, Generate, base64_jpeg, error, event, picture_event
+
+STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The picture, or a stream of events.",
+        "content": {**{f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in FORMATS}, "text/event-stream": {}},
+    },
+}
+
+
+def add_generate(app: FastAPI, scheduler: Scheduler) -> None:
+    """POST /v1/generate."""
+
+    @app.post("/v1/generate", response_model=None, response_class=Response, responses=PICTURE, max_body_size=LARGEST_UPLOAD)
+    async def generate(request: Request, wanted: Annotated[Generate, Body()]) -> Response:
+        """Make a picture; with ``stream``, tell of every step, of several pictures at once."""
+        settled = await asyncio.to_thread(settle, scheduler, wanted)
+        order = scheduler.submit(settled, request.state.owner, wanted.decoder, wanted.previews)
+        if wanted.stream:
+            return EventSourceResponse(events(order, len(settled), wanted.format), headers=STREAM)
+        pictures = await finished(order, request)
+        if not pictures:
+            return Response(status_code=NOBODY)
+        (picture,) = pictures
+        content = await asyncio.to_thread(picture_bytes, picture.image, picture.record, wanted.format)
+        stages = ", ".join(f"{stage};dur={milliseconds}" for stage, milliseconds in picture.timings.items())
+        headers = {"X-Fewstep-Seed": str(picture.seed), "X-Fewstep-Steps": str(picture.steps), "Server-Timing": stages}
+        headers["X-Fewstep-Strength"] = f"{picture.strength:g}"
+        return Response(content, media_type=f"image/{wanted.format}", headers=headers)
+
+
+def settle(scheduler: Scheduler, wanted: Generate) -> list[Settled]:
+    """What ``wanted`` comes to. Raises RequestError on what the model or this server does not do."""
+    if not wanted.stream and (wanted.count > 1 or wanted.previews):
+        raise RequestError("one answer holds one finished picture: give stream = true with a count or with previews")
+    if wanted.decoder not in scheduler.decoders:
+        raise RequestError(f"decoder = '{wanted.decoder}': {scheduler.limits.name} has no reduced decoder, leave decoder at full")
+    return waiting.settle(scheduler.limits, wanted.requests(wanted.count))
+
+
+async def events(order: Order, count: int, kind: str) -> AsyncIterator[bytes]:
+    """``order`` as server-sent events; whoever stops reading stops the work."""
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(waiting.PING):
+                    update = await anext(order, None)
+            except TimeoutError:
+                yield KEEPALIVE_COMMENT
+                continue
+            if update is None:
+                break
+            if update.picture is not None:
+                yield await asyncio.to_thread(picture_event, update.index, update.picture, kind)
+            else:
+                image = await asyncio.to_thread(base64_jpeg, update.image)
+                yield event("progress", {"index": update.index, "step": update.step, "steps": update.steps, "image": image})
+        yield event("done", {"count": count})
+    except Closed as problem:
+        yield event("error", error(str(problem), 503, None, "shutting_down"))
+    except Refused as problem:
+        yield event("error", error(str(problem), 400, "prompt", problem.code))
+    except Exception:
+        yield event("error", error(SORRY, 500))
+    finally:
+        order.cancel()

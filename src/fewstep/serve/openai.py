@@ -1,0 +1,212 @@
+"""OpenAI's Images API, as its clients speak it: POST /v1/images/generations and /v1/images/edits, with streams of partial images."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import Body, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fewstep.engine.record import check_format
+from fewstep.engine.request import Picture, RequestError, Settled
+from fewstep.engine.request import Request as Wish
+from fewstep.engine.source import open_image
+from fewstep.serve import waiting
+from fewstep.serve.forms import Form, read_form
+from fewstep.serve.native import STREAM
+from fewstep.serve.nearest import STEPS_OF_QUALITY, Nearest, nearest, quality_of, size_named, steps_from_image
+from fewstep.serve.orders import Closed, Order, Refused, Update
+from fewstep.serve.pictures import alpha_mask, picture_as, preview_as
+from fewstep.serve.scheduler import Scheduler
+from fewstep.serve.shelf import Shelf
+from fewstep.serve.waiting import NOBODY, SORRY, finished, settle
+from fewstep.serve.wire import LARGEST_UPLOAD, error, event
+
+MOST = 10  # pictures of one request
+ALIASES = ("gpt-image-", "dall-e-", "chatgpt-image-")  # models that clients ask for unless they are told otherwise
+ANSWERS: dict[int | str, dict[str, Any]] = {200: {"description": "The pictures, or a stream of events.", "content": {"text/event-stream": {}}}}
+EDITED = {"image": {"type": "string", "format": "binary"}, "mask": {"type": "string", "format": "binary"}}
+
+
+class Images(BaseModel):
+    """The body of a request for pictures. What is not listed is passed over, for clients send much that no model has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str = Field(description="What to draw.")
+    model: str | None = Field(None, description="The model's name, or one of OpenAI's, which mean the same.")
+    n: int | None = Field(None, ge=1, le=MOST, description="Pictures, with seeds that count up.")
+    size: str | None = Field(None, description="As WIDTHxHEIGHT; the nearest training size of this shape is used.")
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = Field(None, description="Steps, where those are not given.")
+    background: Literal["opaque", "transparent", "auto"] | None = Field(None, description="Whether a flat background is cut out.")
+    response_format: Literal["b64_json", "url"] | None = Field(None, description="How the pictures come.")
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="Of the pictures.")
+    output_compression: int | None = Field(None, ge=0, le=100, description="Quality of JPEG and WebP.")
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    partial_images: int | None = Field(None, ge=0, le=3, description="Pictures of the way there, in a stream.")
+    seed: int | None = Field(None, description="Random if left out.")
+    steps: int | None = Field(None, description="Network evaluations; the nearest trained number is used.")
+    num_inference_steps: int | None = Field(None, description="The same by another name.")
+    guidance_scale: float | None = Field(None, description="Told to be otherwise.")
+    negative_prompt: str | None = Field(None, description="Told to be passed over.")
+    strength: float | None = Field(None, description="How much of an image is made anew, in an edit.")
+
+    @property
+    def format(self) -> str:
+        """Of the pictures."""
+        return self.output_format or "png"
+
+    def check(self, model: str) -> None:
+        """Raises RequestError on values that do not go together, HTTPException on another model than ``model``."""
+        if self.model and self.model != model and not self.model.startswith(ALIASES):
+            raise HTTPException(404, f"there is no such model here: give {model}, or leave model out")
+        if self.format == "png" and self.output_compression not in (None, 100):
+            raise RequestError(f"output_compression = {self.output_compression}: a PNG loses nothing, give output_format jpeg or webp with it")
+        check_format(self.format, self.background == "transparent")
+        if self.stream and self.response_format == "url":
+            raise RequestError("a stream brings its pictures itself: give stream without response_format = url")
+
+
+def add_openai(app: FastAPI, scheduler: Scheduler, shelf: Shelf) -> None:
+    """All routes of this file."""
+
+    @app.post("/v1/images/generations", response_model=None, responses=ANSWERS)
+    async def generations(request: Request, wanted: Annotated[Images, Body()]) -> Response:
+        """Make pictures of a prompt."""
+        return await answer(request, wanted, None)
+
+    @app.post(
+        "/v1/images/edits",
+        response_model=None,
+        responses=ANSWERS,
+        max_body_size=LARGEST_UPLOAD,
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": edit_schema()}}}},
+    )
+    async def edits(request: Request) -> Response:
+        """Make pictures that begin from an image; where a mask is transparent, or the image itself, it is painted anew."""
+        form = await read_form(request)
+        return await answer(request, wanted_in(form), form)
+
+    async def answer(request: Request, wanted: Images, form: Form | None) -> Response:
+        wanted.check(scheduler.limits.name)
+        near, settled = await asyncio.to_thread(settle_images, scheduler, wanted, form)
+        partial = (wanted.partial_images or 0) if wanted.stream else 0
+        order = scheduler.submit(settled, request.state.owner, "full", partial > 0)
+        if wanted.stream:
+            return EventSourceResponse(events(order, wanted, "image_edit" if form else "image_generation", partial), headers=STREAM)
+        pictures = await finished(order, request)
+        if not pictures:
+            return Response(status_code=NOBODY)
+        contents = await asyncio.to_thread(lambda: [picture_as(picture, wanted.format, wanted.output_compression) for picture in pictures])
+        if wanted.response_format == "url":
+            names = [shelf.put(content, f"image/{wanted.format}") for content in contents]
+            brought = [{"url": str(request.url_for("fetch", name=name)), "b64_json": None} for name in names]
+        else:
+            brought = [{"b64_json": base64.b64encode(content).decode(), "url": None} for content in contents]
+        return JSONResponse(whole(near, wanted, pictures, brought), headers=near.headers(pictures[0]))
+
+    @app.get("/v1/pictures/{name}", response_class=Response, response_model=None)
+    async def fetch(name: str) -> Response:
+        """A picture that was asked for as a URL."""
+        kept = shelf.get(name)
+        if kept is None:
+            raise HTTPException(404, "this picture is not kept any more: make it again")
+        return Response(kept.content, media_type=kept.media_type, headers={"Cache-Control": "private, no-store"})
+
+
+def wanted_in(form: Form) -> Images:
+    """The fields of a form. Raises RequestValidationError."""
+    try:
+        return Images.model_validate(form.fields)
+    except ValidationError as problem:
+        raise RequestValidationError(problem.errors(include_url=False, include_input=False)) from None
+
+
+def settle_images(scheduler: Scheduler, wanted: Images, form: Form | None) -> tuple[Nearest, list[Settled]]:
+    """What is made for ``wanted``, and a request of the model's for each picture. Raises RequestError."""
+    steps = wanted.steps if wanted.steps is not None else wanted.num_inference_steps
+    if steps is None and wanted.quality in STEPS_OF_QUALITY:
+        steps = STEPS_OF_QUALITY[wanted.quality]
+    size, begin = size_named(wanted.size), dict[str, Any]()
+    if form is not None:
+        image, drawn = open_image(form.file("image", "image[]")), form.files.get("mask")
+        mask = alpha_mask(image if drawn is None else open_image(drawn, "mask"), wanted=drawn is not None)
+        begin = {"image": image, "mask": mask, "strength": wanted.strength}
+        steps, size = steps_from_image(scheduler.limits, steps, masked=mask is not None), size or image.size
+    near = nearest(scheduler.limits, steps, size, guidance_scale=wanted.guidance_scale, strength=wanted.strength, negative_prompt=wanted.negative_prompt)
+    first = Wish("", wanted.seed).seed_or_random()
+    made = {"steps": near.steps, "width": near.width, "height": near.height, "transparent": wanted.background == "transparent", **begin}
+    return near, settle(scheduler.limits, [Wish(wanted.prompt, first + i, **made) for i in range(wanted.n or 1)])
+
+
+def whole(near: Nearest, wanted: Images, pictures: Sequence[Picture], brought: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The answer with all pictures; "fewstep" and the seeds are not OpenAI's."""
+    first = pictures[0]
+    data = [{**how, "revised_prompt": None, "seed": picture.seed} for how, picture in zip(brought, pictures, strict=True)]
+    used = {"model": first.model, "steps": first.steps, "changed": near.changed(first)}
+    return {"created": int(time.time()), "data": data, **facts(first, wanted), "fewstep": used}
+
+
+def facts(picture: Picture, wanted: Images) -> dict[str, Any]:
+    """What an answer or an event says of how a picture was made."""
+    background = "transparent" if wanted.background == "transparent" else "opaque"
+    return {"background": background, "output_format": wanted.format, "quality": quality_of(picture.steps), "size": f"{picture.width}x{picture.height}"}
+
+
+async def events(order: Order, wanted: Images, kind: str, partial: int) -> AsyncIterator[bytes]:
+    """``order`` in OpenAI's events: of each picture up to ``partial`` previews and the picture; whoever stops reading stops the work."""
+    sent: dict[int, int] = {}
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(waiting.PING):
+                    update = await anext(order, None)
+            except TimeoutError:
+                yield KEEPALIVE_COMMENT
+                continue
+            if update is None:
+                return
+            if update.picture is not None:
+                content = await asyncio.to_thread(picture_as, update.picture, wanted.format, wanted.output_compression)
+                more = {"usage": USAGE, "seed": update.picture.seed, "steps": update.picture.steps}
+                yield event(f"{kind}.completed", brought(f"{kind}.completed", content, facts(update.picture, wanted) | more))
+            elif update.image is not None and due(update, partial, sent.get(update.index, 0)):
+                index = sent[update.index] = sent.get(update.index, 0) + 1
+                content = await asyncio.to_thread(preview_as, update.image, wanted.format)
+                size = f"{update.image.width}x{update.image.height}"
+                more = {"partial_image_index": index - 1, "quality": quality_of(update.steps), "size": size, "background": "opaque"}
+                yield event(f"{kind}.partial_image", brought(f"{kind}.partial_image", content, {**more, "output_format": wanted.format}))
+    except Closed as problem:
+        yield event("error", error(str(problem), 503, None, "shutting_down"))
+    except Refused as problem:
+        yield event("error", error(str(problem), 400, "prompt", problem.code))
+    except Exception:
+        yield event("error", error(SORRY, 500))
+    finally:
+        order.cancel()
+
+
+USAGE = {"input_tokens": 0, "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}, "output_tokens": 0, "total_tokens": 0}  # nobody counts here
+
+
+def brought(kind: str, content: bytes, more: dict[str, Any]) -> dict[str, Any]:
+    """The data of an event that brings a picture."""
+    return {"type": kind, "b64_json": base64.b64encode(content).decode(), "created_at": int(time.time()), **more}
+
+
+def due(update: Update, partial: int, sent: int) -> bool:
+    """Whether this step's preview is one of the ``partial`` that are spread over the steps, when ``sent`` of them were sent."""
+    return sent < partial and update.step >= (sent + 1) * update.steps / (partial + 1)
+
+
+def edit_schema() -> dict[str, Any]:
+    """The fields of an edit, for the OpenAPI document."""
+    schema = Images.model_json_schema()
+    return {**schema, "properties": {**schema["properties"], **EDITED}, "required": [*schema["required"], "image"]}

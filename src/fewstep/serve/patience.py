@@ -1,0 +1,59 @@
+"""How long the server waits for clients that have stopped speaking or reading, in the parts of it that are below ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+PATIENCE = 30.0  # seconds for the head of a request
+READING = 60  # seconds in which a client that has gone or does not read must take something of what was sent to it
+QUIET, PROBES = 60, 4  # seconds of silence before TCP asks whether the other side is there, and how often it asks
+
+
+class Impatient(HttpToolsProtocol):
+    """Drops a connection on which no request comes, or none that is whole: uvicorn waits only between requests."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """From here on a request is waited for."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of a request."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        super().connection_lost(exc)
+        self._rest()
+
+    def _watch(self) -> None:
+        """Wait for a request, unless one is being answered or the connection has become a WebSocket."""
+        if (self.cycle is not None and not self.cycle.response_complete) or self.transport.get_protocol() is not self:
+            self._rest()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(PATIENCE, self._late)
+
+    def _late(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def patient(listener: socket.socket) -> socket.socket:
+    """``listener``, whose connections TCP ends when the other side is gone without a word or takes nothing of what is sent to it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_USER_TIMEOUT", 1000 * READING), ("TCP_KEEPIDLE", QUIET), ("TCP_KEEPINTVL", QUIET // PROBES), ("TCP_KEEPCNT", PROBES)):
+        if hasattr(socket, option):  # Linux has all of them, and hands them on to the connections
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return listener
