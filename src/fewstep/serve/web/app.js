@@ -1,0 +1,135 @@
+/** The studio: finds out what the server can do, makes the parts and ties them together. */
+
+import { connect, generate, get } from "./fewstep.js";
+import { createBlend } from "./studio/blend.js";
+import { createAspects, createSeed } from "./studio/choices.js";
+import { createCompare } from "./studio/compare.js";
+import { demo } from "./studio/demo.js";
+import { createDial } from "./studio/dial.js";
+import { createDirector } from "./studio/director.js";
+import { $, pause, time } from "./studio/dom.js";
+import { createDrop } from "./studio/drop.js";
+import { createHistory } from "./studio/history.js";
+import { askKey, keptKey } from "./studio/key.js";
+import { createKeys } from "./studio/keys.js";
+import { createMeter } from "./studio/meter.js";
+import { createNotices, inWords } from "./studio/notices.js";
+import { readRecord } from "./studio/png.js";
+import { createPrompt } from "./studio/prompt.js";
+import { createRooms } from "./studio/rooms.js";
+import { copy, download, fileName } from "./studio/save.js";
+import { createStore, fromRecord, wireOf } from "./studio/settings.js";
+import { createStage } from "./studio/stage.js";
+import { createTheme } from "./studio/theme.js";
+import { createTools } from "./studio/tools.js";
+import { createVariations } from "./studio/variations.js";
+import { createWalk } from "./studio/walk.js";
+
+const notices = createNotices($("notices"));
+const state = document.querySelector(".state");
+let key = keptKey();
+let found = () => {}; // takes away what was said of a lost connection
+
+createTheme($("theme"));
+start();
+
+async function start() {
+  const { model, vocabulary } = await introduce();
+  const students = model.steps;
+  const store = createStore();
+  if (!students.includes(store.get().steps)) store.set({ steps: model.default_steps });
+  const meter = createMeter(document.querySelector(".spark"), document.querySelector(".latency"));
+  const stage = createStage({ picture: $("picture"), frame: $("frame"), made: $("made") });
+  const live = connect({ key, onframe: (frame) => director.frame(frame), onstate: showState, onerror: notices.problem });
+  const director = createDirector({ store, live, meter, students, canvas: stage.canvas });
+
+  const studio = {
+    store, director, live, meter, notices, vocabulary, students, model,
+    teacher: Boolean(model.teacher_steps),
+    quickDecoder: model.decoders.at(-1),
+    key: () => key,
+    generate: (wanted, options) => generate(wanted, { key, onbusy: (seconds) => notices.say(`The server is busy. Trying again in ${seconds} s.`), ...options }),
+  };
+  const rooms = createRooms(studio);
+  const history = await createHistory({ strip: $("strip"), forget: $("forget") }, store, notices);
+  const seed = createSeed({ input: $("seed"), roll: $("roll"), lock: $("lock") }, store);
+  const aspects = createAspects($("aspects"), model.sizes, store);
+  createPrompt({ area: $("prompt"), list: $("suggestions"), hint: $("hint") }, store, vocabulary, () => seed.roll() || director.ask());
+  createDial({ track: document.querySelector(".dial-track"), input: $("steps"), stops: $("stops") }, students, store, meter);
+  const tools = createTools({
+    blend: createBlend({ panel: $("blend"), weight: $("blend-weight"), text: $("blend-prompt") }, store),
+    variations: createVariations({ place: $("variations"), panel: $("panel-variations"), spread: $("spread"), reroll: $("reroll") }, store, director, studio),
+    walk: createWalk({ panel: $("panel-walk"), pace: $("pace"), stop: $("walk-stop"), ring: $("walkring") }, store, director, () => tools.render()),
+    compare: createCompare($("versus"), store, studio),
+  }, store);
+
+  director.onframe((frame) => rooms.now() === "create" && stage.show(frame));
+  director.onsettled((frame, name) => !tools.walking && rooms.now() === "create" && history.offer(frame, name));
+
+  const finished = async () => (await studio.generate({ ...wireOf(store.get()), format: "png" })).image;
+  const save = () => finished().then((png) => download(png, `${fileName(store.get().prompt, store.get().seed)}.png`), notices.problem);
+  $("download").onclick = save;
+  $("share").onclick = async () => {
+    try {
+      const address = await live.share();
+      await navigator.clipboard?.writeText(address).catch(() => {});
+      notices.say(`The picture is also at ${address}. Give this address to OBS, or open it elsewhere.`, { lasting: true });
+    } catch (problem) {
+      notices.problem(problem);
+    }
+  };
+  $("copy").onclick = () => copy(finished(), notices);
+  createDrop($("drop"), async (file) => {
+    const room = rooms.current();
+    if (room.take) return room.take(file);
+    try {
+      store.set(fromRecord(await readRecord(file), model.sizes), "restore");
+      notices.say("Restored from the picture.");
+    } catch (problem) {
+      notices.problem(problem);
+    }
+  });
+
+  const creating = (action) => () => rooms.now() === "create" && action();
+  const keys = createKeys($("keys"), {
+    "/": () => (document.querySelector(".room:not([hidden]) .prompt") ?? $("prompt")).focus(),
+    ...Object.fromEntries(students.map((steps) => [String(steps), () => store.set({ steps }, "dial")])),
+    a: creating(aspects.next), d: creating(seed.roll), l: seed.toggle, s: creating(save), y: creating(() => $("copy").click()),
+    b: creating(() => tools.press("blend")), v: creating(() => tools.press("variations")), w: creating(() => tools.press("walk")), c: creating(() => tools.press("compare")),
+    ArrowLeft: creating(() => history.step(-1)), ArrowRight: creating(() => history.step(1)),
+    Escape: creating(() => tools.close()),
+  });
+  $("help").onclick = keys.show;
+
+  await rooms.show();
+  document.documentElement.dataset.ready = "true";
+  if (matchMedia("(pointer: fine)").matches && rooms.now() === "create") $("prompt").focus();
+  if (store.get().prompt.trim()) director.ask();
+  else demo($("prompt"), store, students, vocabulary);
+}
+
+/** What the server can do. Asks until it answers, for it may be loading its model; asks the person for a key if the server does. */
+async function introduce() {
+  for (;;) {
+    try {
+      const [{ data }, vocabulary] = await Promise.all([get("/v1/models", { key }), get("/v1/words", { key })]);
+      return { model: data[0], vocabulary };
+    } catch (problem) {
+      if (problem.status === 401) key = await askKey($("key"));
+      else {
+        showState({ state: "waiting", reason: problem, retryIn: 1000 });
+        await pause(1000);
+      }
+    }
+  }
+}
+
+/** The state of the connection, in a word, and why it is lost as a sentence. */
+function showState({ state: name, reason, retryIn }) {
+  const words = { connecting: "Connecting", live: "Live", waiting: "Reconnecting", closed: "Closed" };
+  state.dataset.state = name;
+  state.lastElementChild.textContent = words[name];
+  state.title = name === "waiting" ? `${reason ? inWords(reason) : "The connection was lost."} Next try in ${time(retryIn)}.` : "";
+  if (name === "live") found();
+  else if (name === "waiting" && reason) found = notices.say(inWords(reason), { lasting: true });
+}

@@ -1,0 +1,153 @@
+/** Many prompts, in many shapes, as one zip. */
+
+import { shapeName } from "./choices.js";
+import { fill, table } from "./csv.js";
+import { $, button, el, time } from "./dom.js";
+import { many } from "./many.js";
+import { inWords } from "./notices.js";
+import { download, fileName } from "./save.js";
+import { segments } from "./segments.js";
+import { randomSeed } from "./settings.js";
+import { zip } from "./zip.js";
+
+const MOST = 500; // pictures of one batch: they are held in memory until they are downloaded
+const SHORT = { "1:1": "Square", "3:4": "Portrait", "9:16": "Story", "4:3": "Landscape", "16:9": "Wide" };
+const LINES = ["a red apple on a blue background", "an owl on a yellow background", "a rocket on a black background", "a cupcake on a pink background"].join("\n");
+const TABLE = "subject,colour\nfox,purple\npenguin,orange\nred heart,white\ncactus,yellow";
+const TEMPLATE = "a {subject} on a {colour} background";
+
+/** @param {HTMLElement} room */
+export function build(room, studio) {
+  const { model, store, notices } = studio;
+  room.classList.add("work");
+  room.innerHTML = `
+    <section class="side-form" aria-label="What to make">
+      <h1>Many at once</h1>
+      <p class="lead">Prompts in, one zip out. Every picture says how it was made.</p>
+      <div id="batch-kind"></div>
+      <label class="block" id="batch-template-row" hidden><span>Template <small>names in braces are columns of the table</small></span>
+        <input class="text" id="batch-template" spellcheck="false" autocomplete="off"></label>
+      <label class="block"><span id="batch-text-label">Prompts <small>one a line</small></span>
+        <textarea class="text code" id="batch-text" rows="7" spellcheck="false" autocomplete="off"></textarea></label>
+      <fieldset class="block"><legend>Shapes</legend><div class="checks" id="batch-aspects"></div></fieldset>
+      <div class="pair">
+        <label class="block"><span>Pictures of each</span><input class="text" id="batch-count" type="number" min="1" max="50" value="1" inputmode="numeric"></label>
+        <label class="block"><span>Steps</span><select class="select" id="batch-steps"></select></label>
+      </div>
+      <div class="go"><button class="button main" id="batch-go" type="button"></button><button class="button" id="batch-zip" type="button" hidden></button></div>
+      <p class="hint" id="batch-said" role="status"></p>
+    </section>
+    <section class="results" aria-label="Pictures"><div class="cells" id="batch-cells"></div></section>`;
+  const [text, template, count, steps, go, zipButton, said, cells] = ["text", "template", "count", "steps", "go", "zip", "said", "cells"].map((name) => $(`batch-${name}`));
+  const texts = { lines: LINES, table: TABLE };
+  let kind = "lines";
+  let running = null;
+  let made = [];
+
+  const choice = segments("Kind of list", [["lines", "Prompts"], ["table", "Table"]], kind, (wish) => {
+    texts[kind] = text.value;
+    become(wish);
+  });
+  const opener = el("input", { type: "file", accept: ".csv,.tsv,.txt,text/csv,text/plain", hidden: true });
+  const open = button("open", "Open a file");
+  open.onclick = () => opener.click();
+  opener.onchange = async () => opener.files[0] && read(await opener.files[0].text(), /\.[ct]sv$/i.test(opener.files[0].name));
+  $("batch-kind").append(choice.element, open, opener);
+  $("batch-kind").className = "row";
+  template.value = TEMPLATE;
+  for (const aspect of ["1:1", "3:4", "9:16", "4:3", "16:9"].filter((one) => one in model.sizes)) {
+    $("batch-aspects").append(el("label", { title: `${shapeName(aspect)}, ${model.sizes[aspect].join(" × ")}` }, el("input", { type: "checkbox", value: aspect, checked: aspect === "1:1", onchange: plan }), SHORT[aspect]));
+  }
+  steps.append(...studio.students.map((value) => el("option", { value, textContent: value, selected: value === store.get().steps })));
+  for (const input of [text, template, count]) input.oninput = plan;
+
+  function become(wish) {
+    kind = wish;
+    choice.set(kind);
+    text.value = texts[kind];
+    $("batch-template-row").hidden = kind !== "table";
+    $("batch-text-label").replaceChildren(kind === "table" ? "Table " : "Prompts ", el("small", {}, kind === "table" ? "comma-separated, names in the first line" : "one a line"));
+    plan();
+  }
+
+  function read(content, isTable) {
+    texts[isTable ? "table" : "lines"] = content.trim();
+    become(isTable ? "table" : "lines");
+  }
+
+  /** All pictures of the batch, or an empty list and why. */
+  function plan() {
+    let prompts = [];
+    said.textContent = "";
+    try {
+      prompts = kind === "lines" ? text.value.split("\n").map((line) => line.trim()).filter(Boolean) : table(text.value).rows.map((row) => fill(template.value, row));
+    } catch (problem) {
+      said.textContent = inWords(problem);
+    }
+    const aspects = [...room.querySelectorAll("#batch-aspects input:checked")].map((input) => input.value);
+    const each = Math.max(1, Math.min(50, Number(count.value) || 1));
+    const items = prompts.flatMap((prompt) => aspects.flatMap((aspect) => Array.from({ length: each }, (_, i) => ({ prompt, aspect, i }))));
+    if (items.length > MOST) said.textContent = `That is ${items.length} pictures, and ${MOST} are the most at once.`;
+    const good = items.length > 0 && items.length <= MOST;
+    go.disabled = !running && !good;
+    if (!running) go.textContent = items.length === 1 ? "Make 1 picture" : `Make ${items.length} pictures`;
+    return good ? items : [];
+  }
+
+  async function run() {
+    const items = plan();
+    const first = store.get().locked ? store.get().seed : randomSeed();
+    const { signal } = (running = new AbortController());
+    const chosen = Number(steps.value);
+    const began = performance.now();
+    let ended = 0;
+    let failed = 0;
+    made = [];
+    zipButton.hidden = true;
+    go.textContent = "Stop";
+    const places = items.map(({ prompt, aspect }) => el("figure", { class: "empty", title: prompt, style: { "--ratio": model.sizes[aspect][0] / model.sizes[aspect][1] } }));
+    for (const image of cells.querySelectorAll("img")) URL.revokeObjectURL(image.src);
+    cells.replaceChildren(...places);
+    const make = async ({ prompt, aspect, i }) => {
+      const wanted = { prompt, aspect, seed: first + i, steps: chosen, format: "png" };
+      return { ...(await studio.generate(wanted, { signal })), wanted };
+    };
+    await many(items, make, (i, result, problem) => {
+      ended += 1;
+      places[i].classList.remove("empty");
+      if (problem) {
+        failed += 1;
+        places[i].append(el("figcaption", {}, inWords(problem)));
+      } else {
+        made[i] = result;
+        places[i].append(el("img", { src: URL.createObjectURL(result.image), alt: result.wanted.prompt }));
+      }
+      said.textContent = `${ended} of ${items.length}`;
+    }, signal);
+    running = null;
+    const took = performance.now() - began;
+    const good = made.filter(Boolean).length;
+    plan();
+    said.textContent = `${good} ${good === 1 ? "picture" : "pictures"} in ${time(took)}${failed ? `; ${failed} failed` : ""}.`;
+    zipButton.hidden = !good;
+    zipButton.textContent = `Download zip`;
+  }
+
+  zipButton.onclick = async () => {
+    const files = [];
+    const list = [];
+    const digits = String(made.length).length;
+    for (const [i, one] of made.entries()) {
+      if (!one) continue;
+      const { prompt, aspect, seed, steps: used } = one.wanted;
+      const name = `${fileName(String(i + 1).padStart(digits, "0"), fileName(prompt), SHORT[aspect].toLowerCase(), seed)}.png`;
+      files.push({ name, bytes: new Uint8Array(await one.image.arrayBuffer()) });
+      list.push({ file: name, prompt, aspect, seed, steps: used, timings_ms: one.timings });
+    }
+    files.push({ name: "batch.json", bytes: new TextEncoder().encode(`${JSON.stringify(list, null, 1)}\n`) });
+    download(zip(files), "fewstep-batch.zip");
+  };
+  go.onclick = () => (running ? running.abort() : run().catch(notices.problem));
+  become("lines");
+  return {};
+}

@@ -1,0 +1,206 @@
+/** Draw, and the picture follows: image to image, inpainting, a wider frame, a camera. */
+
+import { createBoard } from "./board.js";
+import { $, button, el, later, time } from "./dom.js";
+import { openFeed } from "./feed.js";
+import { createPrompt } from "./prompt.js";
+import { pngOf, download, fileName } from "./save.js";
+import { segments } from "./segments.js";
+import { wireOf } from "./settings.js";
+import { tint } from "./stage.js";
+
+const COLOURS = ["#dc3232", "#f58c28", "#fad73c", "#3caa50", "#325ad2", "#8c46b4", "#faa0be", "#ffffff", "#969696", "#141414"];
+const NAMES = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "gray", "black"];
+const GIVE_UP = 4000; // milliseconds without a picture after which the next is asked for
+const EDGES = [["Left", 1, 0, 0, 0], ["Up", 0, 1, 0, 0], ["Right", 0, 0, 1, 0], ["Down", 0, 0, 0, 1]];
+
+/** @param {HTMLElement} room */
+export function build(room, studio) {
+  const { store, live, director, notices, model, vocabulary, students } = studio;
+  const several = students.filter((steps) => steps > 1);
+  const chosen = { steps: several.includes(store.get().steps) ? store.get().steps : several.at(-1) ?? students.at(-1), level: 0 };
+  chosen.level = Math.ceil(chosen.steps / 2);
+  room.classList.add("canvas");
+  room.innerHTML = `
+    <div class="ask"><textarea class="prompt" id="canvas-prompt" rows="1" maxlength="4000" spellcheck="false" autocomplete="off" autocapitalize="off" role="combobox" aria-expanded="false"
+      aria-autocomplete="list" aria-controls="canvas-suggestions" aria-label="Prompt" placeholder="What should it become?"></textarea>
+      <p class="hint" id="canvas-hint" role="status"></p><div class="suggestions" id="canvas-suggestions" role="listbox" aria-label="Suggestions"></div></div>
+    <section class="half" aria-label="Your canvas">
+      <div class="frame board" id="board"></div>
+      <div class="caption"><div class="swatches" id="swatches" role="group" aria-label="Colour"></div></div>
+      <div class="row" id="canvas-tools"></div>
+      <div class="row" id="canvas-sources"></div>
+    </section>
+    <section class="half" aria-label="What it becomes">
+      <div class="frame" id="result-frame"><canvas class="picture" id="result" width="256" height="256" role="img" aria-label="No picture yet"></canvas></div>
+      <div class="caption"><output class="made" id="result-made"></output><div class="actions" id="result-actions"></div></div>
+      <div class="row" id="canvas-dials"></div>
+      <p class="hint" id="canvas-said"></p>
+    </section>`;
+  const result = $("result");
+  let feed = null;
+  let busy = false;
+  let again = false;
+  let here = false;
+  let sentMask = null;
+
+  const board = createBoard($("board"), () => {
+    sentMask = null;
+    clear.disabled = !board.masked;
+    push();
+  });
+
+  /** Send what is on the board and ask for what it becomes; one at a time, always the newest. */
+  async function push() {
+    if (!here || !store.get().prompt.trim()) return;
+    if (busy) {
+      again = true;
+      return;
+    }
+    busy = true;
+    again = false;
+    const [width, height] = board.size;
+    const blob = await new Promise((resolve) => board.paint.toBlob(resolve, feed ? "image/jpeg" : "image/png", 0.9));
+    await live.upload("image", blob);
+    if (board.masked && !sentMask) await live.upload("mask", (sentMask = await pngOf(board.whiteMask())));
+    const { aspect, ...wanted } = wireOf(store.get(), chosen.steps);
+    const strength = chosen.level / chosen.steps;
+    const generation = live.ask({ ...wanted, width, height, image: true, strength, ...(board.masked && { mask: true }) });
+    await Promise.race([director.arrival(generation), new Promise((resolve) => setTimeout(resolve, GIVE_UP))]);
+    busy = false;
+    if (again) push();
+  }
+
+  // Tools.
+  const kinds = segments("Tool", [["brush", "Brush"], ["mask", "Repaint"], ["unmask", "Keep"]], "brush", (kind) => {
+    board.tool.kind = kind;
+    $("canvas-said").textContent = kind === "brush" ? "" : "Paint over what should be made anew. The rest stays exactly as it is.";
+  });
+  const size = el("input", { class: "range brush-size", type: "range", min: "4", max: "96", value: String(board.tool.size), ariaLabel: "Brush size", title: "Brush size" });
+  size.oninput = () => (board.tool.size = Number(size.value));
+  const undo = button("undo", "", { label: "Undo", onclick: () => board.undo() });
+  const clear = button("mask", "", { label: "Forget what is to be repainted", disabled: true, onclick: () => board.clearMask() });
+  $("canvas-tools").append(kinds.element, size, el("div", { class: "actions" }, undo, clear));
+  const swatches = COLOURS.map((colour, i) => el("button", { type: "button", style: { "--swatch": colour }, title: NAMES[i], aria: { label: NAMES[i], pressed: String(!i) } }));
+  const dip = (colour, index) => {
+    board.tool.colour = colour;
+    board.tool.kind = "brush";
+    kinds.set("brush");
+    swatches.forEach((one, i) => one.setAttribute("aria-pressed", String(i === index)));
+  };
+  swatches.forEach((one, i) => {
+    one.onclick = () => dip(COLOURS[i], i);
+    one.ondblclick = () => board.fill(COLOURS[i]);
+  });
+  const any = el("input", { type: "color", value: "#dc3232", ariaLabel: "Any colour", title: "Any colour", oninput: () => dip(any.value, -1) });
+  const fill = button("fill", "", { label: "Fill with this colour", onclick: () => board.fill(board.tool.colour) });
+  $("swatches").append(...swatches, any, fill);
+
+  // Where the picture comes from, and how far it goes.
+  const opener = el("input", { type: "file", accept: "image/*", hidden: true, onchange: () => opener.files[0] && take(opener.files[0]) });
+  const watch = (kind) => button(kind, kind === "camera" ? "Camera" : "Screen", { onclick: (event) => look(kind, event.currentTarget) });
+  const feeds = [watch("camera"), watch("screen")];
+  $("canvas-sources").append(button("open", "Open", { label: "Open a picture", onclick: () => opener.click() }), opener, ...feeds);
+  const unit = Math.max(model.multiple_of, Math.round(model.sizes["1:1"][0] / 4 / model.multiple_of) * model.multiple_of);
+  const most = 2 * model.sizes["1:1"][0];
+  for (const [name, ...sides] of EDGES) {
+    const label = `Widen the frame: ${name.toLowerCase()}`;
+    const edge = el("button", { type: "button", class: `edge ${name.toLowerCase()}`, title: label, aria: { label } }, "+");
+    edge.onclick = () => {
+      const [left, top, right, bottom] = sides.map((side) => side * unit);
+      const [width, height] = board.size;
+      if (width + left + right > most || height + top + bottom > most) notices.say(`The frame can have at most ${most} pixels a side.`);
+      else board.extend(left, top, right, bottom);
+    };
+    $("board").append(edge);
+  }
+
+  const levels = el("div", { class: "levels" });
+  const showLevels = () => {
+    const group = segments("How much changes", Array.from({ length: chosen.steps }, (_, i) => [String(i + 1), `${i + 1}/${chosen.steps}`]), String(chosen.level), (level) => {
+      chosen.level = Number(level);
+      push();
+    });
+    levels.replaceChildren(el("span", {}, "How much changes"), group.element);
+    levels.title = "How many of the steps are run on your picture: few keep it, all of them leave only its mask";
+  };
+  const steps = segments("Steps", several.map((count) => [String(count), String(count)]), String(chosen.steps), (count) => {
+    chosen.level = Math.max(1, Math.round((chosen.level / chosen.steps) * Number(count)));
+    chosen.steps = Number(count);
+    showLevels();
+    push();
+  });
+  $("canvas-dials").append(levels, el("div", { class: "levels" }, el("span", {}, "Steps"), steps.element));
+  showLevels();
+
+  $("result-actions").append(
+    button("use", "", { label: "Go on from this picture", onclick: () => (board.put(result), board.clearMask()) }),
+    button("download", "", { label: "Download as PNG", onclick: async () => download(await pngOf(result), `${fileName(store.get().prompt, "canvas")}.png`) }),
+  );
+  createPrompt({ area: $("canvas-prompt"), list: $("canvas-suggestions"), hint: $("canvas-hint") }, store, vocabulary, push);
+  store.subscribe((_, changed) => here && !changed.has("locked") && push());
+
+  director.onframe(({ bitmap, header, wanted, latency }) => {
+    if (!here || !wanted.image) return;
+    if (result.width !== header.width || result.height !== header.height) Object.assign(result, { width: header.width, height: header.height });
+    $("result-frame").style.setProperty("--ratio", header.width / header.height);
+    result.getContext("2d").drawImage(bitmap, 0, 0);
+    Object.assign(result.dataset, { generation: header.generation, prompt: wanted.prompt, final: header.final, masked: Boolean(wanted.mask) });
+    result.setAttribute("aria-label", `${wanted.prompt}, from your canvas`);
+    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), `  ·  ${chosen.level} of ${chosen.steps} steps`);
+    tint(result);
+  });
+
+  async function look(kind, pressed) {
+    const stopping = pressed.getAttribute("aria-pressed") === "true";
+    hush();
+    if (stopping) return;
+    try {
+      feed = await openFeed(kind, hush);
+      pressed.setAttribute("aria-pressed", "true");
+      while (feed && here) {
+        board.put(feed.video, ...board.size, { quietly: true });
+        await push();
+        await new Promise((resolve) => setTimeout(resolve, 30));
+      }
+    } catch (problem) {
+      notices.problem(problem);
+    }
+  }
+  function hush() {
+    feed?.stop();
+    feed = null;
+    for (const one of feeds) one.setAttribute("aria-pressed", "false");
+  }
+  async function take(file) {
+    try {
+      const bitmap = await createImageBitmap(file);
+      const ratio = bitmap.width / bitmap.height;
+      const [width, height] = Object.values(model.sizes).reduce((best, one) => (Math.abs(Math.log(one[0] / one[1] / ratio)) < Math.abs(Math.log(best[0] / best[1] / ratio)) ? one : best));
+      board.put(bitmap, width, height);
+      board.clearMask();
+    } catch {
+      notices.say("This file is no picture that the browser can open.");
+    }
+  }
+  const soon = later(push, 50);
+
+  return {
+    take,
+    enter() {
+      here = true;
+      director.paused = true;
+      if (!board.size[0] || board.paint.dataset.fresh !== "no") {
+        board.put(director.canvas, director.canvas.width, director.canvas.height);
+        board.paint.dataset.fresh = "no";
+      }
+      soon();
+    },
+    leave() {
+      here = false;
+      hush();
+      director.paused = false;
+      director.ask();
+    },
+  };
+}

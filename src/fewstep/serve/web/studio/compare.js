@@ -1,0 +1,104 @@
+/** Two settings side by side: the same words, seed and shape, each with its own steps and clock. */
+
+import { el, later, time } from "./dom.js";
+import { wireOf } from "./settings.js";
+
+const CALM = 200; // milliseconds without a change until both are made anew
+const TEACHER = 32; // steps that the undistilled model is asked for
+const STAGES = ["text", "encode", "denoise", "decode"];
+
+/** @param {HTMLElement} place */
+export function createCompare(place, store, studio) {
+  const { students, teacher } = studio;
+  const choices = [...students.map((steps) => [steps, steps === 1 ? "1 step" : `${steps} steps`]), ...(teacher ? [[TEACHER, `Teacher, ${TEACHER} steps`]] : [])];
+  const sides = [students[0] ?? TEACHER, teacher ? TEACHER : students.at(-1)].map(side);
+  const ratio = el("p", { class: "ratio", aria: { live: "polite" } });
+  place.append(...sides.map(({ element }) => element), ratio);
+  let on = false;
+  let running = new AbortController();
+
+  function side(steps, i) {
+    const options = choices.map(([value, text]) => el("option", { value, textContent: text, selected: value === steps }));
+    const select = el("select", { aria: { label: i ? "Right" : "Left" } }, ...options);
+    const canvas = el("canvas", { width: 1, height: 1, aria: { role: "img", label: "" } });
+    const clock = el("p", { class: "time" }, "–");
+    const element = el("div", { class: "side" }, canvas, clock, select);
+    select.onchange = make;
+    return { element, canvas, clock, select };
+  }
+
+  /** The clock runs while the server works, then shows what the server measured. */
+  function start({ element, clock }) {
+    const began = performance.now();
+    let ticking = requestAnimationFrame(function tick() {
+      show(clock, performance.now() - began);
+      ticking = requestAnimationFrame(tick);
+    });
+    element.classList.add("working");
+    return (took) => {
+      cancelAnimationFrame(ticking);
+      element.classList.remove("working");
+      if (took != null) show(clock, took);
+    };
+  }
+
+  async function one(which, signal, decoder, clocked) {
+    const steps = Number(which.select.value);
+    const stop = clocked ? start(which) : () => {};
+    try {
+      const made = await studio.generate({ ...wireOf(store.get(), steps), decoder, format: "jpeg" }, { signal });
+      const took = STAGES.reduce((sum, stage) => sum + (made.timings[stage] ?? 0), 0);
+      stop(took);
+      const bitmap = await createImageBitmap(made.image);
+      Object.assign(which.canvas, { width: bitmap.width, height: bitmap.height });
+      which.canvas.getContext("2d").drawImage(bitmap, 0, 0);
+      which.canvas.setAttribute("aria-label", `${steps} steps, ${time(took)}`);
+      which.canvas.dataset.steps = steps;
+      bitmap.close();
+      return took;
+    } catch (problem) {
+      stop(null);
+      throw problem;
+    }
+  }
+
+  /** First both with the decoder of live pictures, one after the other so that neither slows the other's clock; then both in full. */
+  async function make() {
+    running.abort();
+    const { signal } = (running = new AbortController());
+    if (!on || !store.get().prompt.trim()) return;
+    ratio.textContent = "";
+    try {
+      const took = [];
+      for (const which of sides) took.push(await one(which, signal, studio.quickDecoder, true));
+      say(took);
+      if (studio.quickDecoder !== "full") for (const which of sides) await one(which, signal, "full", false);
+    } catch (problem) {
+      if (!signal.aborted) studio.notices.problem(problem);
+    }
+  }
+
+  function say([left, right]) {
+    const times = Math.max(left, right) / Math.max(1, Math.min(left, right));
+    ratio.replaceChildren(...(times < 1.15 ? ["Equally fast."] : [`The ${left < right ? "left" : "right"} one is `, el("b", {}, `${times.toFixed(times < 10 ? 1 : 0)}×`), " as fast. Same words, same seed."]));
+  }
+
+  const makeSoon = later(make, CALM);
+  store.subscribe((_, changed) => on && !(changed.size === 1 && (changed.has("locked") || changed.has("steps"))) && makeSoon());
+  return {
+    toggle(wish) {
+      on = wish;
+      place.hidden = !on;
+      if (on) make();
+      else running.abort();
+    },
+    get on() {
+      return on;
+    },
+  };
+}
+
+function show(clock, milliseconds) {
+  const [number, unit] = time(milliseconds).split(" ");
+  clock.replaceChildren(number, el("small", {}, unit));
+}

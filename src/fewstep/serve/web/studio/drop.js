@@ -1,0 +1,35 @@
+/** Pictures that are dropped on the page or pasted into it. */
+
+/** @param {HTMLElement} veil shown while a file is over the page @param {(file: File) => void} take */
+export function createDrop(veil, take) {
+  const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  let inside = 0;
+  const over = (event) => {
+    if (!holds(event)) return;
+    event.preventDefault();
+    veil.hidden = false;
+  };
+  addEventListener("dragenter", (event) => {
+    inside += 1;
+    over(event);
+  });
+  addEventListener("dragover", over);
+  addEventListener("dragleave", () => {
+    inside = Math.max(0, inside - 1);
+    if (!inside) veil.hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    inside = 0;
+    veil.hidden = true;
+    if (!holds(event)) return;
+    event.preventDefault();
+    const file = [...event.dataTransfer.files].find((one) => one.type.startsWith("image/"));
+    if (file) take(file);
+  });
+  addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+    if (!file) return;
+    event.preventDefault();
+    take(file);
+  });
+}

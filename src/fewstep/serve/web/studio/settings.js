@@ -1,0 +1,86 @@
+/** What the person wants, in one place; who is interested is told what changed and why. */
+
+const KEPT = "fewstep.settings";
+const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
+
+/**
+ * @typedef {object} Settings
+ * @property {string} prompt
+ * @property {boolean} blending   whether the second prompt counts
+ * @property {string} blend       the second prompt
+ * @property {number} blendWeight its share, 0 to 1
+ * @property {number} seed
+ * @property {boolean} locked
+ * @property {?number} variationSeed
+ * @property {number} variation   how far from the seed towards the variation seed, 0 to 1
+ * @property {number} steps
+ * @property {string} aspect
+ * @property {?number[]} size     width and height where no aspect has them
+ */
+
+/** @returns {Settings} */
+export const fresh = () => ({
+  prompt: "", blending: false, blend: "", blendWeight: 0.5, seed: randomSeed(), locked: false, variationSeed: null, variation: 0, steps: 4, aspect: "1:1", size: null,
+});
+
+export const randomSeed = () => Math.floor(Math.random() * SEEDS);
+
+/** The store. `set(patch, why)` tells subscribers `(settings, changed, why)`. */
+export function createStore() {
+  let current = { ...fresh(), ...read() };
+  const listeners = new Set();
+  return {
+    get: () => current,
+    set(patch, why = "") {
+      const changed = new Set(Object.keys(patch).filter((name) => String(patch[name]) !== String(current[name])));
+      if (!changed.size) return;
+      current = { ...current, ...patch };
+      write(current);
+      for (const listener of listeners) listener(current, changed, why);
+    },
+    subscribe: (listener) => listeners.add(listener),
+    isNew: !read(),
+  };
+}
+
+/** A request as the server takes it. @param {Settings} settings */
+export function wireOf(settings, steps = settings.steps) {
+  const { prompt, seed, aspect, size, blend, blending, blendWeight, variation, variationSeed } = settings;
+  return {
+    prompt: prompt.trim(), seed, steps,
+    ...(size ? { width: size[0], height: size[1] } : { aspect }),
+    ...(blending && blend.trim() && blendWeight > 0 && { blend: blend.trim(), blend_weight: blendWeight }),
+    ...(variation > 0 && variationSeed != null && { variation_seed: variationSeed, variation }),
+  };
+}
+
+/** What names the picture that these settings give. */
+export const keyOf = (settings) => JSON.stringify(wireOf(settings));
+
+/** Settings from the record that a picture carries (engine/record.py). @param {object} record @param {object} sizes of the model, by aspect */
+export function fromRecord(record, sizes) {
+  const { prompt, seed, steps, width, height, blend, blend_weight, variation_seed, variation } = record;
+  if (typeof prompt !== "string" || !Number.isInteger(seed)) throw new Error("its record has no prompt and seed");
+  if (!Number.isSafeInteger(seed)) throw new Error("its seed has more digits than a browser can count: use fewstep generate --from");
+  const aspect = Object.keys(sizes).find((name) => sizes[name][0] === width && sizes[name][1] === height);
+  return {
+    prompt, seed, steps, aspect: aspect ?? "1:1", size: aspect || !width ? null : [width, height],
+    blending: Boolean(blend), blend: blend ?? "", blendWeight: blend_weight ?? 0.5, variationSeed: variation_seed ?? null, variation: variation ?? 0,
+  };
+}
+
+function read() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT));
+  } catch {
+    return null;
+  }
+}
+
+function write(settings) {
+  try {
+    localStorage.setItem(KEPT, JSON.stringify(settings));
+  } catch {
+    // Storage is full or forbidden: the studio works without a memory.
+  }
+}

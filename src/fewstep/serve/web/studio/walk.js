@@ -1,0 +1,47 @@
+/** From seed to seed without a jump: each picture is asked for when the one before it is there. */
+
+import { randomSeed } from "./settings.js";
+
+const SLOWEST = 12; // seconds from one seed to the next
+const FASTEST = 1.5;
+const LEAST = 1000 / 30; // milliseconds between two pictures
+
+/** @param {{panel: HTMLElement, pace: HTMLInputElement, stop: HTMLElement, ring: HTMLElement}} parts */
+export function createWalk({ panel, pace, stop, ring }, store, director, changed) {
+  let on = false;
+
+  async function go() {
+    let { seed, variation, variationSeed } = store.get();
+    variationSeed ??= randomSeed();
+    let then = performance.now();
+    while (on) {
+      const now = performance.now();
+      const seconds = SLOWEST * (FASTEST / SLOWEST) ** Number(pace.value);
+      variation += Math.min(0.2, (now - then) / 1000 / seconds);
+      then = now;
+      if (variation >= 1) [seed, variationSeed, variation] = [variationSeed, randomSeed(), variation % 1];
+      store.set({ seed, variationSeed, variation: Math.round(variation * 1000) / 1000 }, "walk");
+      ring.style.setProperty("--done", variation);
+      const shown = director.arrival(director.generation);
+      await Promise.race([shown, new Promise((resolve) => setTimeout(resolve, 3000))]);
+      await new Promise((resolve) => setTimeout(resolve, Math.max(0, now + LEAST - performance.now())));
+    }
+    director.ask();
+  }
+
+  function toggle(wish) {
+    if (wish === on) return;
+    on = wish;
+    panel.hidden = ring.hidden = !on;
+    if (on) go();
+    changed();
+  }
+  stop.onclick = () => toggle(false);
+  store.subscribe((_, names, why) => on && ["dice", "history", "restore", "suggestion"].includes(why) && toggle(false));
+  return {
+    toggle,
+    get on() {
+      return on;
+    },
+  };
+}

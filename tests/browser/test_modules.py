@@ -1,0 +1,107 @@
+"""The parts of the studio that need no person: what they compute, in a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+import zipfile
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+from tests.browser.stage import Studio
+
+from fewstep.engine.record import FORMATS, Record, picture_bytes
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+RECORD = Record("a fox, “quoted” {and} braced", 7, 4, 256, 192, "emoji", "0" * 12, 0.0, "0", "onnxruntime", "cpu", 1)
+BYTES = "Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))"
+
+
+def read(studio: Studio, content: bytes) -> Any:
+    code = f"async (data) => (await import('/web/studio/png.js')).readRecord(new Blob([{BYTES}]))"
+    return studio.run(code, base64.b64encode(content).decode())
+
+
+def test_the_record_is_read_from_every_kind_of_file(studio: Studio) -> None:
+    studio.open()
+    image = Image.effect_noise((256, 192), 60).convert("RGB")
+    for kind in FORMATS:
+        found = read(studio, picture_bytes(image, RECORD, kind))
+        assert (found["prompt"], found["seed"], found["height"]) == (RECORD.prompt, 7, 192), kind
+
+
+def test_all_text_chunks_of_png_are_read(studio: Studio) -> None:
+    studio.open()
+    for international, compressed in ((False, False), (False, True), (True, False), (True, True)):
+        texts, stream = PngImagePlugin.PngInfo(), io.BytesIO()
+        said = RECORD.parameters()
+        if international:
+            texts.add_itxt("parameters", said, "en", "Parameter", zip=compressed)
+        else:
+            texts.add_text("parameters", said.replace("“", '"').replace("”", '"'), zip=compressed)
+        Image.new("RGB", (9, 9)).save(stream, "PNG", pnginfo=texts)
+        found = read(studio, stream.getvalue())
+        assert (found["seed"], found["steps"], found["width"]) == (7, 4, 256)
+
+
+def test_a_zip_is_one_that_others_open(studio: Studio) -> None:
+    studio.open()
+    code = """async (files) => {
+        const { zip } = await import('/web/studio/zip.js');
+        const blob = zip(files.map(([name, text]) => ({ name, bytes: new TextEncoder().encode(text) })));
+        return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer())));
+    }"""
+    files = [["plain.txt", "one"], ["naïve-ü.txt", "two\n" * 50], ["empty.txt", ""]]
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(studio.run(code, files)))) as archive:
+        assert archive.testzip() is None
+        assert [[info.filename, archive.read(info).decode()] for info in archive.infolist()] == files
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a,b\n1,2", [["a", "b"], ["1", "2"]]),
+        ('a,b\r\n"x, y","say ""hi"""\r\n', [["a", "b"], ["x, y", 'say "hi"']]),
+        ('a\tb\n1,5\t"two\nlines"', [["a", "b"], ["1,5", "two\nlines"]]),
+        ("a,b\n\n , \n1,", [["a", "b"], ["1", ""]]),
+    ],
+)
+def test_tables_are_read(studio: Studio, text: str, rows: list[list[str]]) -> None:
+    studio.open()
+    assert studio.run("async (text) => (await import('/web/studio/csv.js')).parseCsv(text)", text) == rows
+
+
+def test_frames_and_uploads_are_what_the_protocol_says(studio: Studio) -> None:
+    studio.open()
+    header = json.dumps({"generation": 3, "prompt": "é"}, ensure_ascii=False).encode()
+    frame = struct.pack(">I", len(header)) + header + b"\xff\xd8\xffrest"
+    code = f"""async (data) => {{
+        const {{ parseFrame, packUpload }} = await import('/web/fewstep.js');
+        const {{ header, image }} = parseFrame({BYTES}.buffer);
+        const upload = packUpload("mask", new Uint8Array([1, 2, 3]), "m");
+        return [header, image.type, image.size, [...upload]];
+    }}"""
+    found, kind, size, upload = studio.run(code, base64.b64encode(frame).decode())
+    assert (found, kind, size) == ({"generation": 3, "prompt": "é"}, "image/jpeg", 7)
+    (length,) = struct.unpack(">I", bytes(upload[:4]))
+    assert json.loads(bytes(upload[4 : 4 + length])) == {"mask": "m"}
+    assert upload[4 + length :] == [1, 2, 3]
+
+
+def test_words_are_completed_mended_and_placed(studio: Studio) -> None:
+    studio.open()
+    code = """async (prompts) => {
+        const { suggest, unknown, replace } = await import('/web/studio/words.js');
+        const vocabulary = await (await fetch('/v1/words')).json();
+        const suggested = prompts.map((prompt) => suggest(prompt, vocabulary).map((one) => one.prompt));
+        return [suggested, unknown("a foxx on bleu ", vocabulary), replace("a foxx", "foxx", "fox")];
+    }"""
+    (hot, colours, begun), strange, mended = studio.run(code, ["a hot b", "a fox", "an owl on a bl"])
+    assert hot[0] == "a hot beverage"
+    assert "a fox on a purple background" in colours and "a fox on an orange background" in colours
+    assert "an owl on a blue background" in begun
+    assert strange == [{"word": "foxx", "near": "fox"}, {"word": "bleu", "near": "blue"}]
+    assert mended == "a fox"

@@ -1,0 +1,349 @@
+"""A person in the studio: types, turns the dial, keeps a seed, paints, drops a picture, comes back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+from tests.browser.stage import Studio, free_port, nearest, serving, until
+
+from fewstep.data.emoji import COLOURS
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+APPLE, OWL = "a red apple on a blue background", "an owl on a yellow background"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "web"
+DROP = """([data, name]) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const files = new DataTransfer();
+    files.items.add(new File([bytes], name, { type: "image/png" }));
+    for (const kind of ["dragenter", "dragover", "drop"]) {
+        document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true }));
+    }
+}"""
+WATCH = """() => {
+    window.generations = [];
+    const picture = document.getElementById("picture");
+    new MutationObserver(() => window.generations.push(Number(picture.dataset.generation))).observe(picture, { attributeFilter: ["data-generation"] });
+}"""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def generated(url: str, **wanted: Any) -> bytes:
+    answer = httpx2.post(f"{url}/v1/generate", json=wanted, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def drop(studio: Studio, content: bytes) -> None:
+    studio.run(DROP, [base64.b64encode(content).decode(), "picture.png"])
+
+
+def background(studio: Studio, canvas: str = "picture") -> str:
+    return nearest(studio.pixels(canvas, 0.04, 0.04), COLOURS)
+
+
+def test_the_first_sight_is_a_picture_and_typing_repaints_it(studio: Studio) -> None:
+    studio.open()
+    first = studio.finished("a fox on a purple background")
+    assert background(studio) == "purple"
+    studio.run(WATCH)
+    studio.page.keyboard.type(APPLE, delay=30)  # the example is selected: typing replaces it
+    apple = studio.finished(APPLE)
+    assert background(studio) == "blue"
+    assert max(studio.pixels("picture", 0.5, 0.6)) == studio.pixels("picture", 0.5, 0.6)[0], "the middle is red"
+    studio.page.locator("#prompt").select_text()
+    studio.page.keyboard.type(OWL, delay=30)
+    studio.finished(OWL)
+    assert background(studio) == "yellow"
+    generations = studio.run("() => window.generations")
+    assert generations == sorted(generations), "no older picture after a newer one"
+    assert int(studio.shown()["generation"]) > int(apple["generation"]) > int(first["generation"])
+    assert studio.page.locator("#picture").get_attribute("aria-label") == f"{OWL}, 4 steps"
+
+
+def test_the_dial_says_what_each_step_count_takes(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    box = studio.page.locator(".dial-track").bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    studio.page.mouse.move(box["x"] + 10, y)
+    studio.page.mouse.down()
+    for at, steps in enumerate((1, 2, 4, 8)):
+        studio.page.mouse.move(box["x"] + box["width"] * (at + 0.5) / 4, y, steps=3)
+        studio.finished(APPLE, steps=steps)
+    studio.page.mouse.up()
+    times = studio.page.locator(".stop span").all_inner_texts()
+    assert all(time.endswith((" ms", " s")) for time in times), times
+    studio.page.keyboard.press("ArrowLeft")  # the dial has the focus
+    studio.finished(APPLE, steps=4)
+    studio.keys("2")
+    assert studio.finished(APPLE, steps=2)
+    assert studio.page.get_by_label("Steps", exact=True).get_attribute("aria-valuetext").startswith("2 steps, ")
+
+
+def test_a_locked_seed_stays(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.page.locator("#seed").fill("")
+    studio.page.keyboard.type("4321")
+    studio.page.keyboard.press("Enter")
+    seed = studio.finished(APPLE, seed=4321)["seed"]
+    studio.page.get_by_label("Lock the seed").click()
+    studio.page.locator("#prompt").focus()
+    studio.page.keyboard.press("Enter")
+    studio.write(OWL)
+    assert studio.shown()["seed"] == seed
+    assert studio.page.get_by_label("Another seed").is_disabled()
+    studio.keys("l", "d")
+    until(lambda: studio.shown()["seed"] != seed)
+
+
+def test_a_dropped_picture_restores_its_settings_and_a_download_says_how_it_was_made(studio: Studio) -> None:
+    studio.open()
+    studio.write(OWL)
+    given = generated(studio.url, prompt="a rocket on a black background", seed=123456, steps=2, aspect="3:4", variation_seed=5, variation=0.25)
+    drop(studio, given)
+    studio.finished("a rocket on a black background", steps=2, seed=123456)
+    assert background(studio) == "black"
+    assert studio.page.get_by_label("Portrait, 3:4").is_checked()
+    with studio.page.expect_download() as download:
+        studio.keys("s")
+    kept = Image.open(download.value.path())
+    assert kept.size == Image.open(io.BytesIO(given)).size
+    record = json.loads(kept.info["fewstep"])
+    assert {name: record[name] for name in ("prompt", "seed", "steps", "variation")} == {
+        "prompt": "a rocket on a black background",
+        "seed": 123456,
+        "steps": 2,
+        "variation": 0.25,
+    }
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    drop(studio, stream.getvalue())
+    assert studio.page.get_by_text("This picture does not say how it was made.").is_visible()
+
+
+def test_the_history_is_there_after_a_reload_and_restores_everything(studio: Studio) -> None:
+    studio.open()
+    strip = studio.page.locator("#strip button")
+    studio.write(APPLE)
+    seed = studio.shown()["seed"]
+    studio.keys("2")
+    studio.finished(APPLE, steps=2)
+    until(lambda: strip.count() == 1)
+    studio.write(OWL)
+    studio.keys("8", "d")
+    until(lambda: strip.count() == 2)
+    studio.page.reload()
+    studio.page.locator("html[data-ready]").wait_for()
+    studio.finished(OWL, steps=8)
+    assert strip.count() == 2
+    strip.nth(1).click()
+    studio.finished(APPLE, steps=2, seed=seed)
+    assert studio.page.locator("#prompt").input_value() == APPLE
+    assert background(studio) == "blue"
+
+
+def test_blend_variations_walk_and_compare(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.keys("v")
+    cells = studio.page.locator("#variations button")
+    until(lambda: studio.page.locator("#variations .empty").count() == 0)
+    cells.nth(0).click()
+    until(lambda: studio.run("() => JSON.parse(localStorage.getItem('fewstep.settings')).variation") == 0.3)
+    studio.keys("v", "w")
+    walked = set()
+    until(lambda: walked.add(studio.run(WALKED)) or len(walked) > 3)
+    studio.keys("w", "b")
+    studio.page.keyboard.type("a green apple on a pink background")
+    studio.page.locator("#blend-weight").fill("1")
+    until(lambda: background(studio) == "pink")
+    studio.keys("b", "c")
+    until(lambda: "as fast" in studio.page.locator(".ratio").inner_text())
+    assert [studio.page.locator(".side canvas").nth(i).get_attribute("data-steps") for i in (0, 1)] == ["1", "32"]
+    assert "The left one is" in studio.page.locator(".ratio").inner_text()
+
+
+def test_what_is_masked_is_repainted_and_the_rest_stays(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.page.get_by_role("link", name="Canvas").click()
+    result = studio.page.locator("#result")
+    until(lambda: result.get_attribute("data-final") == "true")
+    studio.page.get_by_text("Repaint", exact=True).click()
+    box = studio.page.locator("#board").bounding_box()
+    assert box is not None
+    studio.page.locator(".brush-size").fill("96")
+    studio.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.1)
+    studio.page.mouse.down()
+    for y in (0.3, 0.1, 0.1):
+        studio.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * y, steps=4)
+    studio.page.mouse.up()
+    studio.page.get_by_text("4/4", exact=True).click()
+    studio.page.locator("#canvas-prompt").fill("a red apple on a yellow background")
+    facts = {"prompt": "a red apple on a yellow background", "masked": "true", "final": "true"}
+    until(lambda: facts.items() <= result.evaluate("canvas => ({...canvas.dataset})").items())
+    for x, y in ((0.95, 0.95), (0.5, 0.6), (0.95, 0.05)):
+        kept, was = studio.pixels("result", x, y), studio.run(BOARD, [x, y])
+        assert max(abs(a - b) for a, b in zip(kept, was, strict=True)) < 24, "beside the mask only JPEG changes anything"
+    assert nearest(studio.pixels("result", 0.04, 0.04), COLOURS) != "blue"
+    studio.page.get_by_label("Widen the frame: right").click()
+    until(lambda: result.evaluate("canvas => canvas.width") == 320)
+
+
+WALKED = "() => document.getElementById('walkring').style.getPropertyValue('--done')"
+BOARD = """([x, y]) => {
+    const canvas = document.querySelector("#board .paint");
+    return [...canvas.getContext("2d").getImageData(x * (canvas.width - 1), y * (canvas.height - 1), 1, 1).data].slice(0, 3);
+}"""
+
+
+def test_a_batch_comes_as_a_zip(studio: Studio) -> None:
+    studio.open("batch")
+    page = studio.page
+    page.get_by_text("Table", exact=True).click()
+    page.locator("#batch-text").fill('subject,colour\nfox,purple\n"red, red heart",white')
+    page.get_by_text("Story", exact=True).click()
+    page.get_by_role("button", name="Make 4 pictures").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.testzip() is None
+        listed = json.loads(archive.read("batch.json"))
+        assert [item["prompt"] for item in listed] == ["a fox on a purple background"] * 2 + ["a red, red heart on a white background"] * 2
+        sizes = [Image.open(io.BytesIO(archive.read(item["file"]))).size for item in listed]
+    assert sizes == [(256, 256), (192, 336)] * 2
+    page.locator("#batch-template").fill("a {size} {subject}")
+    assert "no column “size”" in page.locator("#batch-said").inner_text()
+
+
+def test_assets_are_tiles_and_sprites_without_background(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.page.get_by_role("link", name="Assets").click()
+    asset = studio.page.locator("#asset")
+    until(lambda: asset.evaluate("canvas => canvas.width") == 768)
+    assert background(studio, "asset") == "blue"
+    studio.page.get_by_text("Sprite", exact=True).click()
+    until(lambda: asset.get_attribute("data-prompt") == APPLE)
+    with studio.page.expect_download() as download:
+        studio.page.get_by_role("button", name="Download PNG").click()
+    alpha = Image.open(download.value.path()).getchannel("A")
+    assert (alpha.getpixel((4, 4)), alpha.getpixel((128, 150))) == (0, 255)
+    studio.page.get_by_text("Sheet", exact=True).click()
+    studio.page.locator("#sheet-text").fill("fox\nowl\nstar")
+    studio.page.locator("#sheet-columns").fill("2")
+    studio.page.get_by_role("button", name="Make the sheet").click()
+    studio.page.get_by_text("3 sprites.").wait_for()
+    assert asset.evaluate("canvas => [canvas.width, canvas.height]") == [256, 256]
+
+
+def test_it_comes_back_by_itself_when_the_server_was_lost_and_asks_for_a_key(browser: Any) -> None:
+    port, key = free_port(), ("--api-key", "a-long-key")
+    context = browser.new_context(reduced_motion="reduce")
+    with serving(*key, port=port) as url:
+        studio = Studio(context.new_page(), url)
+        studio.page.goto(url)
+        for given in ("not-the-key", "a-long-key"):
+            studio.page.get_by_label("Key", exact=True).fill(given)
+            studio.page.get_by_role("button", name="Go on").click()
+        studio.write(APPLE)
+    state = studio.page.locator(".state")
+    until(lambda: state.get_attribute("data-state") == "waiting")
+    studio.page.get_by_text("The server does not answer. Is fewstep serve running?").wait_for()
+    studio.page.locator("#prompt").fill(OWL)  # asked for while nobody is there
+    with serving(*key, port=port):
+        until(lambda: state.get_attribute("data-state") == "live")
+        studio.finished(OWL)
+        assert background(studio) == "yellow"
+    assert not studio.complaints
+    context.close()
+
+
+def test_a_page_elsewhere_follows_typing_and_the_picture_can_be_looked_at(browser: Any, url: str, elsewhere: int, studio: Studio) -> None:
+    handler = partial(QuietHandler, directory=str(EXAMPLE))
+    with ThreadingHTTPServer(("127.0.0.1", elsewhere), handler) as pages:
+        Thread(target=pages.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://localhost:{elsewhere}/?server={url}")
+        page.get_by_label("Prompt").type("a fox")
+        page.get_by_text("a fox: ").wait_for()
+        page.close()
+        pages.shutdown()
+    studio.open()
+    studio.write(APPLE)
+    studio.page.get_by_label("Show it elsewhere").click()
+    said = studio.page.locator(".notice p").inner_text()
+    viewer = browser.new_page()
+    viewer.goto(next(word.rstrip(".") for word in said.split() if word.startswith("http")))
+    until(lambda: viewer.locator("img").evaluate("image => image.naturalWidth") == 256)
+    viewer.close()
+
+
+def test_what_goes_wrong_is_said_in_words(studio: Studio) -> None:
+    full = {"error": {"message": "64 pictures wait", "type": "rate_limit_error", "param": None, "code": "queue_full"}}
+    answers = iter([429])
+
+    def busy(route: Any) -> None:
+        if next(answers, None):
+            route.fulfill(status=429, headers={"Retry-After": "1"}, json=full)
+        else:
+            route.continue_()
+
+    studio.open()
+    studio.write("a foxx on a purple background")
+    mend = studio.page.locator("#hint button")
+    assert "“foxx” is new to this model" in studio.page.locator("#hint").inner_text()
+    mend.click()
+    studio.finished("a fox on a purple background")
+    studio.page.route("**/v1/generate", busy)
+    with studio.page.expect_download():
+        studio.keys("s")
+        studio.page.get_by_text("The server is busy. Trying again in 1 s.").wait_for()
+
+
+def test_suggestions_are_reached_by_keys_and_complete_the_prompt(studio: Studio) -> None:
+    studio.open()
+    studio.page.locator("#prompt").select_text()
+    studio.page.keyboard.type("a peng")
+    studio.page.locator(".chip", has_text="penguin").wait_for()
+    studio.page.keyboard.press("ArrowDown")
+    assert studio.page.locator("#prompt").get_attribute("aria-activedescendant") == "suggestions-0"
+    studio.page.keyboard.press("Enter")
+    assert studio.page.locator("#prompt").input_value() == "a penguin"
+    studio.page.get_by_role("option", name="orange").click()
+    studio.finished("a penguin on an orange background")
+    assert background(studio) == "orange"
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (320, 568), (1280, 800)])
+def test_everything_has_a_name_and_fits_in(browser: Any, url: str, width: int, height: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=True)
+    studio = Studio(context.new_page(), url)
+    for room in ("create", "canvas", "assets", "batch"):
+        studio.open(room)
+        studio.page.locator(f"#room-{room} button").first.wait_for(state="attached")
+        assert studio.run("() => document.documentElement.scrollWidth") <= width
+        assert studio.run(NAMELESS) == []
+    context.close()
+
+
+NAMELESS = """() => [...document.querySelectorAll("button, input, select, textarea, a[href], canvas[role=img]")]
+    .filter((one) => one.checkVisibility() && !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.length || one.title))
+    .map((one) => one.outerHTML.slice(0, 90))"""
