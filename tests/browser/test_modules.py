@@ -105,3 +105,53 @@ def test_words_are_completed_mended_and_placed(studio: Studio) -> None:
     assert "an owl on a blue background" in begun
     assert strange == [{"word": "foxx", "near": "fox"}, {"word": "bleu", "near": "blue"}]
     assert mended == "a fox"
+
+
+def test_a_frame_that_cannot_be_shown_is_not_the_last(studio: Studio) -> None:
+    studio.open()
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "JPEG")
+    frames = []
+    for generation in (1, 2):
+        header = json.dumps({"generation": generation}).encode()
+        frames.append(base64.b64encode(struct.pack(">I", len(header)) + header + stream.getvalue()).decode())
+    code = f"""async (frames) => {{
+        const {{ Live }} = await import('/web/fewstep.js');
+        const seen = [];
+        const live = new Live({{ onframe: ({{ header }}) => {{
+            seen.push(header.generation);
+            if (header.generation === 1) throw new Error("not this one");
+        }} }});
+        for (const data of frames) {{
+            live.arrived({BYTES}.buffer);
+            while (live.decoding) await new Promise((resolve) => setTimeout(resolve));
+        }}
+        return seen;
+    }}"""
+    assert studio.run(code, frames) == [1, 2]
+    assert [text for text in studio.complaints if "not this one" in text]
+    studio.complaints.clear()
+
+
+def test_a_session_that_was_left_does_not_open_itself_again(studio: Studio) -> None:
+    studio.open()
+    code = """async () => {
+        const { Live } = await import('/web/fewstep.js');
+        const states = [];
+        const live = new Live({ base: `${location.origin}/nowhere`, key: "any", onstate: ({ state }) => states.push(state) });
+        const opening = live.open();
+        live.close();
+        await opening;
+        return states;
+    }"""
+    assert studio.run(code) == ["connecting", "closed"]
+
+
+def test_what_a_file_says_is_restored_only_where_it_can_be(studio: Studio) -> None:
+    studio.open()
+    code = "async (record) => (await import('/web/studio/settings.js')).fromRecord(record, { '1:1': [256, 256] })"
+    good = studio.run(code, {"prompt": "x", "seed": 7, "steps": 2, "width": 256, "height": 256, "blend": "y", "blend_weight": 0.25, "variation": 0.5})
+    assert (good["steps"], good["aspect"], good["size"], good["blend"], good["blendWeight"], good["variation"]) == (2, "1:1", None, "y", 0.25, 0.5)
+    odd = studio.run(code, {"prompt": "x", "seed": 7, "steps": "2", "width": "a", "height": {}, "blend": 5, "blend_weight": [], "variation": "1"})
+    assert "steps" not in odd
+    assert (odd["blending"], odd["blend"], odd["blendWeight"], odd["size"], odd["variation"]) == (False, "", 0.5, None, 0)

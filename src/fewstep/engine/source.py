@@ -18,6 +18,7 @@ from fewstep.engine.request import MOST_PIXELS, RequestError
 
 Bytes = NDArray[np.uint8]
 WHITE = (255, 255, 255)
+LONGEST_TEXTS = 1 << 20  # characters of all texts in a file: sixty thousand bytes can hold sixty million
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ def open_image(content: bytes, what: str = "image") -> Image.Image:
     """The picture in the bytes of a PNG, WebP or JPEG, decoded and turned as its EXIF says.
 
     Its size is looked at before its pixels are. Raises RequestError, naming it ``what``, on anything that is no whole picture, has more
-    than 16.8 megapixels or moves.
+    than 16.8 megapixels or moves. Of its texts it keeps the first megabyte.
     """
     form = next((form for form in FORMATS.values() if form.signature.match(content)), None)
     if form is None:
@@ -128,8 +129,19 @@ def open_image(content: bytes, what: str = "image") -> Image.Image:
             if getattr(picture, "n_frames", 1) != 1:
                 raise RequestError(f"the {what} is an animation: give a single picture")
             picture.load()
+            forget_long_texts(picture)
             return ImageOps.exif_transpose(picture)
     except RequestError:
         raise
     except (OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error, Image.DecompressionBombError, MemoryError):
         raise RequestError(f"the {what} is a damaged picture: give a whole one") from None
+
+
+def forget_long_texts(picture: ImageFile) -> None:
+    """Drop from ``picture.info`` the texts that exceed LONGEST_TEXTS: they are compressed, and would be kept and told as long as the picture is."""
+    left = LONGEST_TEXTS
+    for name, value in list(picture.info.items()):
+        if isinstance(value, str):
+            left -= len(value)
+            if left < 0:
+                del picture.info[name]

@@ -29,7 +29,7 @@ from fewstep.serve.wire import LARGEST_UPLOAD, MOST_COUNT, base64_jpeg
 class Txt2Img(BaseModel):
     """The body of txt2img. What is not listed is passed over, for clients send all that a Stable Diffusion WebUI could do."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     prompt: str | None = Field(None, description="What to draw.")
     negative_prompt: str | None = Field(None, description="Told to be passed over.")

@@ -36,6 +36,7 @@ from fewstep.serve.waiting import MOST_STEPS, SORRY
 from fewstep.serve.wire import LARGEST_BODY, explain, sentence
 
 Words = Mapping[str, list[str]]
+TOLD = [f"X-Fewstep-{name}" for name in ("Seed", "Steps", "Strength", "Size", "Changed")] + ["Server-Timing", "Retry-After"]  # to pages elsewhere
 VOCABULARY = ("subjects", "colours", "places", "words")
 SAID = {404: "there is no such address: /openapi.json has those there are", 405: "this address does not take this method"}
 
@@ -74,7 +75,8 @@ def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words) 
     add_studio(app, files)
     describe(app)
     if access.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["authorization", "content-type"])
+        heard, methods = ["authorization", "content-type"], ["GET", "POST"]
+        app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=methods, allow_headers=heard, expose_headers=TOLD)
 
     def count(route: str, status: int) -> None:
         metrics.answers.labels(route, str(status)).inc()

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from fewstep.serve.huggingface import PARTS
 from fewstep.serve.shapes import api_of
 
 NULLABLE = {"anyOf": [{"type": "string"}, {"type": "null"}]}
@@ -44,7 +45,7 @@ def describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = made()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update(ERRORS.values())
+            schemas.update(ERRORS.values(), **PARTS)
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             for path, methods in document["paths"].items():

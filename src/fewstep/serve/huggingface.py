@@ -33,7 +33,7 @@ class Size(BaseModel):
 class Parameters(BaseModel):
     """What a client may say besides. What is not listed is passed over."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     prompt: str | None = Field(None, description="What to draw, where the input is an image.")
     negative_prompt: str | None = Field(None, description="Told to be passed over.")
@@ -56,20 +56,23 @@ class Inputs(BaseModel):
     parameters: Parameters | None = None
 
 
-SCHEMA = {"requestBody": {"required": True, "content": {"application/json": {"schema": Inputs.model_json_schema(ref_template="#/components/schemas/{model}")}}}}
+INPUTS = Inputs.model_json_schema(ref_template="#/components/schemas/{model}")
+PARTS: dict[str, Any] = INPUTS.pop("$defs")  # what it refers to, for the components of the OpenAPI document
+BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": INPUTS}, "image/*": {}}}}
 
 
 def add_huggingface(app: FastAPI, scheduler: Scheduler) -> None:
     """POST /models/NAME and POST /."""
+    route: dict[str, Any] = {"response_model": None, "response_class": Response, "responses": PICTURE, "max_body_size": LARGEST_UPLOAD, "openapi_extra": BODY}
 
-    @app.post(f"{HUGGING_FACE}{{name:path}}", response_model=None, response_class=Response, responses=PICTURE, max_body_size=LARGEST_UPLOAD)
+    @app.post(f"{HUGGING_FACE}{{name:path}}", **route)
     async def infer(request: Request, name: str) -> Response:
         """Make a picture as Hugging Face's inference clients ask for it; the answer is its bytes."""
         if name.rpartition("/")[2] != scheduler.limits.name:
             raise HTTPException(404, f"there is no such model here: give {scheduler.limits.name}")
         return await answer(request)
 
-    @app.post("/", response_model=None, response_class=Response, responses=PICTURE, max_body_size=LARGEST_UPLOAD)
+    @app.post("/", **route)
     async def infer_here(request: Request) -> Response:
         """The same, for clients that are given the address of the server."""
         return await answer(request)

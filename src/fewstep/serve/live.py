@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from contextlib import nullcontext
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -13,6 +14,7 @@ from fewstep.engine.request import RequestError, Settled
 from fewstep.serve.kept import Kept
 from fewstep.serve.metrics import Metrics
 from fewstep.serve.orders import Closed, Refused
+from fewstep.serve.out import FULL
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.session import Session
 from fewstep.serve.tickets import Outlet, Tickets
@@ -20,8 +22,8 @@ from fewstep.serve.wire import Ask, error, explain, frame_bytes, jpeg, picture_i
 
 MOST_SESSIONS = 64
 MOST_STEPS = 8  # a session is for pictures that come at once
-FULL = "there are as many live sessions as this server allows: try again later"
 RESTART, FAILED = 1012, 1011  # WebSocket close codes
+log = logging.getLogger("fewstep.serve")
 
 
 def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics, tickets: Tickets) -> None:
@@ -42,7 +44,10 @@ def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics, tickets: Tick
             await socket.accept()
             with tickets.connected(ticket) if ticket else nullcontext() as outlet:
                 tasks = [asyncio.create_task(work) for work in (listen(socket, session), show(socket, session, outlet))]
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for problem in (task.exception() for task in done):
+                    if problem is not None and not isinstance(problem, WebSocketDisconnect):
+                        log.error("fewstep: a live session failed: %s", type(problem).__name__, exc_info=problem)
         finally:
             metrics.sessions -= 1
             session.close()
@@ -80,7 +85,7 @@ async def ask(session: Session, kept: Kept, text: str) -> dict[str, object] | No
     try:
         if (wanted.steps or 0) > MOST_STEPS:
             raise RequestError(f"steps = {wanted.steps}: a live session takes at most {MOST_STEPS}")
-        settled = settle(session, kept, wanted) if not wanted.image else await asyncio.to_thread(settle, session, kept, wanted)
+        settled = settle(session, kept, wanted) if not (wanted.image or wanted.mask) else await asyncio.to_thread(settle, session, kept, wanted)
         session.want(settled, wanted.generation, wanted.previews)
     except RequestError as problem:
         return {**error(sentence(problem), 400, None, "invalid_request"), "generation": wanted.generation}
@@ -100,7 +105,7 @@ async def show(socket: WebSocket, session: Session, outlet: Outlet | None = None
             try:
                 shown = await anext(session, None)
             except Refused as problem:
-                await socket.send_text(json.dumps({**error(str(problem), 400, "prompt", problem.code), "generation": session.generation}))
+                await socket.send_text(json.dumps({**error(str(problem), 400, "prompt", problem.code), "generation": session.answering}))
                 continue
             if shown is None:
                 return

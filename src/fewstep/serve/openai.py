@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,7 +38,7 @@ EDITED = {"image": {"type": "string", "format": "binary"}, "mask": {"type": "str
 class Images(BaseModel):
     """The body of a request for pictures. What is not listed is passed over, for clients send much that no model has."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     prompt: str = Field(description="What to draw.")
     model: str | None = Field(None, description="The model's name, or one of OpenAI's, which mean the same.")
@@ -62,6 +62,11 @@ class Images(BaseModel):
     def format(self) -> str:
         """Of the pictures."""
         return self.output_format or "png"
+
+    @property
+    def by_url(self) -> bool:
+        """Whether the pictures are fetched by an address, as clients of the older models expect unless they say otherwise."""
+        return self.response_format == "url" or (self.response_format is None and (self.model or "").startswith("dall-e-"))
 
     def check(self, model: str) -> None:
         """Raises RequestError on values that do not go together, HTTPException on another model than ``model``."""
@@ -105,12 +110,13 @@ def add_openai(app: FastAPI, scheduler: Scheduler, shelf: Shelf) -> None:
         if not pictures:
             return Response(status_code=NOBODY)
         contents = await asyncio.to_thread(lambda: [picture_as(picture, wanted.format, wanted.output_compression) for picture in pictures])
-        if wanted.response_format == "url":
+        if wanted.by_url:
             names = [shelf.put(content, f"image/{wanted.format}") for content in contents]
             brought = [{"url": str(request.url_for("fetch", name=name)), "b64_json": None} for name in names]
         else:
             brought = [{"b64_json": base64.b64encode(content).decode(), "url": None} for content in contents]
-        return JSONResponse(whole(near, wanted, pictures, brought), headers=near.headers(pictures[0]))
+        body = json.dumps(whole(near, wanted, pictures, brought))  # only ASCII: what was asked for and is told need not be valid Unicode
+        return Response(body, media_type="application/json", headers=near.headers(pictures[0]))
 
     @app.get("/v1/pictures/{name}", response_class=Response, response_model=None)
     async def fetch(name: str) -> Response:

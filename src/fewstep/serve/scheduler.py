@@ -247,7 +247,7 @@ class Scheduler:
 
     def _walk(self, batch: list[Job]) -> Picture | None:
         picture = None
-        batch = [job for job in batch if self._check(job)]
+        batch = [job for job in batch if job.wanted and self._check(job)]
         if not batch:
             return None
         walk: Any = self.engine.walk([job.settled for job in batch], batch[0].decoder)

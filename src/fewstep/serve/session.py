@@ -130,6 +130,11 @@ class Session:
         raise StopAsyncIteration
 
     @property
+    def answering(self) -> int:
+        """The generation that is being answered, or was last; 0 before the first."""
+        return self._running.generation if self._running is not None else 0
+
+    @property
     def _first(self) -> str:
         """The decoder of a first look."""
         return self.scheduler.decoders[-1]

@@ -13,7 +13,6 @@ from fewstep.serve.wire import LARGEST_BODY, LARGEST_UPLOAD, error
 
 A1111, HUGGING_FACE = "/sdapi/v1/", "/models/"
 UPLOADS = ("/v1/generate", "/v1/images/edits", f"{A1111}img2img", f"{A1111}png-info", "/")  # paths of bodies that may hold pictures
-INVALID = {"a1111": 422}  # the status of a value that cannot be, where it is not 400
 
 
 def api_of(scope: Scope) -> str:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fewstep.engine.request import RequestError
-from fewstep.engine.source import Source, open_image, outpaint, prepare, to_gray, to_rgb
+from fewstep.engine.source import LONGEST_TEXTS, Source, open_image, outpaint, prepare, to_gray, to_rgb
 
 
 def noise(width: int, height: int, channels: int = 3) -> Image.Image:
@@ -129,6 +130,14 @@ def test_files_are_opened_and_turned_as_they_say(kind: str) -> None:
 def test_what_is_no_picture_is_a_sentence(content: bytes, said: str) -> None:
     with pytest.raises(RequestError, match=f"^the mask .*{said}"):
         open_image(content, "mask")
+
+
+def test_of_long_texts_the_first_are_kept() -> None:
+    texts = PngInfo()
+    for name, length in (("parameters", 9), ("large", LONGEST_TEXTS - 9), ("more", 1)):
+        texts.add_text(name, "x" * length, zip=True)
+    content = file(noise(8, 8), "PNG", pnginfo=texts)
+    assert {name: len(value) for name, value in open_image(content).info.items()} == {"parameters": 9, "large": LONGEST_TEXTS - 9}
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import threading
 import time
@@ -13,9 +14,11 @@ import httpx2
 import pytest
 import webuiapi
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tests.unit.serve.fake import PATIENCE, FakeEngine
 from tests.unit.serve.listening import listening, png
 
+from fewstep.engine.source import LONGEST_TEXTS
 from fewstep.serve.guard import Access
 
 KEYED = Access(keys=("secret",))
@@ -161,6 +164,21 @@ def test_errors_have_their_shape(url: str, path: str, body: Any, status: int, sa
     assert answer.status_code == status, answer.text
     assert list(answer.json()) == ["error", "detail", "body", "errors"]
     assert said in answer.json()["detail"]
+
+
+def test_a_number_that_json_does_not_have_is_refused_and_not_echoed(url: str) -> None:
+    answer = httpx2.post(f"{url}/sdapi/v1/txt2img", content=b'{"cfg_scale": NaN}', headers={"content-type": "application/json"})
+    assert (answer.status_code, "cfg_scale" in answer.json()["detail"]) == (422, True)
+
+
+def test_a_small_file_with_large_texts_is_answered_small(url: str) -> None:
+    texts, stream = PngInfo(), io.BytesIO()
+    texts.add_text("parameters", "pizza")
+    for number in range(8):
+        texts.add_text(f"large {number}", "x" * 500_000, zip=True)
+    Image.new("RGB", (8, 8)).save(stream, "PNG", pnginfo=texts)
+    answer = httpx2.post(f"{url}/sdapi/v1/png-info", json={"image": base64.b64encode(stream.getvalue()).decode()})
+    assert (len(stream.getvalue()) < 10_000, answer.json()["info"], len(answer.content) < 2 * LONGEST_TEXTS) == (True, "pizza", True)
 
 
 def test_nulls_and_strangers_are_passed_over(url: str) -> None:

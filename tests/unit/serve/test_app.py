@@ -254,6 +254,8 @@ def test_a_page_that_was_let_in_is_let_in() -> None:
         assert (before.status_code, before.headers["access-control-allow-origin"]) == (200, "https://studio.example")
         answer = client.post("/v1/generate", json={"prompt": "x"}, headers={"origin": "https://studio.example", "authorization": "Bearer key"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://studio.example")
+        shown = answer.headers["access-control-expose-headers"].split(", ")
+        assert {"X-Fewstep-Seed", "X-Fewstep-Steps", "Server-Timing", "Retry-After"} <= set(shown), "what fewstep.js reads of an answer"
         problem(client.options("/v1/generate", headers={**asked, "origin": "https://evil.example"}), 403)
 
 

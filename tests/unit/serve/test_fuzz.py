@@ -44,6 +44,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "seed": 1,
         "steps": 3,
         "background": "opaque",
+        "guidance_scale": 7.5,
+        "negative_prompt": "blurry",
     },
     "/sdapi/v1/txt2img": {"prompt": "pizza", "steps": 20, "cfg_scale": 7.0, "width": 512, "seed": -1, "batch_size": 2, "n_iter": 1, "override_settings": {}},
     "/sdapi/v1/img2img": {"prompt": "x", "init_images": [IMAGE], "denoising_strength": 0.5, "mask": IMAGE, "inpainting_mask_invert": 1, "steps": 4},
@@ -68,6 +70,8 @@ NASTY: list[Any] = [
     2**64,
     -(2**63),
     1e308,
+    float("nan"),
+    float("inf"),
     1.5,
     "",
     "x",
@@ -257,8 +261,13 @@ def settle(opened: int) -> None:
 
 
 def test_every_route_of_the_document_is_among_those(server: str) -> None:
-    paths = httpx2.get(f"{server}/openapi.json").json()["paths"]
+    document = httpx2.get(f"{server}/openapi.json")
+    paths = document.json()["paths"]
     posts = {path for path, methods in paths.items() if "post" in methods}
     nothing_to_do = re.compile(r"/sdapi/v1/(refresh|unload|reload)-|/sdapi/v1/skip")
     assert {path for path in posts if not nothing_to_do.match(path)} == {*BODIES, "/v1/images/edits"} - {"/models/fake"} | {"/models/{name}"}
     assert all("default" in operation["responses"] and "422" not in operation["responses"] for methods in paths.values() for operation in methods.values())
+    parts = document.json()["components"]["schemas"]
+    assert set(re.findall(r'"#/components/schemas/(\w+)"', document.text)) <= set(parts)
+    assert document.text.count('"$ref"') == len(re.findall(r'"\$ref":\s*"#/components/schemas/', document.text))
+    assert all("requestBody" in paths[path]["post"] for path in posts if not nothing_to_do.match(path) and not path.endswith("/interrupt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -19,6 +20,7 @@ from tests.unit.serve.test_app import LIVE, events, problem, serving, unpack, un
 
 from fewstep.engine.record import KEY
 from fewstep.engine.request import Request, RequestError, Settled
+from fewstep.serve import live
 from fewstep.serve.kept import LONGEST_HEADER, Kept, smaller
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.session import Session
@@ -164,6 +166,16 @@ def test_any_bytes_are_kept_or_refused(message: bytes) -> None:
     for content in (message, struct.pack(">I", 14) + b'{"image": "x"}' + message):
         with pytest.raises(RequestError):
             kept.take(content)
+
+
+def test_a_mask_in_a_message_is_decoded_beside_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops = []
+    real = live.settle
+    monkeypatch.setattr(live, "settle", lambda *given: loops.append(asyncio._get_running_loop()) or real(*given))
+    with client.websocket_connect(LIVE) as socket:
+        socket.send_json({"prompt": "x", "generation": 1, "mask": text()})
+        assert "mask was given without image" in socket.receive_text()
+    assert loops == [None]
 
 
 def test_large_images_are_made_smaller_alike() -> None:

@@ -156,6 +156,29 @@ def test_images_that_cannot_be_used(client: openai.OpenAI, given: Any, said: str
         client.images.edit(prompt="pizza", **given)
 
 
+def test_an_older_models_clients_get_addresses_unless_they_say_otherwise(client: openai.OpenAI) -> None:
+    for model, asked, by_url in (("dall-e-3", None, True), ("dall-e-3", "b64_json", False), ("gpt-image-1", None, False)):
+        made = client.images.generate(prompt="pizza", model=model, **({"response_format": asked} if asked else {}))  # type: ignore[call-overload]
+        assert (made.data[0].url is not None, made.data[0].b64_json is None) == (by_url, by_url)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("name", ["guidance_scale", "strength"])
+def test_numbers_that_json_does_not_have_are_refused(client: openai.OpenAI, name: str, number: str) -> None:
+    headers = {"authorization": "Bearer secret"}
+    content = f'{{"prompt": "pizza", "{name}": {number}}}'
+    answers = [httpx2.post(f"{client.base_url}images/generations", content=content, headers={**headers, "content-type": "application/json"})]
+    answers.append(httpx2.post(f"{client.base_url}images/edits", data={"prompt": "pizza", name: number}, files={"image": png()}, headers=headers))
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+
+
+def test_what_was_asked_for_is_told_though_it_is_no_unicode(client: openai.OpenAI) -> None:
+    content, headers = b'{"prompt": "pizza", "negative_prompt": "\\ud800"}', {"authorization": "Bearer secret", "content-type": "application/json"}
+    answer = httpx2.post(f"{client.base_url}images/generations", content=content, headers=headers)
+    assert answer.json()["fewstep"]["changed"]["negative_prompt"] == {"asked": "\ud800", "used": None}
+
+
 def test_a_form_that_is_none(client: openai.OpenAI) -> None:
     url, headers = f"{client.base_url}images/edits", {"authorization": "Bearer secret"}
     for kind in ("application/json", "multipart/form-data", "multipart/form-data; boundary=x"):

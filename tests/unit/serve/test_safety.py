@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from fewstep.engine.request import RequestError
 from fewstep.serve import guard, patience, rate
-from fewstep.serve.checker import load_checker
+from fewstep.serve.checker import Checker, load_checker
 from fewstep.serve.guard import DEFAULT_RATE, Access
 from fewstep.serve.orders import Refused
 from fewstep.serve.rate import Buckets, Rate
@@ -137,6 +137,20 @@ def test_a_live_session_goes_on_after_a_refusal() -> None:
         live.send('{"prompt": "bad", "generation": 1}')
         assert '"no bad words"' in live.recv(timeout=PATIENCE)  # type: ignore[operator]
         live.send('{"prompt": "fine", "seed": 1, "generation": 2}')
+        assert isinstance(live.recv(timeout=PATIENCE), bytes)
+
+
+def test_a_refusal_says_which_message_it_is_of() -> None:
+    engine = FakeEngine(held=True)
+    check: Checker = lambda prompt, picture: "no" if prompt == "bad" and picture is not None else None  # noqa: E731
+    with listening(engine, checker=check) as (url, _), connect(url.replace("http", "ws") + "/v1/live") as live:
+        live.send('{"prompt": "bad", "generation": 1, "steps": 1}')
+        assert engine._reached.get(timeout=PATIENCE) == (["bad"], 1)
+        for _ in range(2):
+            live.send('{"prompt": "fine", "generation": 2, "steps": 1}')
+        assert "the last was 2" in live.recv(timeout=PATIENCE)  # type: ignore[operator]
+        engine.release()
+        assert '"generation": 1' in live.recv(timeout=PATIENCE)  # type: ignore[operator]
         assert isinstance(live.recv(timeout=PATIENCE), bytes)
 
 

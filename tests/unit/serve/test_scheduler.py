@@ -72,6 +72,33 @@ def test_the_like_of_different_owners_are_made_together() -> None:
     held(test, most_waiting=100)
 
 
+def test_a_second_look_is_not_starved_by_those_who_go_on_typing() -> None:
+    """Each of 31 asks again as soon as it has its picture; the one who waits for another decoder has its turn after what waited before it."""
+
+    async def test(engine: FakeEngine, scheduler: Scheduler) -> None:
+        typing = True
+
+        async def type_on(owner: int) -> None:
+            while typing:
+                await pictures(scheduler.submit([settled("typed")], owner, "tiny"))
+
+        scheduler._learn((settled().kind, "tiny"), TIMINGS)
+        people = [asyncio.create_task(type_on(owner)) for owner in range(31)]
+        await asyncio.sleep(0)
+        paused = scheduler.submit([settled("paused")], "paused", "full")
+        engine.release()
+        for _ in range(5):
+            assert len(await pictures(paused)) == 1
+            turns = [decoder for _, decoder in engine.walks].count("tiny")
+            assert turns <= 4, "31 in batches of eight"
+            engine.walks.clear()
+            paused = scheduler.submit([settled("paused")], "paused", "full")
+        typing = False
+        await asyncio.gather(*people)
+
+    held(test)
+
+
 def test_an_owner_alone_fills_the_batch_and_beside_others_gives_one() -> None:
     async def test(engine: FakeEngine, scheduler: Scheduler) -> None:
         mine = scheduler.submit([settled("mine", seed, 4) for seed in range(9)], "me")

@@ -117,28 +117,30 @@ export class Live {
     this.set("connecting");
     this.socket = null;
     const turn = (this.turn += 1);
+    const over = () => turn !== this.turn || this.state !== "connecting"; // it was closed or opened anew meanwhile
     let path = "/v1/live";
     try {
       if (this.key || this.shared) ({ live: path, out: this.out } = await openSession(this.base, this.key, this.out));
     } catch (problem) {
-      this.lost(problem);
+      if (!over()) this.lost(problem);
       return;
     }
-    if (turn !== this.turn || this.state !== "connecting") return;
+    if (over()) return;
     const socket = (this.socket = new WebSocket(this.base.replace(/^http/, "ws") + path));
     let opened = false;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       opened = true;
-      this.tries = 0;
       this.set("live");
       for (const [kind, bytes] of this.uploads) socket.send(packUpload(kind, bytes));
       if (this.wanted) this.ask(this.wanted);
     };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.refused(JSON.parse(data)) : this.arrived(data));
     socket.onclose = async () => {
-      if (this.socket !== socket || this.state === "closed") return;
-      this.lost(opened ? null : await whyNot(this.base, this.key));
+      const ours = () => this.socket === socket && this.state !== "closed";
+      if (!ours()) return;
+      const reason = opened ? null : await whyNot(this.base, this.key);
+      if (ours()) this.lost(reason);
     };
   }
 
@@ -153,6 +155,7 @@ export class Live {
   }
 
   arrived(buffer) {
+    this.tries = 0; // not when it opens: a picture that always fails would be asked for without a pause
     const { header, image } = parseFrame(buffer);
     const { wanted, at } = this.asked.get(header.generation) ?? { wanted: this.wanted, at: this.sentAt };
     this.next = { header, image, wanted, latency: performance.now() - at };
@@ -166,7 +169,11 @@ export class Live {
       const frame = this.next;
       this.next = null;
       const bitmap = await createImageBitmap(frame.image).catch(() => null);
-      if (bitmap) this.onframe({ ...frame, bitmap });
+      try {
+        if (bitmap) this.onframe({ ...frame, bitmap });
+      } catch (problem) {
+        reportError(problem); // the next frame is shown all the same
+      }
     }
     this.decoding = false;
   }

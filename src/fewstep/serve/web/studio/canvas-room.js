@@ -42,10 +42,10 @@ export function build(room, studio) {
   let busy = false;
   let again = false;
   let here = false;
-  let sentMask = null;
+  let maskSent = false;
 
   const board = createBoard($("board"), () => {
-    sentMask = null;
+    maskSent = false;
     clear.disabled = !board.masked;
     push();
   });
@@ -59,15 +59,21 @@ export function build(room, studio) {
     }
     busy = true;
     again = false;
-    const [width, height] = board.size;
-    const blob = await new Promise((resolve) => board.paint.toBlob(resolve, feed ? "image/jpeg" : "image/png", 0.9));
-    await live.upload("image", blob);
-    if (board.masked && !sentMask) await live.upload("mask", (sentMask = await pngOf(board.whiteMask())));
-    const { aspect, ...wanted } = wireOf(store.get(), chosen.steps);
-    const strength = chosen.level / chosen.steps;
-    const generation = live.ask({ ...wanted, width, height, image: true, strength, ...(board.masked && { mask: true }) });
-    await Promise.race([director.arrival(generation), new Promise((resolve) => setTimeout(resolve, GIVE_UP))]);
-    busy = false;
+    try {
+      const [width, height] = board.size;
+      const masked = board.masked;
+      const mask = masked && !maskSent ? board.whiteMask() : null; // of the same moment as the image: strokes go on meanwhile
+      maskSent = masked;
+      const blob = await new Promise((resolve) => board.paint.toBlob(resolve, feed ? "image/jpeg" : "image/png", 0.9));
+      await live.upload("image", blob);
+      if (mask) await live.upload("mask", await pngOf(mask));
+      const { aspect, ...wanted } = wireOf(store.get(), chosen.steps);
+      const strength = chosen.level / chosen.steps;
+      const generation = live.ask({ ...wanted, width, height, image: true, strength, ...(masked && { mask: true }) });
+      await Promise.race([director.arrival(generation), new Promise((resolve) => setTimeout(resolve, GIVE_UP))]);
+    } finally {
+      busy = false;
+    }
     if (again) push();
   }
 

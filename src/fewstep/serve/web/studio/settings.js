@@ -39,7 +39,6 @@ export function createStore() {
       for (const listener of listeners) listener(current, changed, why);
     },
     subscribe: (listener) => listeners.add(listener),
-    isNew: !read(),
   };
 }
 
@@ -59,13 +58,17 @@ export const keyOf = (settings) => JSON.stringify(wireOf(settings));
 
 /** Settings from the record that a picture carries (engine/record.py). @param {object} record @param {object} sizes of the model, by aspect */
 export function fromRecord(record, sizes) {
-  const { prompt, seed, steps, width, height, blend, blend_weight, variation_seed, variation } = record;
+  const { prompt, seed, steps, width, height } = record;
   if (typeof prompt !== "string" || !Number.isInteger(seed)) throw new Error("its record has no prompt and seed");
   if (!Number.isSafeInteger(seed)) throw new Error("its seed has more digits than a browser can count: use fewstep generate --from");
   const aspect = Object.keys(sizes).find((name) => sizes[name][0] === width && sizes[name][1] === height);
+  const blend = typeof record.blend === "string" ? record.blend : "";
+  const number = (value, otherwise) => (Number.isFinite(value) ? value : otherwise); // a file may say anything, and what is restored is kept
   return {
-    prompt, seed, steps, aspect: aspect ?? "1:1", size: aspect || !width ? null : [width, height],
-    blending: Boolean(blend), blend: blend ?? "", blendWeight: blend_weight ?? 0.5, variationSeed: variation_seed ?? null, variation: variation ?? 0,
+    prompt, seed, ...(Number.isInteger(steps) && steps > 0 && { steps }),
+    aspect: aspect ?? "1:1", size: aspect || !Number.isInteger(width) || !Number.isInteger(height) ? null : [width, height],
+    blending: Boolean(blend), blend, blendWeight: number(record.blend_weight, 0.5),
+    variationSeed: number(record.variation_seed, null), variation: number(record.variation, 0),
   };
 }
 
