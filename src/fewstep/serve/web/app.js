@@ -102,6 +102,7 @@ async function start() {
   $("help").onclick = keys.show;
 
   await rooms.show();
+  $("prompt").readOnly = false; // what is typed before would be lost
   document.documentElement.dataset.ready = "true";
   if (matchMedia("(pointer: fine)").matches && rooms.now() === "create") $("prompt").focus();
   if (store.get().prompt.trim()) director.ask();
