@@ -21,20 +21,26 @@ from fewstep.distill.workers import spare
 
 
 @dataclass(frozen=True)
-class AutoencoderRecipe:
-    """How the autoencoder is trained."""
+class CropRecipe:
+    """How an autoencoder is trained on crops of scenes."""
 
     batch_size: int = 4  # crops an update
     crops: int = 2  # crops from one scene
     crop: int = 128  # pixels a side; the last tenth of the updates sees crops twice as large, a quarter as many
     updates: int = 4500
     learning_rate: float = 1.5e-4  # 6e-4 undoes the linear start
-    kl_weight: float = 1e-6
     ema: float = 0.999
     dials: Dials = field(default_factory=lambda: Dials(place=0.4, repaint=0.2, pair=0.1, flip=0.3, turn=10.0, shift=0.1, held_out=0.0))
 
 
-def crops(world: World, indices: range, recipe: AutoencoderRecipe, size: int, side: int) -> Tensor:
+@dataclass(frozen=True)
+class AutoencoderRecipe(CropRecipe):
+    """How an autoencoder is trained from its linear start."""
+
+    kl_weight: float = 1e-6
+
+
+def crops(world: World, indices: range, recipe: CropRecipe, size: int, side: int) -> Tensor:
     """Random crops of scenes in the buckets of ``side`` pixels: float [len(indices), 3, size, size] in [-1, 1]. ``recipe.crops`` neighbours share a scene."""
     pictures, last, picture = [], -1, np.empty(0)
     for index in indices:
@@ -50,12 +56,17 @@ def crops(world: World, indices: range, recipe: AutoencoderRecipe, size: int, si
     return to_tensor(np.stack(pictures))
 
 
-def batch(world: World, indices: range, recipe: AutoencoderRecipe, side: int) -> tuple[Tensor, np.random.Generator]:
-    """Crops of scenes, larger and fewer ones towards the end, and where the randomness of their update comes from."""
+def batch(world: World, indices: range, recipe: CropRecipe, side: int, large: bool = False) -> tuple[Tensor, np.random.Generator]:
+    """Crops of scenes, twice as large and a quarter as many where ``large``, and where the randomness of their update comes from."""
     rng = np.random.default_rng((world.seed, indices.start, 2))
-    if indices.start < int(0.9 * recipe.updates) * recipe.batch_size:
-        return crops(world, indices, recipe, min(recipe.crop, side), side), rng
-    return crops(world, indices[: max(len(indices) // 4, 1)], recipe, min(2 * recipe.crop, side), side), rng
+    if large:
+        return crops(world, indices[: max(len(indices) // 4, 1)], recipe, min(2 * recipe.crop, side), side), rng
+    return crops(world, indices, recipe, min(recipe.crop, side), side), rng
+
+
+def late(indices: range, recipe: CropRecipe) -> bool:
+    """Whether these samples belong to the last tenth of the updates."""
+    return indices.start >= int(0.9 * recipe.updates) * recipe.batch_size
 
 
 def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRecipe, precision: torch.dtype) -> Phase:
@@ -79,7 +90,7 @@ def reconstruct_phase(model: AutoencoderKL, world: World, recipe: AutoencoderRec
         batch_size=recipe.batch_size,
         models={"autoencoder": model},
         optimizers={"student": optimizer},
-        batch=lambda indices: batch(world, indices, recipe, int(model.config.sample_size)),
+        batch=lambda indices: batch(world, indices, recipe, int(model.config.sample_size), late(indices, recipe)),
         losses=losses,
         learning_rate=lambda update: cosine(update, recipe.updates, warmup=100),
         averages={"autoencoder": Ema(model, recipe.ema)},

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from fewstep.data.emoji import World
 from fewstep.distill import dist
-from fewstep.distill.autoencoder import AutoencoderRecipe, batch
+from fewstep.distill.autoencoder import CropRecipe, batch, late
 from fewstep.distill.ema import Ema
-from fewstep.distill.patches import TURNS, Contest, PatchCritic, picture_losses
+from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype, pictures
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
-from fewstep.distill.schedules import constant, cosine
+from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
@@ -33,7 +33,7 @@ from fewstep.zoo.registry import find
 
 
 @dataclass(frozen=True)
-class CompactRecipe(AutoencoderRecipe):
+class CompactRecipe(CropRecipe):
     """What the smaller autoencoder looks like and how it is trained."""
 
     channels: tuple[int, ...] = (16, 32, 64, 96, 96)
@@ -168,7 +168,7 @@ def imitate_phase(studio: Studio, world: World, precision: torch.dtype) -> Phase
         batch_size=recipe.batch_size,
         models={"autoencoder": student},
         optimizers={"student": optimizer},
-        batch=lambda indices: batch(world, indices, recipe, int(student.config.sample_size)),
+        batch=lambda indices: batch(world, indices, recipe, int(student.config.sample_size), late(indices, recipe)),
         losses=imitate,
         learning_rate=lambda update: cosine(update, recipe.updates, warmup=30),
         averages={"autoencoder": Ema(student, recipe.ema)},
@@ -180,32 +180,15 @@ def imitate_phase(studio: Studio, world: World, precision: torch.dtype) -> Phase
 
 def sharpen_phase(studio: Studio, world: World, precision: torch.dtype) -> Phase:
     """The decoder against a critic of patches that knows renders; the encoder stays."""
-    recipe, student, contest = studio.recipe, studio.student, studio.recipe.contest
-    critic = PatchCritic().to(student.device)
+    recipe, student = studio.recipe, studio.student
     for parameter in (*student.encoder.parameters(), *student.quant_conv.parameters()):
         parameter.requires_grad_(False)
 
-    def sharpen(turn: str, made: Any) -> Losses:
+    def draw(made: Any) -> tuple[Tensor, Tensor]:
         shown = made[0].to(student.device)
-        moments = studio.moments(shown)
-        with torch.set_grad_enabled(turn == "student"):
-            output = studio.decoded(moments, made[1])
-        if turn == "critic":
-            return contest.critic_losses(critic, shown, output)
-        return contest.decoder_losses(critic, shown, output, student.decoder.conv_out.weight)
+        return shown, studio.decoded(studio.moments(shown), made[1])
 
-    return Phase(
-        name="autoencoder/sharpen",
-        updates=contest.turns,
-        batch_size=recipe.batch_size,
-        models={"autoencoder": student, "critic": critic},
-        optimizers=contest.optimizers(critic, [parameter for parameter in student.parameters() if parameter.requires_grad]),
-        batch=lambda indices: batch(world, indices, recipe, int(student.config.sample_size)),
-        losses=sharpen,
-        turns=TURNS,
-        learning_rate=lambda update: constant(update, warmup=50),
-        averages={"autoencoder": Ema(student, recipe.ema)},
-        clip=1.0,
-        precision=precision,
-        workers=spare(),
-    )
+    def crops(indices: range) -> Any:
+        return batch(world, indices, recipe, int(student.config.sample_size))
+
+    return recipe.contest.phase("autoencoder", student, student.decoder.conv_out.weight, draw, crops, recipe.batch_size, recipe.ema, precision)

@@ -1,9 +1,9 @@
 """Distilling the decoder: a reduced one learns to make the pictures that the full one makes, as one restartable run.
 
-DIR/latents/                       scenes, rendered and encoded once, as a teacher's or a student's run has them
-DIR/decoded/                       the full decoder's pictures of some of them
-DIR/weights/decoder.safetensors    when it is trained
-DIR/decoder_tiny/                  the reduced decoder as it belongs into the model's folder
+DIR/latents/                                 scenes, rendered and encoded once, as a teacher's or a student's run has them
+DIR/decoded/                                 the full decoder's pictures of some of them
+DIR/weights/{decoder,sharpen}.safetensors    each when its phase is done
+DIR/decoder_tiny/                            the reduced decoder as it belongs into the model's folder
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Literal
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
 
 from fewstep.distill import dist
 from fewstep.distill.decoded import Crops, Decoded
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import Latents, cache_key
-from fewstep.distill.patches import TURNS, Contest, PatchCritic, picture_losses
+from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
-from fewstep.distill.schedules import constant, cosine
+from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
@@ -114,9 +115,7 @@ def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe,
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
     def losses(turn: str, crops: Crops) -> Losses:
-        device = next(decoder.parameters()).device
-        output = decoder(crops.latents.to(device)).float()[..., crops.rows, crops.columns]
-        pictures = crops.pictures.to(device)
+        pictures, output = drawn(decoder, crops)
         return picture_losses(output, pictures, recipe.edges)
 
     return Phase(
@@ -138,33 +137,17 @@ def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe,
 def sharpen_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe, precision: torch.dtype) -> Phase:
     """The reduced decoder against a critic of patches that knows the full one's pictures: for what it has too few weights to get exactly right."""
     last = list(decoder.parameters())[-2]  # the last convolution's weights; its bias follows
-    contest, critic = recipe.contest, PatchCritic().to(last.device)
     first = recipe.updates * recipe.batch_size  # samples go on where imitation ended
-
-    def sharpen(turn: str, crops: Crops) -> Losses:
-        with torch.set_grad_enabled(turn == "student"):
-            output = decoder(crops.latents.to(last.device)).float()[..., crops.rows, crops.columns]
-        pictures = crops.pictures.to(last.device)
-        if turn == "critic":
-            return contest.critic_losses(critic, pictures, output)
-        return contest.decoder_losses(critic, pictures, output, last)
 
     def batch(indices: range) -> Crops:
         later = range(indices.start + first, indices.stop + first, indices.step)
         return decoded.batch(later, recipe.batch_size, recipe.crop, recipe.margin, recipe.noise)
 
-    return Phase(
-        name="decoder/sharpen",
-        updates=contest.turns,
-        batch_size=recipe.batch_size,
-        models={"decoder": decoder, "critic": critic},
-        optimizers=contest.optimizers(critic, list(decoder.parameters())),
-        batch=batch,
-        losses=sharpen,
-        turns=TURNS,
-        learning_rate=lambda update: constant(update, warmup=50),
-        averages={"decoder": Ema(decoder, recipe.ema)},
-        clip=1.0,
-        precision=precision,
-        workers=spare(),
-    )
+    return recipe.contest.phase("decoder", decoder, last, lambda crops: drawn(decoder, crops), batch, recipe.batch_size, recipe.ema, precision)
+
+
+def drawn(decoder: TinyDecoder, crops: Crops) -> tuple[Tensor, Tensor]:
+    """(the full decoder's pictures, ``decoder``'s) of what counts of ``crops``."""
+    device = next(decoder.parameters()).device
+    output = decoder(crops.latents.to(device)).float()[..., crops.rows, crops.columns]
+    return crops.pictures.to(device), output

@@ -5,15 +5,19 @@ The critic is pix2pix's (arXiv 1611.07004), the weight of the contest VQGAN's (a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewstep.distill import losses
-from fewstep.distill.trainer import Losses
+from fewstep.distill.ema import Ema
+from fewstep.distill.schedules import constant
+from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.workers import spare
 
 TURNS = ("critic", "student")
 BETAS = (0.5, 0.99)  # of Adam, for both
@@ -50,6 +54,45 @@ class Contest:
     def __post_init__(self) -> None:
         if min(self.turns, self.learning_rate, self.features, self.adversary) < 0:
             raise ValueError("a contest's turns, learning_rate, features and adversary are 0 or more")
+
+    def phase(
+        self,
+        kind: str,
+        network: nn.Module,
+        last: Tensor,
+        draw: Callable[[Any], tuple[Tensor, Tensor]],
+        batch: Callable[[range], Any],
+        batch_size: int,
+        ema: float,
+        precision: torch.dtype,
+    ) -> Phase:
+        """The phase "KIND/sharpen": what of ``network`` takes gradients against a new critic, in turn.
+
+        ``draw`` makes (true pictures, the decoder's) of a batch; ``last`` are the weights of the decoder's last layer.
+        """
+        critic = PatchCritic().to(last.device)
+        moving = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+        def contest(turn: str, samples: Any) -> Losses:
+            with torch.set_grad_enabled(turn == "student"):
+                true, drawn = draw(samples)
+            return self.critic_losses(critic, true, drawn) if turn == "critic" else self.decoder_losses(critic, true, drawn, last)
+
+        return Phase(
+            name=f"{kind}/sharpen",
+            updates=self.turns,
+            batch_size=batch_size,
+            models={kind: network, "critic": critic},
+            optimizers=self.optimizers(critic, moving),
+            batch=batch,
+            losses=contest,
+            turns=TURNS,
+            learning_rate=lambda update: constant(update, warmup=50),
+            averages={kind: Ema(network, ema)},
+            clip=1.0,
+            precision=precision,
+            workers=spare(),
+        )
 
     def optimizers(self, critic: PatchCritic, drawn: Sequence[nn.Parameter]) -> dict[str, torch.optim.Optimizer]:
         """One for each turn; ``drawn`` are the decoder's parameters that move."""
