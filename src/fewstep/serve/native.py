@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
+from fastapi.sse import EventSourceResponse
 
 from fewstep.engine.record import FORMATS, picture_bytes
 from fewstep.engine.request import RequestError, Settled
 from fewstep.serve import waiting
-from fewstep.serve.orders import Closed, Order, Refused
+from fewstep.serve.orders import Order, Update
 from fewstep.serve.scheduler import Scheduler
-from fewstep.serve.waiting import NOBODY, SORRY, finished
-from fewstep.serve.wire import LARGEST_UPLOAD, Generate, base64_jpeg, error, event, picture_event
+from fewstep.serve.waiting import NOBODY, STREAM, finished
+from fewstep.serve.wire import LARGEST_UPLOAD, Generate, base64_jpeg, event, picture_event
 
-STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 PICTURE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The picture, or a stream of events.",
@@ -56,29 +56,14 @@ def settle(scheduler: Scheduler, wanted: Generate) -> list[Settled]:
     return waiting.settle(scheduler.limits, wanted.requests(wanted.count))
 
 
-async def events(order: Order, count: int, kind: str) -> AsyncIterator[bytes]:
-    """``order`` as server-sent events; whoever stops reading stops the work."""
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(waiting.PING):
-                    update = await anext(order, None)
-            except TimeoutError:
-                yield KEEPALIVE_COMMENT
-                continue
-            if update is None:
-                break
-            if update.picture is not None:
-                yield await asyncio.to_thread(picture_event, update.index, update.picture, kind)
-            else:
-                image = await asyncio.to_thread(base64_jpeg, update.image)
-                yield event("progress", {"index": update.index, "step": update.step, "steps": update.steps, "image": image})
-        yield event("done", {"count": count})
-    except Closed as problem:
-        yield event("error", error(str(problem), 503, None, "shutting_down"))
-    except Refused as problem:
-        yield event("error", error(str(problem), 400, "prompt", problem.code))
-    except Exception:
-        yield event("error", error(SORRY, 500))
-    finally:
-        order.cancel()
+def events(order: Order, count: int, kind: str) -> AsyncIterator[bytes]:
+    """``order``, of ``count`` pictures in the format ``kind``, as server-sent events."""
+    return waiting.events(order, partial(told, kind=kind), event("done", {"count": count}))
+
+
+async def told(update: Update, kind: str) -> bytes:
+    """One update as an event: a step, or a finished picture."""
+    if update.picture is not None:
+        return await asyncio.to_thread(picture_event, update.index, update.picture, kind)
+    image = await asyncio.to_thread(base64_jpeg, update.image)
+    return event("progress", {"index": update.index, "step": update.step, "steps": update.steps, "image": image})

@@ -6,12 +6,12 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
+from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fewstep.engine.record import check_format
@@ -20,14 +20,13 @@ from fewstep.engine.request import Request as Wish
 from fewstep.engine.source import open_image
 from fewstep.serve import waiting
 from fewstep.serve.forms import Form, read_form
-from fewstep.serve.native import STREAM
 from fewstep.serve.nearest import STEPS_OF_QUALITY, Nearest, nearest, quality_of, size_named, steps_from_image
-from fewstep.serve.orders import Closed, Order, Refused, Update
+from fewstep.serve.orders import Update
 from fewstep.serve.pictures import alpha_mask, picture_as, preview_as
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.shelf import Shelf
-from fewstep.serve.waiting import NOBODY, SORRY, finished, settle
-from fewstep.serve.wire import LARGEST_UPLOAD, error, event
+from fewstep.serve.waiting import NOBODY, STREAM, finished, settle
+from fewstep.serve.wire import LARGEST_UPLOAD, event
 
 MOST = 10  # pictures of one request
 ALIASES = ("gpt-image-", "dall-e-", "chatgpt-image-")  # models that clients ask for unless they are told otherwise
@@ -105,7 +104,8 @@ def add_openai(app: FastAPI, scheduler: Scheduler, shelf: Shelf) -> None:
         partial = (wanted.partial_images or 0) if wanted.stream else 0
         order = scheduler.submit(settled, request.state.owner, "full", partial > 0)
         if wanted.stream:
-            return EventSourceResponse(events(order, wanted, "image_edit" if form else "image_generation", partial), headers=STREAM)
+            told = Told(wanted, "image_edit" if form else "image_generation", partial)
+            return EventSourceResponse(waiting.events(order, told), headers=STREAM)
         pictures = await finished(order, request)
         if not pictures:
             return Response(status_code=NOBODY)
@@ -166,45 +166,35 @@ def facts(picture: Picture, wanted: Images) -> dict[str, Any]:
     return {"background": background, "output_format": wanted.format, "quality": quality_of(picture.steps), "size": f"{picture.width}x{picture.height}"}
 
 
-async def events(order: Order, wanted: Images, kind: str, partial: int) -> AsyncIterator[bytes]:
-    """``order`` in OpenAI's events: of each picture up to ``partial`` previews and the picture; whoever stops reading stops the work."""
-    sent: dict[int, int] = {}
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(waiting.PING):
-                    update = await anext(order, None)
-            except TimeoutError:
-                yield KEEPALIVE_COMMENT
-                continue
-            if update is None:
-                return
-            if update.picture is not None:
-                content = await asyncio.to_thread(picture_as, update.picture, wanted.format, wanted.output_compression)
-                more = {"usage": USAGE, "seed": update.picture.seed, "steps": update.picture.steps}
-                yield event(f"{kind}.completed", brought(f"{kind}.completed", content, facts(update.picture, wanted) | more))
-            elif update.image is not None and due(update, partial, sent.get(update.index, 0)):
-                index = sent[update.index] = sent.get(update.index, 0) + 1
-                content = await asyncio.to_thread(preview_as, update.image, wanted.format)
-                size = f"{update.image.width}x{update.image.height}"
-                more = {"partial_image_index": index - 1, "quality": quality_of(update.steps), "size": size, "background": "opaque"}
-                yield event(f"{kind}.partial_image", brought(f"{kind}.partial_image", content, {**more, "output_format": wanted.format}))
-    except Closed as problem:
-        yield event("error", error(str(problem), 503, None, "shutting_down"))
-    except Refused as problem:
-        yield event("error", error(str(problem), 400, "prompt", problem.code))
-    except Exception:
-        yield event("error", error(SORRY, 500))
-    finally:
-        order.cancel()
+class Told:
+    """Updates in OpenAI's events: of each picture up to ``partial`` previews and the picture."""
+
+    def __init__(self, wanted: Images, kind: str, partial: int) -> None:
+        self.wanted, self.kind, self.partial = wanted, kind, partial
+        self.sent: dict[int, int] = {}  # previews of each picture
+
+    async def __call__(self, update: Update) -> bytes | None:
+        """The event of one update, None for a step that is passed over."""
+        sent = self.sent.get(update.index, 0)
+        if update.picture is not None:
+            content = await asyncio.to_thread(picture_as, update.picture, self.wanted.format, self.wanted.output_compression)
+            more = {"usage": USAGE, "seed": update.picture.seed, "steps": update.picture.steps}
+            return self.event("completed", content, facts(update.picture, self.wanted) | more)
+        if update.image is None or not due(update, self.partial, sent):
+            return None
+        self.sent[update.index] = sent + 1
+        content = await asyncio.to_thread(preview_as, update.image, self.wanted.format)
+        size = f"{update.image.width}x{update.image.height}"
+        more = {"partial_image_index": sent, "quality": quality_of(update.steps), "size": size, "background": "opaque"}
+        return self.event("partial_image", content, {**more, "output_format": self.wanted.format})
+
+    def event(self, what: str, content: bytes, more: dict[str, Any]) -> bytes:
+        """One that brings a picture."""
+        name = f"{self.kind}.{what}"
+        return event(name, {"type": name, "b64_json": base64.b64encode(content).decode(), "created_at": int(time.time()), **more})
 
 
 USAGE = {"input_tokens": 0, "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}, "output_tokens": 0, "total_tokens": 0}  # nobody counts here
-
-
-def brought(kind: str, content: bytes, more: dict[str, Any]) -> dict[str, Any]:
-    """The data of an event that brings a picture."""
-    return {"type": kind, "b64_json": base64.b64encode(content).decode(), "created_at": int(time.time()), **more}
 
 
 def due(update: Update, partial: int, sent: int) -> bool:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fastapi import Request
+from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.types import Receive
 
 from fewstep.engine.request import Limits, Picture, RequestError, Settled
 from fewstep.engine.request import Request as Wish
-from fewstep.serve.orders import Order, Update
+from fewstep.serve.orders import Closed, Order, Refused, Update
+from fewstep.serve.wire import error, event
 
 MOST_STEPS = 64
 MOST_PIXELS = 16  # of all pictures of a request, as a multiple of one of the model's own size
 PING = 15.0  # seconds after which a stream that has nothing to say says so
 NOBODY = 499  # the status of an answer that nobody reads
+STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # headers of one
+log = logging.getLogger("fewstep.serve")
 SORRY = "something went wrong here; the server's log says what"
 
 
@@ -48,6 +53,33 @@ async def finished(order: Order, request: Request, on_update: Callable[[Update],
     finally:
         making.cancel()
         leaving.cancel()
+        order.cancel()
+
+
+async def events(order: Order, say: Callable[[Update], Awaitable[bytes | None]], last: bytes | None = None) -> AsyncIterator[bytes]:
+    """``order`` as server-sent events: what ``say`` makes of each update, and ``last``; or an error. Whoever stops reading stops the work."""
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(PING):
+                    update = await anext(order, None)
+            except TimeoutError:
+                yield KEEPALIVE_COMMENT
+                continue
+            if update is None:
+                break
+            if (said := await say(update)) is not None:
+                yield said
+        if last is not None:
+            yield last
+    except Closed as problem:
+        yield event("error", error(str(problem), 503, None, "shutting_down"))
+    except Refused as problem:
+        yield event("error", error(str(problem), 400, "prompt", problem.code))
+    except Exception:
+        log.exception("a stream of events broke off")
+        yield event("error", error(SORRY, 500))
+    finally:
         order.cancel()
 
 
