@@ -1,0 +1,91 @@
+"""results.jsonl: a line for every picture and every failure, appended as they come and put in the manifest's order at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = "results.jsonl"
+
+
+class Results:
+    """The lines of one job, by the index of their picture. Of several lines with one index the last counts. Few are held in memory.
+
+    One thread may append while another reads what was there before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens ``path`` or begins it; half a line at its end, as a kill leaves it, is cut off. Raises OSError."""
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._places = self._scan()
+
+    def of(self, index: int) -> dict[str, Any] | None:
+        """The line of a picture, as it was when the file was opened; None where there was none."""
+        found = self._places.execute("SELECT start, length FROM places WHERE id = ?", (index,)).fetchone()
+        return None if found is None else _parsed(os.pread(self._file, found[1], found[0]))
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line. Raises OSError."""
+        content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        while content:
+            content = content[os.write(self._file, content) :]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines that count, in the manifest's order."""
+        for start, length in self._scan().execute("SELECT start, length FROM places ORDER BY id"):
+            if line := _parsed(os.pread(self._file, length, start)):
+                yield line
+
+    def finish(self, scratch: Path) -> None:
+        """Put the file in the manifest's order, one line a picture, by way of the folder ``scratch``. Nothing can be appended after. Raises OSError."""
+        sorted_ = scratch / NAME
+        with sorted_.open("w", encoding="utf8") as stream:
+            for line in self.lines():
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        sorted_.replace(self.path)
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Done with."""
+        os.close(self._file)
+        self._places.close()
+
+    def _scan(self) -> sqlite3.Connection:
+        """Where the line of each index stands, the last of several: in a temporary file that goes with the connection."""
+        places = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        places.execute("PRAGMA journal_mode = OFF")
+        places.execute("CREATE TABLE places (id INTEGER PRIMARY KEY, start INTEGER, length INTEGER)")
+        places.execute("BEGIN")
+        start = 0
+        with open(self._file, "rb", closefd=False) as stream:
+            stream.seek(0)
+            for text in stream:
+                if not text.endswith(b"\n"):
+                    os.ftruncate(self._file, start)
+                elif line := _parsed(text):
+                    places.execute("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", (line["index"], start, len(text)))
+                start += len(text)
+        return places
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a finished file, as they stand."""
+    with path.open("rb") as stream:
+        yield from filter(None, map(_parsed, stream))
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """A line, None if it was damaged: its picture is made again."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and type(line.get("index")) is int else None

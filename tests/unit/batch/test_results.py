@@ -1,0 +1,52 @@
+"""results.jsonl: one line a picture, whatever was appended and however it was cut off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewstep.batch.results import NAME, Results
+
+
+def text(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@given(st.lists(st.integers(0, 9), max_size=40))
+def test_the_last_line_of_each_counts_in_the_manifests_order(tmp_path_factory: pytest.TempPathFactory, indices: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("results")
+    results = Results(folder / NAME)
+    for number, index in enumerate(indices):
+        results.add({"index": index, "number": number, "prompt": "ein Bär"})
+    last = {index: number for number, index in enumerate(indices)}
+    (folder / "scratch").mkdir()
+    results.finish(folder / "scratch")
+    results.close()
+    assert [(line["index"], line["number"]) for line in text(folder / NAME)] == sorted(last.items())
+    again = Results(folder / NAME)
+    assert {index: (again.of(index) or {}).get("number") for index in last} == last
+    again.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_half_a_line_is_cut_off_and_what_follows_is_whole(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / NAME
+    whole = b'{"index": 0}\n{"index": 1, "a": 2}\n'
+    path.write_bytes(whole[:-cut])
+    results = Results(path)
+    results.add({"index": 2})
+    results.close()
+    left = whole[:-cut].count(b"\n")
+    assert [line["index"] for line in text(path)] == [*range(left), 2]
+
+
+def test_a_damaged_line_is_no_line(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b'{"index": 0}\n\x00\xff{"ind\n[1]\n{"index": "1"}\n{"index": 2}\n')
+    results = Results(tmp_path / NAME)
+    assert [line["index"] for line in results.lines()] == [0, 2]
+    assert results.of(1) is None
+    results.close()
