@@ -20,12 +20,14 @@ from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.autoencoder import CropRecipe, batch, late
 from fewstep.distill.ema import Ema
+from fewstep.distill.outline import Part, plain
 from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype, pictures
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.watch import Watch
 from fewstep.distill.workers import spare
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.models.bundle import load_bundle, save_network
@@ -85,13 +87,22 @@ def train_autoencoder(path: Path, folder: Path, settings: Sequence[str] = ()) ->
         network.set_attn_processor(AttnProcessor())
         network.to(memory_format=torch.channels_last)
     studio = Studio(teacher, student, deviation, recipe)
+    watch = Watch(run, compact_outline(plan))
+    run.observers = watch.routines()
     complete(run, imitate_phase(studio, crops, precision), "imitate")
     if recipe.contest.turns:
         complete(run, sharpen_phase(studio, World(world.subjects, recipe.dials, plan.seed + 3), precision), "sharpen")
     if dist.rank() == 0:
         save_network(student, done)
+    watch.finish()
     dist.wait()
     return done
+
+
+def compact_outline(plan: CompactPlan) -> tuple[Part, ...]:
+    """Imitation, and the contest where there is one."""
+    recipe, size = plan.autoencoder, plan.autoencoder.batch_size
+    return plain("autoencoder", ("autoencoder/imitate", recipe.updates, size), ("autoencoder/sharpen", recipe.contest.turns, size))
 
 
 @torch.no_grad()

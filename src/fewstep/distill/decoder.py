@@ -21,12 +21,14 @@ from fewstep.distill import dist
 from fewstep.distill.decoded import Crops, Decoded
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import Latents, cache_key
+from fewstep.distill.outline import Part, plain
 from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.watch import Watch
 from fewstep.distill.workers import spare
 from fewstep.distill.world import DataRecipe, identity, open_world
 from fewstep.models.bundle import WEIGHTS, load_bundle
@@ -99,13 +101,22 @@ def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     decoded = Decoded(folder / "decoded", latents, vae, recipe.pictures, key, precision)
     torch.manual_seed(plan.seed)
     decoder = build_tiny(config).to(dist.device())
+    watch = Watch(run, decoder_outline(plan))
+    run.observers = watch.routines()
     complete(run, decoder_phase(decoder, decoded, recipe, precision), "decoder")
     if recipe.contest.turns:
         complete(run, sharpen_phase(decoder, decoded, recipe, precision), "sharpen")
     if dist.rank() == 0:
         save_tiny(decoder, folder, file_hash(model / "vae" / WEIGHTS))
+    watch.finish()
     dist.wait()
     return folder / TINY
+
+
+def decoder_outline(plan: DecoderPlan) -> tuple[Part, ...]:
+    """Imitation, and the contest where there is one."""
+    recipe, size = plan.decoder, plan.decoder.batch_size
+    return plain("decoder", ("decoder/imitate", recipe.updates, size), ("decoder/sharpen", recipe.contest.turns, size))
 
 
 def decoder_phase(decoder: TinyDecoder, decoded: Decoded, recipe: DecoderRecipe, precision: torch.dtype) -> Phase:

@@ -57,6 +57,15 @@ def mean(value: Tensor) -> float:
     return float(value)
 
 
+def agreed(flag: bool) -> bool:
+    """Whether any rank's flag is set: the same answer on all of them."""
+    if world() == 1:
+        return flag
+    votes = torch.tensor(float(flag), device=device())
+    distributed.all_reduce(votes)
+    return bool(votes > 0)
+
+
 def wait() -> None:
     """Wait for every rank."""
     if world() > 1:

@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 
 from fewstep.distill import dist
+from fewstep.distill.outline import Part, plain
 from fewstep.distill.pretrain import complete
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Phase
+from fewstep.distill.watch import Watch
 from fewstep.distill.workers import spare
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.evals.judge import JUDGE, Judge, judge_batch, judge_losses, judge_world, save_judge
@@ -55,8 +57,16 @@ def train_judge(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
         clip=1.0,
         workers=spare(),
     )
+    watch = Watch(run, judge_outline(plan))
+    run.observers = watch.routines()
     complete(run, phase, "judge")
     if dist.rank() == 0:
         save_judge(judge, folder / JUDGE)
+    watch.finish()
     dist.wait()
     return folder / JUDGE
+
+
+def judge_outline(plan: JudgePlan) -> tuple[Part, ...]:
+    """The one phase of a judge's training."""
+    return plain("judge", ("judge/recognise", plan.updates, plan.batch_size))

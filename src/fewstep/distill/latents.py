@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,11 @@ class Latents:
         wanted = bucket(np.random.default_rng((self.seed, 2, indices[0] // batch_size)).random(), self.side)
         size = wanted if wanted in sizes else sizes[0]  # a small cache may lack a bucket
         rows = [int(np.random.default_rng((self.seed, 3, index)).integers(len(self.latents[size]))) for index in indices]
+        return self.rows(size, rows, indices, scale, device)
+
+    def rows(self, size: tuple[int, int], rows: Sequence[int], indices: range, scale: float, device: torch.device) -> Samples:
+        """The cached pictures ``rows`` of the bucket ``size``, modulo how many it holds, as samples with these global indices."""
+        rows = [row % len(self.latents[size]) for row in rows]
         return Samples(
             latents=self.latents[size][rows].float().mul(scale).to(device),
             captions=[self.captions[size][row] for row in rows],

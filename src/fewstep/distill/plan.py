@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fewstep.distill.recipe import ASIDE
 from fewstep.distill.world import DataRecipe
 
 PHASES = ("mse", "convert", "warm", "conditional", "unconditional", "full")  # of a stage, in order; then the adapter, which no next stage sees
@@ -22,6 +23,7 @@ class Stage:
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
     convert: int = 0  # updates of the MSE conversion to x0-prediction
     mse: int = 0
+    mse_learning_rate: float = 0.0  # this stage's own; 0: the plan's
     warm: int = 0  # MSE before the contest, for small budgets: what adversarial updates would spend on getting near
     conditional: int = 0  # LoRA, conditional critic
     unconditional: int = 0  # the same LoRA, unconditional critic
@@ -62,6 +64,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class HealthRecipe:
+    """How a run watches itself (health.py)."""
+
+    every: int = 100  # updates between looks at fixed prompts; 0: none
+    stop: bool = True  # end the run where a rule says that going on is a waste
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"every = {self.every}: updates between two looks, 0 for none")
+
+
+@dataclass(frozen=True)
+class TrackingRecipe:
+    """Where metrics go beside metrics.jsonl. Both need the extra "trackers"."""
+
+    tensorboard: bool = False  # event files in DIR/tensorboard
+    wandb: str = ""  # a project of Weights & Biases, which the run then sends its metrics to
+
+
+@dataclass(frozen=True)
 class DistillPlan:
     """A recipe for ``fewstep distill``."""
 
@@ -83,9 +105,15 @@ class DistillPlan:
     r1_weight: float = 0.0
     r1_sigma: float = 0.05
     data: DataRecipe = field(default_factory=DataRecipe)
+    accumulate: int = field(default=1, metadata=ASIDE)  # parts that a batch is worked off in, where memory holds no whole one
+    checkpointing: bool = field(default=False, metadata=ASIDE)  # compute activations again going backwards instead of keeping them
+    health: HealthRecipe = field(default_factory=HealthRecipe, metadata=ASIDE)
+    tracking: TrackingRecipe = field(default_factory=TrackingRecipe, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         known: set[int] = set()
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate}: it divides batch_size = {self.batch_size}")
         if self.reuse < 1:
             raise ValueError(f"reuse = {self.reuse}: a batch is seen at least once")
         for index, stage in enumerate(self.stages):

@@ -22,12 +22,14 @@ from fewstep.distill import dist
 from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase
 from fewstep.distill.latents import Latents, cache_key, to_tensor
 from fewstep.distill.linear_start import linear_start
-from fewstep.distill.progress import reporter
-from fewstep.distill.recipe import read_recipe, recipe_hash
+from fewstep.distill.outline import Part, plain
+from fewstep.distill.plan import TrackingRecipe
+from fewstep.distill.recipe import ASIDE, read_recipe, recipe_hash
 from fewstep.distill.state import Run
 from fewstep.distill.teacher import TeacherRecipe, teacher_phase
 from fewstep.distill.text import TextRecipe, TextTowers, text_phase
 from fewstep.distill.trainer import Phase, Routine, train
+from fewstep.distill.watch import Watch
 from fewstep.distill.world import DataRecipe, captions, identity, open_world, words
 from fewstep.models.bundle import Bundle, Shape, build_bundle, load_bundle, save_bundle, save_weights
 from fewstep.models.weights import read_weights
@@ -52,6 +54,7 @@ class TeacherPlan:
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     text: TextRecipe = field(default_factory=TextRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    tracking: TrackingRecipe = field(default_factory=TrackingRecipe, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         if self.start and (self.shape, self.autoencoder, self.text) != (Shape(), AutoencoderRecipe(), TextRecipe()):
@@ -69,6 +72,8 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     model = folder / "model"
     if (model / "model_index.json").is_file():
         return model
+    watch = Watch(run, teacher_outline(plan), tracking=plan.tracking)
+    run.observers = watch.routines()
     world, precision = open_world(plan.data), dtype(plan.precision)
     bundle = load_bundle(find(plan.start), dist.device()) if plan.start else _foundation(run, plan, world, precision)
     before = bundle.stamp.pictures
@@ -88,8 +93,18 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     bundle.stamp = Stamp("teacher", 32, guidance_scale=plan.guidance_scale, base=bundle.hash, recipe=recipe_hash(plan), stage="teacher", pictures=seen)
     if dist.rank() == 0:
         save_bundle(bundle, model)
+    watch.finish()
     dist.wait()
     return model
+
+
+def teacher_outline(plan: TeacherPlan) -> tuple[Part, ...]:
+    """The phases that ``fewstep train`` carries out for a teacher."""
+    unet = plain("unet", ("teacher/denoise", plan.teacher.updates, plan.teacher.batch_size))
+    if plan.start:
+        return unet
+    autoencoder = plain("autoencoder", ("autoencoder/reconstruct", plan.autoencoder.updates, plan.autoencoder.batch_size))
+    return (*autoencoder, *plain("text", ("text/contrast", plan.text.updates, plan.text.batch_size)), *unet)
 
 
 def _foundation(run: Run, plan: TeacherPlan, world: World, precision: torch.dtype) -> Bundle:
@@ -112,7 +127,7 @@ def complete(run: Run, phase: Phase, name: str, routines: Sequence[Routine] = ()
     """Train ``phase`` to its end, leave its models in DIR/weights/NAME.safetensors, and go on from that file, averages in place."""
     path = run.folder / "weights" / f"{name}.safetensors"
     if phase.name not in run.state.done:
-        train(run, phase, [reporter(), *routines])
+        train(run, phase, [*routines, *run.observers])
         for model, average in phase.averages.items():
             average.copy_to(phase.models[model])
         if dist.rank() == 0:

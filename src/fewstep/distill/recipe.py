@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+ASIDE = {"aside": True}  # metadata of a recipe's fields that change nothing of what a run computes, but for rounding: no part of its hash
 
 
 class RecipeError(ValueError):
@@ -65,8 +66,10 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def recipe_hash(recipe: Any) -> str:
-    """The first 12 digits of the SHA-256 of a recipe's content: file layout and comments do not count."""
-    content = json.dumps(dataclasses.asdict(recipe), sort_keys=True, default=str)
+    """The first 12 digits of the SHA-256 of a recipe's content: file layout, comments and fields marked ``ASIDE`` do not count."""
+    aside = {field.name for field in dataclasses.fields(recipe) if field.metadata.get("aside")}
+    counted = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in aside}
+    content = json.dumps(counted, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

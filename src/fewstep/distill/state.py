@@ -3,6 +3,7 @@
     DIR/state.json                 where the run stands; names the checkpoint that belongs to it
     DIR/checkpoint-<n>.safetensors weights, averages and optimizer moments of the phase in progress
     DIR/metrics.jsonl              one line an update; cut back to the checkpoint's length on resume, so each line stands once
+    DIR/health.jsonl               one line a look at fixed prompts (probe.py); cut back likewise
     DIR/weights/*.safetensors      what finished stages leave behind
 
 A checkpoint is written whole under its own name first; renaming state.json is the one atomic act that makes it current.
@@ -10,14 +11,18 @@ A checkpoint is written whole under its own name first; renaming state.json is t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,6 +30,13 @@ from torch.optim import Optimizer
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
 from fewstep.distill.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from fewstep.distill.trainer import Routine
+
+
+class DiskFull(RuntimeError):
+    """The run's disk has no room; the message says how much was needed, and that the same command goes on."""
 
 
 @dataclass
@@ -39,6 +51,9 @@ class State:
     checkpoint: str = ""
     metrics_bytes: int = 0
     done: tuple[str, ...] = ()
+    health_bytes: int = 0
+    spent: dict[str, float] = field(default_factory=dict)  # seconds in each phase
+    stopped: str = ""  # why the run ended before its end; empty while it goes
 
 
 class Run:
@@ -60,27 +75,66 @@ class Run:
                 )
             self.state = State(**{**saved, "done": tuple(saved["done"])})
         dist.wait()  # every rank has read the state before rank 0 may change it
-        self._metrics = (self.folder / "metrics.jsonl" if dist.rank() == 0 else Path(os.devnull)).open("ab")
-        if dist.rank() == 0:
-            self._metrics.truncate(self.state.metrics_bytes)
+        self._metrics = self._open("metrics.jsonl", self.state.metrics_bytes)
+        self._health = self._open("health.jsonl", self.state.health_bytes)
+        self.latest: dict[str, Any] = {}  # the line that was logged last
+        self.observers: Sequence[Routine] = ()  # what acts beside the training in every phase
+        self.stopping: Exception | None = None  # what the trainer shall end the run with now, its state saved
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        self._metrics.write((json.dumps(line) + "\n").encode())
-        self._metrics.flush()
+        """Append one line to metrics.jsonl. Raises DiskFull."""
+        self.latest = dict(line)
+        self._append(self._metrics, line)
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Append one line to health.jsonl. Raises DiskFull."""
+        self._append(self._health, line)
+
+    def _open(self, name: str, length: int) -> BinaryIO:
+        stream = (self.folder / name if dist.rank() == 0 else Path(os.devnull)).open("ab")
+        if dist.rank() == 0:
+            stream.truncate(length)
+        return stream
+
+    def _append(self, stream: BinaryIO, line: Mapping[str, Any]) -> None:
+        content = (json.dumps(line) + "\n").encode()
+        with self._room(len(content)):
+            stream.write(content)
+            stream.flush()
+
+    @contextmanager
+    def _room(self, needed: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+                raise
+            free = shutil.disk_usage(self.folder).free
+            raise DiskFull(
+                f"{self.folder}: the disk is full ({needed / 1e6:.1f} MB were needed, {free / 1e6:.1f} MB are free): make room and give the same "
+                f"command again, it goes on from its last checkpoint"
+            ) from None
 
     def save(self, models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], averages: Mapping[str, Ema]) -> None:
-        """Write a checkpoint of everything that :meth:`load` needs to go on bit for bit."""
+        """Write a checkpoint of everything that :meth:`load` needs to go on bit for bit. Raises DiskFull, and leaves the last one as it was."""
         if dist.rank() != 0:
             return
+        previous, file = self.state.checkpoint, f"checkpoint-{self.state.phase.replace('/', '-')}-{self.state.update}.safetensors"
+        if file == previous:  # the same update gives the same bytes, and what is whole is not written over
+            return self._commit()
         tensors = {f"model/{name}/{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
         tensors |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
         tensors |= {f"optimizer/{name}/{key}": value for name, optimizer in optimizers.items() for key, value in _moments(optimizer).items()}
-        previous, name = self.state.checkpoint, f"checkpoint-{self.state.phase.replace('/', '-')}-{self.state.update}.safetensors"
-        save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, self.folder / name)
-        self.state.checkpoint = name
+        content = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+        try:
+            with self._room(sum(value.nbytes for value in content.values())):
+                save_file(content, self.folder / file)
+        except DiskFull:
+            (self.folder / file).unlink(missing_ok=True)
+            raise
+        self.state.checkpoint = file
         self._commit()
-        if previous and previous != name:
+        if previous:
             (self.folder / previous).unlink(missing_ok=True)
 
     def load(self, models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], averages: Mapping[str, Ema]) -> None:
@@ -95,6 +149,7 @@ class Run:
 
     def begin(self, phase: str) -> bool:
         """Turn to ``phase``; True if a checkpoint of it is there to load."""
+        self.state.stopped, self.stopping = "", None
         if self.state.phase == phase:
             return bool(self.state.checkpoint)
         self._clear(phase)
@@ -116,15 +171,20 @@ class Run:
             (self.folder / previous).unlink(missing_ok=True)
 
     def _commit(self) -> None:
-        self.state.metrics_bytes = self._metrics.tell()
-        write_text(self.folder / "state.json", json.dumps(asdict(self.state), indent=1))
+        self.state.metrics_bytes, self.state.health_bytes = self._metrics.tell(), self._health.tell()
+        content = json.dumps(asdict(self.state), indent=1)
+        with self._room(len(content)):
+            write_text(self.folder / "state.json", content)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

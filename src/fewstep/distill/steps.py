@@ -117,9 +117,18 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
     loss = losses.critic_loss(real, fake)
     if perturbed:
         loss = loss + task.r1_weight * losses.approximate_r1(real, perturbed[0])
-    right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-    distance = (target - made).square().mean().sqrt()
-    return {"loss": loss, "real": real.detach().float().mean(), "fake": fake.detach().float().mean(), "right": right, "distance": distance}
+    right_teacher, right_student = (real > 0).float().mean(), (fake < 0).float().mean()
+    return {
+        "loss": loss,
+        "real": real.detach().float().mean(),
+        "fake": fake.detach().float().mean(),
+        "right": (right_teacher + right_student) / 2,
+        "right_teacher": right_teacher,
+        "right_student": right_student,
+        "distance": (target - made).square().mean().sqrt(),
+        "variety": torch.cat([real, fake]).detach().float().std(correction=0),  # 0: the critic says the same of every picture
+        "spread": made.std() / target.std().clamp(min=1e-6),  # 1: the student's latents have the teacher's contrast
+    }
 
 
 def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +43,12 @@ class Phase:
     clip: float = 0.0  # largest gradient norm; 0: no limit
     precision: torch.dtype = torch.float32
     workers: int = 0  # processes that make batches ahead of time; ``batch`` must then leave the accelerator alone
+    accumulate: int = 1  # parts that a rank's share of a batch is worked off in; their gradients add up to those of the whole
 
 
 @dataclass(frozen=True)
 class Routine:
-    """Something to do every ``every`` updates or ``seconds`` seconds, and at the phase's end if ``last``."""
+    """Something to do every ``every`` updates or ``seconds`` seconds, and where the phase ends or is stopped if ``last``."""
 
     act: Callable[[Phase, Run], None]
     every: int = 0
@@ -56,28 +60,52 @@ class NonFinite(RuntimeError):
     """A loss is no longer a number; the message names the batch's position."""
 
 
+class Stopped(RuntimeError):
+    """A rule of health ended the run; its state is saved, and the message says which rule and what to do."""
+
+
+class Terminated(RuntimeError):
+    """The run was asked to end by SIGTERM; its state is saved, and the same command goes on."""
+
+
 def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds: float = 120.0) -> None:
     """Run ``phase`` to its end, from wherever its last checkpoint stands. A phase that is done is passed over.
 
-    Raises NonFinite, before any weight is touched, if a loss is not finite.
+    Raises NonFinite, before any weight is touched, if a loss is not finite, what a routine put into ``run.stopping``, and Terminated on SIGTERM:
+    all of them with the state saved. Raises DiskFull.
     """
     if phase.name in run.state.done:
         return
     if run.begin(phase.name):
         run.load(phase.models, phase.optimizers, phase.averages)
+    try:
+        with _heeding_sigterm(run):
+            _updates(run, phase, routines, save_seconds)
+    except (NonFinite, Stopped, Terminated) as error:
+        run.stopping, run.state.stopped = error, str(error)
+        run.save(phase.models, phase.optimizers, phase.averages)
+        for routine in routines:
+            if routine.last:
+                routine.act(phase, run)
+        raise
+
+
+def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: float) -> None:
     state, rates = run.state, {name: [group["lr"] for group in opt.param_groups] for name, opt in phase.optimizers.items()}
     saved = began = time.monotonic()
     due = {id(routine): began for routine in routines}
     left = [range(n * phase.batch_size, (n + 1) * phase.batch_size) for n in range(state.update, phase.updates)]
-    batches = each(phase.batch, [dist.share(indices) for indices in left], phase.workers)
+    parts = range(phase.accumulate)
+    batches = each(phase.batch, [dist.share(indices)[part :: phase.accumulate] for indices in left for part in parts], phase.workers)
     for indices in left:
         # ---- one update ----
         turn = phase.turns[state.update % len(phase.turns)]
-        losses = update(phase, turn, next(batches), indices, phase.learning_rate(state.update), rates[turn])
+        losses = update(phase, turn, [next(batches) for _ in parts], indices, phase.learning_rate(state.update), rates[turn])
         for name, average in phase.averages.items():
             average.update(phase.models[name])
         now = time.monotonic()
-        state.update, state.samples, state.seconds, began = state.update + 1, indices.stop, state.seconds + now - began, now
+        state.update, state.samples, state.seconds = state.update + 1, indices.stop, state.seconds + now - began
+        state.spent[phase.name], began = state.spent.get(phase.name, 0.0) + now - began, now
         run.log({"phase": phase.name, "turn": turn, "update": state.update, "samples": state.samples, **losses})
         # ---- whatever is due ----
         end = state.update == phase.updates
@@ -86,27 +114,49 @@ def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds
             if timely or (routine.every and state.update % routine.every == 0) or (routine.last and end):
                 due[id(routine)] = now
                 routine.act(phase, run)
+        if dist.agreed(run.stopping is not None):
+            raise run.stopping or Terminated("another rank was asked to end; the same command goes on")
         if end or now - saved >= save_seconds:
             run.save(phase.models, phase.optimizers, phase.averages)
             saved = now
 
 
-def update(phase: Phase, turn: str, batch: Any, indices: range, factor: float, rates: Sequence[float]) -> dict[str, float]:
-    """One step of the optimizer whose turn it is, on ``batch``, this rank's share of the samples ``indices``. Leaves no gradient behind. Returns the losses."""
+def update(phase: Phase, turn: str, parts: Sequence[Any], indices: range, factor: float, rates: Sequence[float]) -> dict[str, float]:
+    """One step of the optimizer whose turn it is, on ``parts``, this rank's share of the samples ``indices``. Leaves no gradient behind. Returns the losses."""
     optimizer = phase.optimizers[turn]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor
-    device = parameters[0].device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=phase.precision == torch.bfloat16):
-        losses = phase.losses(turn, batch)
-    values = {name: dist.mean(value.detach().float()) for name, value in losses.items()}
-    if not all(value == value and abs(value) != float("inf") for value in values.values()):
-        raise NonFinite(f"{phase.name}: the {turn}'s loss is not finite at samples {indices.start} to {indices.stop - 1}: {values}")
-    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    values: dict[str, float] = {}
+    for batch in parts:
+        with torch.autocast(parameters[0].device.type, dtype=torch.bfloat16, enabled=phase.precision == torch.bfloat16):
+            losses = phase.losses(turn, batch)
+        found = {name: dist.mean(value.detach().float()) for name, value in losses.items()}
+        if not all(value == value and abs(value) != float("inf") for value in found.values()):
+            optimizer.zero_grad(set_to_none=True)
+            raise NonFinite(f"{phase.name}: the {turn}'s loss is not finite at samples {indices.start} to {indices.stop - 1}: {found}")
+        values = {name: values.get(name, 0.0) + value / len(parts) for name, value in found.items()}
+        (losses["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
     dist.average(parameters)
     if phase.clip:
         values["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values
+
+
+@contextmanager
+def _heeding_sigterm(run: Run) -> Iterator[None]:
+    """SIGTERM asks the run to end after the update in progress. Only a process's main thread can hear it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(*_: Any) -> None:
+        run.stopping = Terminated("stopped by SIGTERM; the state is saved, and the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

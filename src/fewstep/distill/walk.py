@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +20,17 @@ from diffusers.models.attention_processor import AttnProcessor
 from fewstep.distill import dist, steps
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import Latents, Samples, cache_key
+from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.pretrain import complete, dtype, train_teacher
+from fewstep.distill.probe import Probe, Walker
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.steps import Task
 from fewstep.distill.teacher import FrozenText
-from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.trainer import Losses, Phase, Routine
+from fewstep.distill.watch import Watch
 from fewstep.distill.world import identity, open_world
 from fewstep.models.bundle import Bundle, load_bundle, load_weights, save_bundle, save_weights
 from fewstep.models.critic import Backbone, Critic
@@ -39,11 +42,13 @@ from fewstep.zoo.registry import find
 def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     """Carry out the recipe at ``path`` in the run ``folder`` and return the bundle with its students. Goes on where it was stopped.
 
-    Raises RecipeError, WeightsError or ModelError on what cannot be used, NonFinite if training diverges.
+    Raises RecipeError, WeightsError or ModelError on what cannot be used, NonFinite or Stopped if training diverges, Terminated, DiskFull.
     """
     dist.start()
     plan = read_recipe(path, DistillPlan, settings)
     run = Run(folder, recipe_hash(plan))
+    watch = Watch(run, outline_of(plan), plan.health, plan.tracking)
+    run.observers = watch.routines()
     bundle = load_bundle(_teacher(plan, path, folder), dist.device())
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(AttnProcessor())
@@ -51,11 +56,12 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     precision, world = dtype(plan.precision), open_world(plan.data)
     key = cache_key(identity(plan.data, world), bundle.vae, precision)
     latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, key, precision)
-    walk = Walk(plan, run, bundle, latents, FrozenText(bundle))
+    walk = Walk(plan, run, bundle, latents, FrozenText(bundle), watch.probes)
     student: Any = bundle.unet
     for stage in plan.stages:
         student = walk.stage(stage, student)
     walk.ship()
+    watch.finish()
     dist.wait()  # no rank says that the model is there before it is
     return folder / "model"
 
@@ -75,6 +81,7 @@ class Walk:
     bundle: Bundle
     latents: Latents
     text: FrozenText
+    probes: Callable[[Probe], list[Routine]] = lambda probe: []  # who looks at fixed prompts while a phase is trained
 
     def stage(self, stage: Stage, previous: Any) -> Any:
         """Carry out one stage from the ``previous`` student; returns the new one, whole and frozen."""
@@ -82,6 +89,7 @@ class Walk:
         student = copy.deepcopy(previous).train()
         if not path.is_file():
             student.requires_grad_(True)
+            self._spare_memory(student)
             task = self._task(stage, self._network(stage.teacher_steps))
             (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
             if dist.rank() == 0:
@@ -159,23 +167,26 @@ class Walk:
         )
 
     def _mse(self, stage: Stage, task: Task, student: Any) -> None:
-        complete(self.run, self._supervised(stage, "mse", student, lambda samples: steps.mse_losses(task, student, samples)), f"{stage.name}-mse")
+        phase = self._supervised(stage, "mse", student, lambda samples: steps.mse_losses(task, student, samples))
+        complete(self.run, phase, f"{stage.name}-mse", self._looks(stage, task, student))
 
     def _adversarial(self, stage: Stage, task: Task, student: Any) -> None:
         """Section 3.2 to 3.4: LoRA with the conditional critic, LoRA with the unconditional one, merge, then the whole UNet."""
+        looks = self._looks(stage, task, student)
         if stage.convert:
             frozen = copy.deepcopy(student).eval().requires_grad_(False)
             phase = self._supervised(stage, "convert", student, lambda samples: steps.convert_losses(task, student, frozen, samples))
-            complete(self.run, phase, f"{stage.name}-convert")
+            complete(self.run, phase, f"{stage.name}-convert", looks)
         if stage.warm:
             phase = self._supervised(stage, "warm", student, lambda samples: steps.landing_losses(task, student, samples))
-            complete(self.run, phase, f"{stage.name}-warm")
+            complete(self.run, phase, f"{stage.name}-warm", looks)
         low_rank = add_lora(student, self.plan.rank, self.plan.alpha, self.plan.seed + stage.steps)
         backbone = Backbone(self.bundle.unet)  # anew at each stage
+        self._spare_memory(backbone.unet)
         for name in ("conditional", "unconditional"):
             critic = Critic(backbone, conditional=name == "conditional", seed=self.plan.seed + stage.steps).to(self.bundle.device)
             optimizer = torch.optim.AdamW(low_rank, lr=self.plan.lora_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
-            complete(self.run, self._contest(stage, name, task, student, critic, optimizer), f"{stage.name}-{name}")
+            complete(self.run, self._contest(stage, name, task, student, critic, optimizer), f"{stage.name}-{name}", looks)
         fuse_lora(student)
         student.requires_grad_(True)
         if stage.late_weights:
@@ -183,20 +194,33 @@ class Walk:
         optimizer = torch.optim.AdamW(student.parameters(), lr=self.plan.full_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
         phase = self._contest(stage, "full", task, student, critic, optimizer)
         phase.averages = {"student": Ema(student, self.plan.ema)}
-        complete(self.run, phase, f"{stage.name}-full")
+        complete(self.run, phase, f"{stage.name}-full", looks)
 
     def _adapter(self, stage: Stage, task: Task, whole: Any) -> Any:
         """The teacher with the adapters that ship: the SVD of the whole student's change, taught what the low rank leaves out."""
         adapted = copy.deepcopy(self.bundle.unet).train()
+        self._spare_memory(adapted)
         add_lora(adapted, self.plan.ship_rank, self.plan.ship_rank)
         set_adapters(adapted, extract_lora(self.bundle.unet, whole, self.plan.ship_rank)[0])
         phase = self._supervised(stage, "adapter", adapted, lambda samples: steps.adapter_losses(task, adapted, whole, samples))
-        complete(self.run, phase, f"{stage.name}-adapter")
+        looks = self._looks(stage, Task(**{**vars(task), "teacher": whole, "teacher_steps": stage.steps}), adapted)
+        complete(self.run, phase, f"{stage.name}-adapter", looks)
         return adapted
+
+    def _spare_memory(self, unet: Any) -> None:
+        if self.plan.checkpointing:
+            unet.enable_gradient_checkpointing()
+
+    def _looks(self, stage: Stage, task: Task, student: Any) -> list[Routine]:
+        """A probe of ``student`` beside the task's teacher."""
+        learner = Walker(student, stage.steps, task.prediction_type)
+        teacher = Walker(task.teacher, task.teacher_steps, guidance_scale=task.guidance_scale)
+        return self.probes(Probe(self.bundle, self.latents, self.text, learner, teacher, dtype(self.plan.precision)))
 
     def _supervised(self, stage: Stage, name: str, student: Any, losses: Any) -> Phase:
         learnt = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learnt, lr=self.plan.mse_learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
+        rate = stage.mse_learning_rate or self.plan.mse_learning_rate
+        optimizer = torch.optim.AdamW(learnt, lr=rate, betas=(0.9, 0.999), weight_decay=0.0)
         period = -(-getattr(stage, name) // self.plan.reuse) * self.plan.batch_size if name in ("mse", "warm") else None
         phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples), period)
         phase.averages = {"student": Ema(student, self.plan.ema)}
@@ -240,4 +264,5 @@ class Walk:
             learning_rate=lambda update: constant(update, warmup=10),
             clip=1.0,
             precision=dtype(plan.precision),
+            accumulate=plan.accumulate,
         )

@@ -31,7 +31,7 @@ dl div { display: flex; gap: .4rem; }
 dd { margin: 0; color: var(--ink); overflow-wrap: anywhere; }
 .met { color: var(--good); }
 .missed { color: var(--bad); }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .8rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(var(--cell, 8rem), 100%), 1fr)); gap: .8rem; }
 figure { margin: 0; }
 img { width: 100%; height: auto; display: block; border-radius: 6px; }
 figcaption { font-size: .75rem; line-height: 1.3; margin-top: .25rem; color: var(--soft); }
@@ -42,18 +42,13 @@ FRAME = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fewstep: quality</title>
+<title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
-<h1>Quality, measured by the project itself</h1>
+<h1>{heading}</h1>
 <dl>{about}</dl>
-{table}
-<h2>Bars</h2>
-{bars}
-{grids}
-<h2>What the columns say</h2>
-<ul>{notes}</ul>
+{body}
 </body>
 </html>
 """
@@ -73,19 +68,25 @@ def page(results: Sequence[Result], bars: Sequence[Bar], about: Mapping[str, str
     """The whole page. Every text is escaped, every picture is a JPEG inside the file, and light or dark follows the reader's setting."""
     figures = [[called(result.name), *(column.cell(result) for column in COLUMNS)] for result in results]
     verdicts = [[bar.name, f"{bar.value:.3f}", f"{bar.needed:.2f}", "met" if bar.met else "not met"] for bar in bars]
-    return FRAME.format(
-        style=STYLE,
-        about="".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in about.items()),
-        table=_table(["row", *(column.heading for column in COLUMNS)], figures),
-        bars=_table(["bar", "value", "needed", "verdict"], verdicts),
-        grids="\n".join(f'<h2>{escape(called(name))}</h2>\n<div class="grid">{"".join(map(_figure, of))}</div>' for name, of in samples.items()),
-        notes="".join(f"<li><b>{escape(column.heading)}</b>: {escape(column.note)}</li>" for column in COLUMNS),
-    )
+    body = [
+        table(["row", *(column.heading for column in COLUMNS)], figures),
+        f"<h2>Bars</h2>\n{table(['bar', 'value', 'needed', 'verdict'], verdicts, {'met': 'met', 'not met': 'missed'})}",
+        *(f'<h2>{escape(called(name))}</h2>\n<div class="grid">{"".join(map(_figure, of))}</div>' for name, of in samples.items()),
+        f"<h2>What the columns say</h2>\n<ul>{''.join(f'<li><b>{escape(c.heading)}</b>: {escape(c.note)}</li>' for c in COLUMNS)}</ul>",
+    ]
+    return document("fewstep: quality", "Quality, measured by the project itself", about, "\n".join(body))
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    marks = {"met": ' class="met"', "not met": ' class="missed"'}
+def document(title: str, heading: str, about: Mapping[str, str], body: str) -> str:
+    """A page with a list of facts under its heading; every text but ``body``, which is HTML, is escaped."""
+    facts = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in about.items())
+    return FRAME.format(style=STYLE, title=escape(title), heading=escape(heading), about=facts, body=body)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], classes: Mapping[str, str] | None = None) -> str:
+    """A table of texts, which are escaped; cells that are a key of ``classes`` get that class."""
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    marks = {cell: f' class="{name}"' for cell, name in (classes or {}).items()}
     body = "".join(f"<tr>{''.join(f'<td{marks.get(cell, str())}>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -77,13 +77,13 @@ def steps(phase: Phase, count: int) -> list[dict[str, float]]:
     for number in range(count):
         indices, turn = range(number * phase.batch_size, (number + 1) * phase.batch_size), phase.turns[number % len(phase.turns)]
         rates = [group["lr"] for group in phase.optimizers[turn].param_groups]
-        logged.append(update(phase, turn, phase.batch(indices), indices, 1.0, rates))
+        logged.append(update(phase, turn, [phase.batch(indices)], indices, 1.0, rates))
     return logged
 
 
 def test_it_learns_latents_and_pictures() -> None:
     phase = imitate_phase(studio(), WORLD, torch.float32)
-    logged = [update(phase, "student", phase.batch(range(2)), range(2), 1.0, [4e-3]) for _ in range(60)]
+    logged = [update(phase, "student", [phase.batch(range(2))], range(2), 1.0, [4e-3]) for _ in range(60)]
     assert logged[-1]["encoded"] < 0.5 * logged[0]["encoded"] and logged[-1]["l1"] < 0.7 * logged[0]["l1"]
 
 

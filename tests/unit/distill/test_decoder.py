@@ -170,7 +170,7 @@ def test_the_loss_falls_and_who_answers_alike_has_none(decoded: Decoded) -> None
     logged = []
     for number in range(recipe.updates):
         indices = range(2 * number, 2 * number + 2)
-        logged.append(update(phase, "student", phase.batch(indices), indices, phase.learning_rate(number), [recipe.learning_rate]))
+        logged.append(update(phase, "student", [phase.batch(indices)], indices, phase.learning_rate(number), [recipe.learning_rate]))
     first, last = logged[0], {key: np.mean([line[key] for line in logged[-10:]]) for key in logged[0]}
     assert last["loss"] < 0.2 * first["loss"] and last["psnr"] > first["psnr"] + 10
 

@@ -210,7 +210,7 @@ def test_a_loss_that_is_infinite_in_a_logged_value_alone_stops_too() -> None:
     phase.losses = lambda turn, x: {"loss": phase.models["student"](x).sum(), "other": torch.tensor(float("inf"))}
     before = everything(phase)
     with pytest.raises(NonFinite, match="inf"):
-        update(phase, "student", phase.batch(range(4)), range(4), 1.0, [0.1])
+        update(phase, "student", [phase.batch(range(4))], range(4), 1.0, [0.1])
     assert equal(everything(phase), before)
 
 
@@ -218,7 +218,7 @@ def test_a_turn_moves_its_own_weights_and_leaves_no_gradient() -> None:
     phase = make_phase()
     for turn, other in (("student", "critic"), ("critic", "student")):
         mine, theirs = ([p.detach().clone() for p in phase.models[name].parameters()] for name in (turn, other))
-        update(phase, turn, phase.batch(range(4)), range(4), 1.0, [0.1])
+        update(phase, turn, [phase.batch(range(4))], range(4), 1.0, [0.1])
         assert not any(torch.equal(a, b) for a, b in zip(mine, phase.models[turn].parameters(), strict=True))
         assert all(torch.equal(a, b) for a, b in zip(theirs, phase.models[other].parameters(), strict=True))
         assert all(p.grad is None for model in phase.models.values() for p in model.parameters())
@@ -231,7 +231,7 @@ def test_learning_rate_is_a_factor_on_each_groups_own() -> None:
     )
     before = [p.detach().clone() for p in phase.models["student"].parameters()]
     phase.losses = lambda turn, x: {"loss": sum((p.sum() for p in phase.models["student"].parameters()), torch.zeros(()))}
-    update(phase, "student", phase.batch(range(4)), range(4), 0.1, [0.5, 0.25])
+    update(phase, "student", [phase.batch(range(4))], range(4), 0.1, [0.5, 0.25])
     for p, start, step in zip(phase.models["student"].parameters(), before, (0.05, 0.025), strict=True):
         torch.testing.assert_close(p.detach(), start - step)  # the gradient is one everywhere
 
@@ -249,7 +249,7 @@ def test_gradients_are_clipped_and_their_norm_is_logged() -> None:
     phase = make_phase(clip=1e-3)
     phase.optimizers["student"] = torch.optim.SGD(phase.models["student"].parameters(), lr=1.0)
     before = [p.detach().clone() for p in phase.models["student"].parameters()]
-    values = update(phase, "student", phase.batch(range(4)), range(4), 1.0, [1.0])
+    values = update(phase, "student", [phase.batch(range(4))], range(4), 1.0, [1.0])
     moved = torch.cat([(p.detach() - start).flatten() for p, start in zip(phase.models["student"].parameters(), before, strict=True)])
     assert values["grad_norm"] > 1e-3 and float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)
 

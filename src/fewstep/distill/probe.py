@@ -1,0 +1,166 @@
+"""A look at a run from the same prompts and seeds every time: the student's finished latents beside those of the teacher it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewstep.distill import dist
+from fewstep.distill.latents import Latents, Samples
+from fewstep.distill.state import Run
+from fewstep.distill.targets import grid
+from fewstep.distill.teacher import FrozenText
+from fewstep.distill.trainer import Phase
+from fewstep.engine.decode import decode
+from fewstep.models.bundle import Bundle
+from fewstep.models.guidance import denoiser
+from fewstep.models.prompt import Prompt
+from fewstep.sampler import sample
+from fewstep.schedule import PredictionType, alphas_cumprod
+
+PROMPTS, SEEDS = 4, 2  # few, for a look has to cost next to nothing
+MOST_STEPS = 32  # of the teacher: of a finer grid every so many-th level is taken, which ends at much the same picture
+ELSEWHERE = 2**41  # sample indices that no phase comes to
+BANDS = 3  # octaves of the spectrum, from the finest down
+WATCHED = 65_536  # weights that movement is measured on
+
+
+@dataclass(frozen=True)
+class Walker:
+    """A network and the grid that it is sampled on."""
+
+    unet: Any
+    steps: int
+    prediction_type: PredictionType = "epsilon"
+    guidance_scale: float = 0.0
+
+
+@dataclass
+class Probe:
+    """Looks at ``student`` beside ``teacher`` in a phase; what the teacher draws is drawn once."""
+
+    bundle: Bundle
+    latents: Latents
+    text: FrozenText
+    student: Walker
+    teacher: Walker
+    precision: torch.dtype
+    _wanted: Tensor | None = field(default=None, repr=False)
+    _before: tuple[str, Tensor] | None = field(default=None, repr=False)
+
+    def look(self, phase: Phase, run: Run) -> dict[str, float]:
+        """The figures of one look, which DIR/samples gets four pictures of. Trains nothing and draws on no generator that training uses.
+
+        Every rank measures how far the weights moved; the pictures are rank 0's alone.
+        """
+        moved = self._moved(phase)
+        if dist.rank():
+            return moved
+        samples = self._samples()
+        first = self._wanted is None
+        if self._wanted is None:
+            self._wanted = self._draw(self.teacher, samples)
+        made = self._draw(self.student, samples)
+        folder, stage = run.folder / "samples", phase.name.split("/")[0]
+        folder.mkdir(exist_ok=True)
+        if first:
+            self._strip(self._wanted, folder / f"{stage}-teacher.jpg")
+        self._strip(made, folder / f"{phase.name.replace('/', '-')}.jpg")
+        return {**moved, **compare(made, self._wanted, SEEDS), "teacher_spread": float(self._wanted.std() / samples.latents.std().clamp(min=1e-6))}
+
+    def _samples(self) -> Samples:
+        """The first captions of the largest bucket, each as often as there are seeds."""
+        size = max(self.latents.latents, key=lambda key: (len(self.latents.latents[key]), key))
+        rows = [row for row in range(PROMPTS) for _ in range(SEEDS)]
+        scale, device = float(self.bundle.vae.config.scaling_factor), self.bundle.device
+        return self.latents.rows(size, rows, range(ELSEWHERE, ELSEWHERE + len(rows)), scale, device)
+
+    @torch.no_grad()
+    def _draw(self, walker: Walker, samples: Samples) -> Tensor:
+        """Finished latents, float [PROMPTS · SEEDS, C, H, W]."""
+        with torch.autocast(self.bundle.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            return finish(walker, self.text(samples), samples)
+
+    def _strip(self, latents: Tensor, path: Path) -> None:
+        """One picture of each prompt, side by side, as a JPEG file."""
+        with torch.no_grad():
+            pictures = decode(self.bundle.vae, latents[::SEEDS].nan_to_num())
+        temporary = path.with_name(f".{path.name}.tmp")
+        Image.fromarray(np.concatenate(list(pictures), axis=1)).save(temporary, "JPEG", quality=88)
+        temporary.replace(path)
+
+    def _moved(self, phase: Phase) -> dict[str, float]:
+        """‖w - w'‖ / ‖w‖ since the last look of the same phase, over some of the weights that the student's optimizer moves."""
+        now = some_weights(phase)
+        before, self._before = self._before, (phase.name, now)
+        if before is None or before[0] != phase.name:
+            return {}
+        return {"moved": float((now - before[1]).norm() / now.norm().clamp(min=1e-12))}
+
+
+def finish(walker: Walker, prompt: Prompt, samples: Samples) -> Tensor:
+    """Finished latents from the samples' own noise (purpose 6), float like the latents."""
+    steps = min(walker.steps, MOST_STEPS)
+    levels = grid(steps)
+    times = [(levels[k], levels[k - 1]) for k in range(steps, 0, -1)]
+    denoise = denoiser(walker.unet, prompt, samples.time_ids, walker.guidance_scale)
+    scale = float((1 - alphas_cumprod()[levels[-1]]) ** 0.5)
+    frames = sample(lambda x, t: denoise(x, t).float(), samples.noise(6), times, prediction_type=walker.prediction_type, start_scale=scale)
+    return list(frames)[-1].latents
+
+
+def compare(made: Tensor, wanted: Tensor, seeds: int) -> dict[str, float]:
+    """The student's finished latents [P · S, C, H, W] against the teacher's of the same prompts and noise, each prompt's ``seeds`` in a row.
+
+    ``endpoint`` is the rms distance between the two over the teacher's deviation, ``spread`` the ratio of their deviations, ``shift`` of their means
+    over the deviation, ``diversity`` the ratio of the rms distances between seeds of a prompt, ``band1`` the ratio of the power in the finest
+    octave of the spectrum, and so on.
+    """
+    deviation = wanted.std().clamp(min=1e-6)
+    powers = zip(spectrum(made), spectrum(wanted), strict=True)
+    figures = {
+        "endpoint": (made - wanted).square().mean().sqrt() / deviation,
+        "spread": made.std() / deviation,
+        "shift": (made.mean() - wanted.mean()) / deviation,
+        "diversity": apart(made, seeds) / apart(wanted, seeds).clamp(min=1e-6),
+        **{f"band{band}": ours / theirs.clamp(min=1e-12) for band, (ours, theirs) in enumerate(powers, start=1)},
+    }
+    return {name: float(value) for name, value in figures.items()}
+
+
+def apart(latents: Tensor, seeds: int) -> Tensor:
+    """The rms distance between two seeds of the same prompt, over all pairs, for latents [P · S, C, H, W]."""
+    grouped = latents.reshape(-1, seeds, latents[0].numel())
+    pairs = (grouped[:, :, None] - grouped[:, None]).square().mean(-1)
+    return (pairs.sum() / (len(grouped) * seeds * (seeds - 1))).sqrt()
+
+
+def spectrum(latents: Tensor, bands: int = BANDS) -> list[Tensor]:
+    """Mean power in octaves of spatial frequency, the finest first and all that is coarser in the last, constants left out: they sum to
+    what the latents [B, C, H, W] have in variance over space.
+    """
+    power = torch.fft.fft2(latents.float(), norm="ortho").abs().square().mean((0, 1)) / latents[0, 0].numel()
+    rows, columns = (torch.fft.fftfreq(side, device=latents.device).abs() for side in latents.shape[-2:])
+    radius = torch.maximum(rows[:, None], columns[None])  # 0.5: changes with every position
+    edges = [0.5 / 2**band for band in range(bands)]
+    found = [power[(radius <= edge) & (radius > edge / 2)].sum() for edge in edges[:-1]]
+    return [*found, power[(radius <= edges[-1]) & (radius > 0)].sum()]
+
+
+def some_weights(phase: Phase) -> Tensor:
+    """Up to WATCHED of the numbers that the student's optimizer moves, spread over all its tensors: float [N]."""
+    parameters = [p for group in phase.optimizers["student"].param_groups for p in group["params"]]
+    return torch.cat(list(_strided(parameters)))
+
+
+def _strided(parameters: list[torch.nn.Parameter]) -> Iterator[Tensor]:
+    stride = max(sum(p.numel() for p in parameters) // WATCHED, 1)
+    for parameter in parameters:
+        yield parameter.detach().flatten()[::stride].float().clone()

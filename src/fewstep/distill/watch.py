@@ -1,0 +1,110 @@
+"""Who watches a run beside the training: lights and stop rules, progress with the time left, the report, trackers. None changes what is computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fewstep.distill import dist
+from fewstep.distill.health import Monitor
+from fewstep.distill.outline import OUTLINE, Part, seconds_left, write_outline
+from fewstep.distill.page import REPORT, report
+from fewstep.distill.plan import HealthRecipe, TrackingRecipe
+from fewstep.distill.state import Run, write_text
+from fewstep.distill.status import STATUS, sentence
+from fewstep.distill.tracking import tracker
+from fewstep.distill.trainer import Phase, Routine, Stopped
+
+if TYPE_CHECKING:
+    from fewstep.distill.probe import Probe
+
+
+class Watch:
+    """Watches ``run``, which has ``parts`` to do: put :meth:`routines` into ``run.observers``."""
+
+    def __init__(self, run: Run, parts: Sequence[Part], health: HealthRecipe | None = None, tracking: TrackingRecipe | None = None) -> None:
+        self.run, self.parts, self.health = run, tuple(parts), health or HealthRecipe(every=0, stop=False)
+        self.monitor = Monitor()
+        asked = tracking if tracking and dist.rank() == 0 else TrackingRecipe()
+        self.tracker = tracker(asked, run.folder, run.state.recipe)
+        self._before = {part.name: sum(earlier.updates for earlier in self.parts[:index]) for index, part in enumerate(self.parts)}
+        if dist.rank() == 0:
+            write_text(run.folder / OUTLINE, write_outline(self.parts))
+
+    def routines(self) -> list[Routine]:
+        """What is due in every phase, in order."""
+        return [
+            Routine(self._judge, every=1),
+            Routine(self._tell, seconds=10.0, last=True),
+            Routine(self._report, seconds=120.0, last=True),
+        ]
+
+    def probes(self, probe: Probe) -> list[Routine]:
+        """A look by ``probe`` whenever one is due, and at a phase's end."""
+        return [Routine(partial(self._look, probe), every=self.health.every, last=True)] if self.health.every else []
+
+    def finish(self) -> None:
+        """Say that the run is done."""
+        if dist.rank() == 0:
+            self._write_status("", 0, 0)
+            write_text(self.run.folder / REPORT, report(self.run.folder))
+        self.tracker.close()
+
+    def _judge(self, phase: Phase, run: Run) -> None:
+        self.monitor.take(run.latest)
+        self.tracker.log({key: value for key, value in run.latest.items() if isinstance(value, float)}, run.latest["turn"], self._position(phase))
+        self._stop_if_told(run)
+
+    def _look(self, probe: Probe, phase: Phase, run: Run) -> None:
+        line = {"phase": phase.name, "update": run.state.update, **probe.look(phase, run)}
+        self.monitor.look(line)
+        run.note(line)
+        self.tracker.log({key: value for key, value in line.items() if isinstance(value, float)}, "look", self._position(phase))
+        self._stop_if_told(run)
+
+    def _stop_if_told(self, run: Run) -> None:
+        if self.health.stop and run.stopping is None and (why := self.monitor.verdict()):
+            run.stopping = Stopped(f"{why}; the state is saved, --set health.stop=false goes on regardless")
+
+    def _tell(self, phase: Phase, run: Run) -> None:
+        if dist.rank() == 0:
+            self._write_status(phase.name, phase.updates, phase.batch_size)
+            print(sentence(json.loads((run.folder / STATUS).read_text(encoding="utf8"))), flush=True)
+
+    def _report(self, phase: Phase, run: Run) -> None:
+        if dist.rank() == 0:
+            write_text(run.folder / REPORT, report(run.folder))
+
+    def _position(self, phase: Phase) -> int:
+        """Updates since the run's first, by the outline: the same on resume."""
+        return self._before.get(phase.name, 0) + self.run.state.update
+
+    def _write_status(self, phase: str, updates: int, batch_size: int) -> None:
+        state = self.run.state
+        seconds = state.spent.get(phase, 0.0)
+        stages = list(dict.fromkeys(part.name.split("/")[0] for part in self.parts))
+        stage = phase.split("/")[0]
+        content = {
+            "state": "stopped" if self.run.stopping else "running" if phase else "done",
+            "why": str(self.run.stopping or ""),
+            "phase": phase,
+            "stage": stages.index(stage) + 1 if stage in stages else len(stages),
+            "stages": len(stages),
+            "update": state.update,
+            "updates": updates,
+            "pictures": state.samples,
+            "pictures_per_second": state.update * batch_size / seconds if seconds else None,
+            "seconds": state.seconds,
+            "seconds_left": seconds_left(self.parts, state.spent, state.done, phase, state.update) if phase else 0.0,
+            "lights": [asdict(light) for light in self.monitor.lights()],
+            "time": time.time(),
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        write_text(self.run.folder / STATUS, json.dumps(content, indent=1))
