@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.engine.options import parse_outpaint, parse_size, prompts_of, read_image, requests_of
+from fewstep.batch.command import batch
+from fewstep.engine.options import parse_outpaint, parse_pair, parse_size, prompts_of, read_image, requests_of
 from fewstep.engine.request import ASPECTS, BACKENDS, RequestError
 
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
 
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
     ("fewstep.engine.request", "RequestError"): BAD_INPUT,
     ("fewstep.zoo.registry", "ModelError"): BAD_INPUT,
@@ -28,9 +29,20 @@ EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
     ("fewstep.engine.backends", "BackendError"): BAD_INPUT,
     ("fewstep.distill.recipe", "RecipeError"): BAD_INPUT,
     ("fewstep.distill.trainer", "NonFinite"): FAILED,
+    ("fewstep.distill.trainer", "Stopped"): FAILED,
+    ("fewstep.distill.state", "DiskFull"): FAILED,
+    ("fewstep.distill.trainer", "Terminated"): INTERRUPTED,
 }
 
-EXTRAS = {"torch": "sdxl", "diffusers": "sdxl", "transformers": "sdxl", "onnx": "onnx", "onnxscript": "onnx"}  # by what is not there
+EXTRAS = {  # by what is not there
+    "torch": "sdxl",
+    "diffusers": "sdxl",
+    "transformers": "sdxl",
+    "accelerate": "sdxl",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "pyarrow": "parquet",
+}
 
 app = typer.Typer(
     help="Text-to-image in 1, 2, 4 or 8 steps.",
@@ -88,7 +100,9 @@ def generate(
     aspect: Annotated[str | None, typer.Option(metavar="|".join(ASPECTS), help="Shape, instead of a size.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .png, .webp or .jpg file, or a folder.")] = None,
     kind: Annotated[str | None, typer.Option("--format", metavar="png|webp|jpeg", help="Of files in a folder.  [default: png]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="A known name, a diffusers folder or a .safetensors file.  [default: emoji]", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="A known name, a folder, a file or a Hub id.  [default: emoji]", show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What few-step weights are put on, instead of their own base.")] = None,
+    few_step: Annotated[str | None, typer.Option(metavar="NAME:STEPS", help="Few-step weights for a base: lightning-lora:4, or a LoRA's file.")] = None,
     backend: Annotated[str | None, typer.Option(metavar="|".join(BACKENDS), help="Who computes.  [default: auto]", show_default=False)] = None,
     decoder: Annotated[str | None, typer.Option(metavar="full|tiny", help="Who turns latents into pixels.  [default: full]", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the first there is by default.")] = None,
@@ -101,35 +115,51 @@ def generate(
     outpaint: Annotated[str | None, typer.Option(metavar="L,T,R,B", help="Extend it by so many pixels: left, top, right, bottom.")] = None,
     blend: Annotated[str | None, typer.Option(metavar="PROMPT", help="A second prompt to mix in.")] = None,
     blend_weight: Annotated[float | None, typer.Option(metavar="0..1", help="Its share.  [default: 0.5]", show_default=False)] = None,
+    prompt_2: Annotated[str | None, typer.Option("--prompt-2", metavar="PROMPT", help="What the second text encoder reads instead.")] = None,
+    negative: Annotated[str | None, typer.Option(metavar="PROMPT", help="What to lead the picture away from.")] = None,
+    nag_scale: Annotated[float | None, typer.Option(metavar="1..100", help="How far, by attention.  [default: 2]", show_default=False)] = None,
+    guidance_scale: Annotated[float | None, typer.Option(metavar="W", help="Classifier-free guidance, above 1; takes twice the time.")] = None,
+    literal: Annotated[bool, typer.Option("--literal", help="Take brackets and braces in prompts for themselves.")] = False,
+    original_size: Annotated[str | None, typer.Option(metavar="WxH", help="Tell the model of this size before scaling.")] = None,
+    crop: Annotated[str | None, typer.Option(metavar="L,T", help="Tell it of so many pixels cut off on the left and above.")] = None,
+    target_size: Annotated[str | None, typer.Option(metavar="WxH", help="Tell it of this size as wanted.")] = None,
     variation_seed: Annotated[int | None, typer.Option(metavar="N", help="Another seed, to go some of the way to.")] = None,
     variation: Annotated[float | None, typer.Option(metavar="0..1", help="How much of the way.")] = None,
     transparent: Annotated[bool, typer.Option("--transparent", help="Cut the flat background out.")] = False,
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="A LoRA over the weights, at 1 or that. May be repeated.")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Put all pictures into one as well, with an atlas in FILE.json.")] = None,
 ) -> None:
     """Make pictures of prompts."""
+    from fewstep.engine.adapters import find_again, given_loras
     from fewstep.engine.run import again, generate
 
     given: dict[str, Any] = {"image": image and read_image(image, "--image"), "mask": mask and read_image(mask, "--mask")}
     wanted: dict[str, Any] = {"seed": seed, "steps": steps, "aspect": aspect, "blend": blend, "blend_weight": blend_weight}
     wanted |= {"variation_seed": variation_seed, "variation": variation, "strength": strength, "outpaint": parse_outpaint(outpaint)}
+    wanted |= {"prompt_2": prompt_2, "negative": negative, "nag_scale": nag_scale, "guidance_scale": guidance_scale}
+    wanted |= {"original_size": parse_pair(original_size, "--original-size"), "crop": parse_pair(crop, "--crop", ",")}
+    wanted["target_size"] = parse_pair(target_size, "--target-size")
     record: Record | None = None
     if source is not None:
-        if prompts or count != 1 or transparent or any(v is not None for v in (file, size, backend, decoder, device, sheet, *wanted.values())):
-            raise RequestError("--from repeats a picture as it was made: give it alone, with --image, --mask, --out, --format, --model or --json at most")
-        record, kind = again(source, out, kind, model)
-        requests = [record.again(**given)]
+        if prompts or count != 1 or transparent or literal or any(v is not None for v in (file, size, backend, decoder, device, sheet, *wanted.values())):
+            raise RequestError("--from repeats a picture as it was made: give it alone, at most with --image, --mask, --lora, --out, --format, --model, --json")
+        record, kind = again(source, out, kind, model or base)
+        requests = [record.again(**given, loras=find_again(record.loras or (), lora or [], (source.parent, Path())))]
     else:
         width, height = (None, None) if size is None else parse_size(size)
-        requests = requests_of(prompts_of(prompts, file), count, width=width, height=height, transparent=transparent, **wanted, **given)
-    name = model or (record.model if record else "emoji")
-    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, backend or "auto", decoder or "full", device))
+        wanted |= {"transparent": transparent, "literal": literal, "loras": given_loras(lora or [])}
+        requests = requests_of(prompts_of(prompts, file), count, width=width, height=height, **wanted, **given)
+    name = model or (record.model if record and not base else "emoji")
+    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, backend or "auto", decoder or "full", device, base, few_step))
 
 
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to bind; others than this machine's own need --api-key or --no-auth.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    model: Annotated[str, typer.Option(help="A known name, a diffusers folder or a .safetensors file.")] = "emoji",
+    model: Annotated[str, typer.Option(help="A known name, a diffusers folder, a .safetensors file or an id on the Hub.")] = "emoji",
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What few-step weights are put on, instead of their own base.")] = None,
+    few_step: Annotated[str | None, typer.Option(metavar="NAME:STEPS", help="Few-step weights for a base: lightning-lora:4, or a LoRA's file.")] = None,
     api_key: Annotated[list[str] | None, typer.Option(envvar="FEWSTEP_API_KEY", help="Answer only who gives it. May be repeated.")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer everybody, on any address.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A name that this server is known by. May be repeated.")] = None,
@@ -137,6 +167,7 @@ def serve(
     rate: Annotated[
         str | None, typer.Option(metavar="N/minute", help="Requests of one client, or off.  [default: off; 300/minute on other addresses]", show_default=False)
     ] = None,
+    lora_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer the LoRAs in this folder, by name.")] = None,
     checker: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Asked about every prompt and picture; see docs/serving.md.")] = None,
 ) -> None:
     """Serve the studio, pictures over HTTP and live sessions over a WebSocket."""
@@ -145,15 +176,18 @@ def serve(
     access = Access(host, tuple(api_key or ()), no_auth, tuple(allow_host or ()), tuple(allow_origin or ()), rate)
     from fewstep.serve.run import run
 
-    run(port, model, access, checker)
+    run(port, model, access, checker, base, few_step, lora_dir)
+
+
+app.command()(batch)
 
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="A known name or a folder.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="A known name, a folder or an id on the Hub.")] = None,
     subjects: Annotated[bool, typer.Option("--subjects", help="Print the subjects it can draw, one a line.")] = False,
 ) -> None:
-    """List the models, or say what one can do."""
+    """List the known models with licence, size and what is on this disk, or say what one can do and what to type to fetch it."""
     from fewstep.engine.listing import describe, known, taught
 
     if name is None:
@@ -207,10 +241,26 @@ def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> Non
 
 
 @app.command()
-def distill(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
-    """Distil students from a teacher, stage by stage, or a smaller autoencoder or decoder, as a recipe says. Goes on where it was stopped."""
+def distill(
+    words: Annotated[list[str], typer.Argument(metavar="RECIPE | status RUN", help="What to do, or the folder of a run to look at.")],
+    run: RunFolder = None,
+    settings: Settings = None,
+    json: Annotated[Path | None, typer.Option(help="With status: write it as JSON.")] = None,
+) -> None:
+    """Distil students from a teacher, stage by stage, or a smaller autoencoder or decoder, as a recipe says. Goes on where it was stopped.
+
+    "fewstep distill status RUN" says from another terminal how a run is doing.
+    """
+    if words[0] == "status" and len(words) == 2:
+        from fewstep.distill.status import show
+
+        print("\n".join(show(Path(words[1]), json)))
+        return
+    if len(words) != 1 or json is not None:
+        raise RequestError(f"fewstep distill {' '.join(words)}: give one recipe, or status and the folder of a run")
     from fewstep.distill.recipe import trained_by
 
+    recipe = Path(words[0])
     if (kind := trained_by(recipe)) == "autoencoder":
         from fewstep.distill.compact import train_autoencoder as work
     elif kind == "decoder":
@@ -244,8 +294,8 @@ def evaluate(
 def export(
     model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")],
     steps: Annotated[int, typer.Option(help="Which student.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    to: Annotated[str, typer.Option(help="diffusers, lora, onnx or graphs.")] = "diffusers",
+    out: Annotated[Path, typer.Option(help="Folder to write, or a .safetensors file.")],
+    to: Annotated[str, typer.Option(help="diffusers, unet, lora, single-file, onnx or graphs.")] = "diffusers",
 ) -> None:
     """Write one student for other tools."""
     from fewstep.engine.model import check_choice, open_model

@@ -14,6 +14,7 @@ import numpy as np
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 TRAIN_TIMESTEPS = 1000
 CLEAN = -1
+CONSISTENCY_STEPS = 50  # evaluations of the solver that consistency models were distilled over: their timesteps lie on its grid
 
 
 @cache
@@ -46,9 +47,60 @@ def trailing_timesteps(steps: int) -> list[int]:
     return [int(t) - 1 for t in np.round(np.arange(TRAIN_TIMESTEPS, 0, -stride))[:steps]]
 
 
-def pairs(timesteps: list[int] | tuple[int, ...]) -> list[tuple[int, int]]:
-    """(t, t_next) for each network evaluation; the last one leads to ``CLEAN``."""
-    return list(zip(timesteps, [*timesteps[1:], CLEAN], strict=True))
+def leading_timesteps(steps: int) -> list[int]:
+    """The timesteps of SDXL's own scheduler, diffusers' ``timestep_spacing="leading"`` with ``steps_offset=1``: 50 -> [981, 961, ... 1].
+
+    Raises ValueError unless 1 <= steps <= 1000.
+    """
+    if not 1 <= steps <= TRAIN_TIMESTEPS:
+        raise ValueError(f"steps = {steps}: give a number from 1 to {TRAIN_TIMESTEPS}")
+    stride = TRAIN_TIMESTEPS // steps
+    offset = min(1, TRAIN_TIMESTEPS - 1 - stride * (steps - 1))  # a thousand steps leave no room for one
+    return [stride * i + offset for i in reversed(range(steps))]
+
+
+def consistency_timesteps(steps: int) -> list[int]:
+    """The timesteps of diffusers' LCM and TCD schedulers: evenly over the 50 of their solver, 4 -> [999, 759, 499, 259].
+
+    Raises ValueError unless 1 <= steps <= 50.
+    """
+    if not 1 <= steps <= CONSISTENCY_STEPS:
+        raise ValueError(f"steps = {steps}: give a number from 1 to {CONSISTENCY_STEPS}")
+    stride = TRAIN_TIMESTEPS // CONSISTENCY_STEPS
+    return [TRAIN_TIMESTEPS - 1 - stride * (i * CONSISTENCY_STEPS // steps) for i in range(steps)]
+
+
+def pairs(timesteps: list[int] | tuple[int, ...], end: int = CLEAN) -> list[tuple[int, int]]:
+    """(t, t_next) for each network evaluation; the last one leads to ``end``."""
+    return list(zip(timesteps, [*timesteps[1:], end], strict=True))
+
+
+def ancestral_shares(timesteps: list[int] | tuple[int, ...]) -> tuple[float, ...]:
+    """The share of the noise that Euler's ancestral sampler draws anew after each evaluation; the last draws none.
+
+    It splits σ'² = σ_down² + σ_up² with σ_up² = σ'²(σ² - σ'²)/σ² (k-diffusion, ``get_ancestral_step``), σ² = (1-ᾱ)/ᾱ. The share is
+    σ_up/σ' = √(1 - (σ'/σ)²): scaling by √ᾱ' leads from its latents to ours and changes no proportion.
+    """
+    squares = [(1 - alpha_bar(t)) / alpha_bar(t) for t in timesteps]
+    return (*((1 - after / before) ** 0.5 for before, after in zip(squares, squares[1:], strict=False)), 0.0)
+
+
+def trajectory_shares(timesteps: list[int] | tuple[int, ...], eta: float) -> tuple[float, ...]:
+    """The share of the noise that TCD's sampler (arXiv 2402.19159, gamma = ``eta``) draws anew after each evaluation; the last draws none.
+
+    It goes down to s = ⌊(1-η)·t'⌋ along the flow and from there up to t' with new noise: √(1-ᾱ'/ᾱ_s) of √(1-ᾱ').
+    """
+    below = [(alpha_bar(t), alpha_bar(int((1 - eta) * t))) for t in timesteps[1:]]
+    return (*(((1 - after / lower) / (1 - after)) ** 0.5 for after, lower in below), 0.0)
+
+
+def boundary_scales(t: Any, scaling: float) -> tuple[Any, Any]:
+    """(c_skip, c_out) that hold a consistency model to its boundary, f(x, 0) = x (arXiv 2310.04378): f = c_skip·x + c_out·x0.
+
+    c_skip = d²/(s² + d²), c_out = s/√(s² + d²) with s = ``scaling``·t and d = 0.5, as in diffusers' LCMScheduler.
+    """
+    square = (scaling * t) ** 2 + 0.25
+    return 0.25 / square, scaling * t / square**0.5
 
 
 def add_noise(x0: Any, epsilon: Any, alpha_bar: Any) -> Any:

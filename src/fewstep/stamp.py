@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fewstep.schedule import TRAIN_TIMESTEPS, PredictionType, start_scale, trailing_timesteps
+from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, leading_timesteps, pairs, start_scale, trailing_timesteps
 
 KEY = "fewstep"  # of the JSON record in the metadata
 KINDS = ("teacher", "unet", "lora")
+SPACINGS = {"trailing": trailing_timesteps, "leading": leading_timesteps}
 
 
 class StepMismatch(ValueError):
@@ -28,9 +30,12 @@ class Stamp:
     kind: Literal["teacher", "unet", "lora"]
     steps: int
     prediction_type: PredictionType = "epsilon"
-    timesteps: tuple[int, ...] = ()  # the network evaluations; empty: trailing over ``steps``
+    timesteps: tuple[int, ...] = ()  # the network evaluations; empty: ``steps`` of them by ``spacing``
     start_scale: float = dataclasses.field(default_factory=start_scale)
-    fresh: float = 0.0  # share of the noise drawn anew between steps
+    fresh: float | tuple[float, ...] = 0.0  # share of the noise drawn anew between steps, or one for each evaluation, of which the last leads to the end
+    end: int = CLEAN  # where the last evaluation leads: 0 for families whose scheduler stops at the lowest noise
+    boundary: float = 0.0  # scaling of t in a consistency model's boundary condition; 0: it has none
+    spacing: Literal["trailing", "leading"] = "trailing"
     guidance_scale: float = 0.0  # classifier-free guidance to use; 0: none, as for every student
     base: str = ""  # hash of the weights that a LoRA applies to, and that a student was distilled from
     alpha: float = 0.0  # of a LoRA
@@ -44,20 +49,50 @@ class Stamp:
             raise ValueError(f"kind = {self.kind!r} is none of {', '.join(KINDS)}")
         if self.prediction_type not in get_args(PredictionType):
             raise ValueError(f"prediction_type = {self.prediction_type!r} is none of {', '.join(get_args(PredictionType))}")
-        numbers = {name: getattr(self, name) for name in ("start_scale", "fresh", "guidance_scale", "alpha")}
-        for name, value in numbers.items():
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing = {self.spacing!r} is none of {', '.join(SPACINGS)}")
+        shares = self.fresh if isinstance(self.fresh, tuple) else (self.fresh,)
+        numbers = [(name, getattr(self, name)) for name in ("start_scale", "guidance_scale", "alpha", "boundary")]
+        for name, value in numbers + [("fresh", share) for share in shares]:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} = {value!r} is no number from 0 up")
-        if self.fresh > 1:
+        if any(share > 1 for share in shares):
             raise ValueError(f"fresh = {self.fresh}: it is a share, between 0 and 1")
         if type(self.steps) is not int or any(type(t) is not int or not 0 <= t < TRAIN_TIMESTEPS for t in self.timesteps):
             raise ValueError(f"steps = {self.steps!r}, timesteps = {self.timesteps!r}: steps are a whole number, timesteps lie from 0 to 999")
         if list(self.timesteps) != sorted(set(self.timesteps), reverse=True):
             raise ValueError(f"timesteps = {self.timesteps!r}: they fall from one evaluation to the next")
         if not self.timesteps:
-            object.__setattr__(self, "timesteps", tuple(trailing_timesteps(self.steps)))
+            object.__setattr__(self, "timesteps", tuple(SPACINGS[self.spacing](self.steps)))
         if len(self.timesteps) != self.steps:
             raise ValueError(f"{self.steps} steps, but {len(self.timesteps)} timesteps")
+        if isinstance(self.fresh, tuple) and len(self.fresh) != self.steps:
+            raise ValueError(f"{self.steps} steps, but {len(self.fresh)} shares of fresh noise")
+        if type(self.end) is not int or not CLEAN <= self.end < self.timesteps[-1]:
+            raise ValueError(f"end = {self.end!r}: it lies below the last timestep, {self.timesteps[-1]}")
+
+    def walk(self, start: int = 0) -> dict[str, Any]:
+        """What ``fewstep.sampler.sample`` takes besides the network and the noise, from evaluation number ``start`` on.
+
+        Where some are passed over, latents at the level of the next one stand in for the noise, and are not scaled.
+        """
+        return {
+            "times": pairs(self.timesteps, self.end)[start:],
+            "prediction_type": self.prediction_type,
+            "start_scale": 1.0 if start else self.start_scale,
+            "fresh": self.fresh[start:] if isinstance(self.fresh, tuple) else self.fresh,
+            "boundary": self.boundary,
+        }
+
+    @property
+    def sampler(self) -> str:
+        """The name that other tools know this walk by: Euler, Euler a, LCM, TCD or DDIM."""
+        shares = self.fresh if isinstance(self.fresh, tuple) else (self.fresh,)
+        if self.boundary or shares == (1.0,):
+            return "LCM"
+        if isinstance(self.fresh, tuple):
+            return "Euler a" if self.end == CLEAN else "TCD"
+        return "Euler" if self.end == CLEAN else "DDIM"
 
     def check(self, steps: int, name: str = "these weights") -> None:
         """Raises StepMismatch, naming the flag to use, unless ``steps`` is what the weights were trained for. A teacher takes any number."""
@@ -85,7 +120,9 @@ class Stamp:
 
 
 def file_hash(path: Path) -> str:
-    """The first 12 digits of a file's SHA-256."""
+    """The first 12 digits of a file's SHA-256. A large file in the Hub's cache is a link to one that has it for its name."""
+    if Path(path).is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name := Path(path).resolve().name):
+        return name[:12]
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while chunk := stream.read(1 << 20):

@@ -85,7 +85,7 @@ except SystemExit: print(time.process_time())"""
 def test_every_verb_is_there(fewstep: Run) -> None:
     answer = fewstep("--help")
     assert answer.code == 0
-    for verb in ("generate", "models", "doctor", "data", "train", "distill", "evaluate", "export"):
+    for verb in ("generate", "batch", "models", "doctor", "data", "train", "distill", "evaluate", "export"):
         assert f"  {verb} " in answer.out
         assert fewstep(verb, "--help").code == 0
 

@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 
 from fewstep.sampler import Frame, sample
-from fewstep.schedule import CLEAN, add_noise, alpha_bar, alphas_cumprod, epsilon_from_x0, pairs, start_scale, trailing_timesteps, v_from
+from fewstep.schedule import (
+    CLEAN,
+    add_noise,
+    alpha_bar,
+    alphas_cumprod,
+    ancestral_shares,
+    boundary_scales,
+    epsilon_from_x0,
+    pairs,
+    start_scale,
+    trailing_timesteps,
+    trajectory_shares,
+    v_from,
+)
 
 MEAN, SPREAD = 1.5, 0.4
 
@@ -140,6 +153,45 @@ def test_fresh_noise_keeps_the_noise_level(fresh: float) -> None:
     (frame, *_) = walk(lambda x, t: x / (1 - alpha_bar(t)) ** 0.5, noise, pairs([999, 499]), fresh=fresh, renoise=lambda step: rng.standard_normal(200_000))
     assert frame.latents.var() == pytest.approx(1 - float(alphas_cumprod()[499]), rel=0.01)
     assert np.corrcoef(frame.latents, noise)[0, 1] == pytest.approx((1 - fresh**2) ** 0.5, abs=0.01)
+
+
+def test_an_ancestral_walk_is_k_diffusions() -> None:
+    """Euler's ancestral step as it is written down in σ, y = x / √ᾱ: down to σ_down along the slope, then σ_up of new noise."""
+    times = trailing_timesteps(4)
+    sigmas = [((1 - alpha_bar(t)) / alpha_bar(t)) ** 0.5 for t in times] + [0.0]
+    drawn = {step: np.random.default_rng(step).standard_normal(64) for step in (1, 2, 3)}
+    y = sigmas[0] * NOISE
+    for step, (t, sigma, after) in enumerate(zip(times, sigmas, sigmas[1:], strict=False), start=1):
+        up = (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5
+        down = (after**2 - up**2) ** 0.5
+        epsilon = perfect()(y / (sigma**2 + 1) ** 0.5, t)
+        y = y + (down - sigma) * epsilon + (up * drawn[step] if after else 0)
+    frames = walk(perfect(), NOISE, pairs(times), fresh=ancestral_shares(times), renoise=drawn.__getitem__)
+    np.testing.assert_allclose(frames[-1].latents, y, atol=1e-12)
+
+
+@pytest.mark.parametrize("shares", [ancestral_shares([999, 499, 249]), trajectory_shares([999, 499, 249], 0.3), trajectory_shares([999, 499, 249], 1.0)])
+def test_shares_are_shares_and_the_last_is_none(shares: tuple[float, ...]) -> None:
+    assert len(shares) == 3 and all(0 < share <= 1 for share in shares[:-1]) and shares[-1] == 0
+
+
+def test_tcd_without_gamma_draws_nothing() -> None:
+    assert trajectory_shares([999, 499, 249], 0.0) == (0.0, 0.0, 0.0)
+
+
+def test_a_consistency_model_keeps_its_boundary() -> None:
+    """f(x, 0) = x, and far from it the network has all the say."""
+    assert boundary_scales(0, 10.0) == (1.0, 0.0)
+    skip, out = boundary_scales(999, 10.0)
+    assert skip < 1e-8 and out == pytest.approx(1, abs=1e-8)
+    (frame,) = walk(lambda x, t: 0 * x, NOISE, [(1, CLEAN)], prediction_type="sample", boundary=1.0)
+    np.testing.assert_allclose(frame.x0, 0.2 * start_scale() * NOISE)  # 0.25 / (1 + 0.25) of the input
+
+
+def test_a_walk_may_end_above_the_clean_picture() -> None:
+    (frame,) = walk(perfect(), NOISE, pairs([999], end=0))
+    assert frame.t == 0
+    np.testing.assert_allclose(frame.latents, add_noise(frame.x0, epsilon_from_x0(start_scale() * NOISE, frame.x0, alpha_bar(999)), alpha_bar(0)))
 
 
 def test_fresh_noise_without_a_source_is_refused() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fewstep.schedule import start_scale, trailing_timesteps
 from fewstep.stamp import KEY, KINDS, Stamp, StepMismatch, file_hash
+from fewstep.zoo.known import KNOWN
 
 STAMPS = st.builds(
     lambda kind, steps, prediction, fresh, guidance, texts, phases, pictures: Stamp(
@@ -63,6 +64,49 @@ def test_defaults_follow_the_schedule() -> None:
     assert stamp.fresh == 0 and stamp.guidance_scale == 0
 
 
+ROWS = [one.row for known in KNOWN.values() for one in known.weights] + [row for known in KNOWN.values() for row in (known.rows or {}).values()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind}-{row.steps}-{row.timesteps[-1]}")
+def test_the_row_of_every_family_fits_a_stamp(row: Stamp) -> None:
+    assert Stamp.from_metadata(row.to_metadata()) == row
+
+
+def test_a_walk_from_the_middle_is_the_end_of_the_whole_one() -> None:
+    """Latents at the level of the next evaluation stand in for the noise: they are not scaled, and what is drawn anew is not shifted."""
+    stamp = Stamp(kind="unet", steps=4, fresh=(0.9, 0.8, 0.7, 0.0), start_scale=0.5, end=0, boundary=10.0)
+    whole, rest = stamp.walk(), stamp.walk(2)
+    assert rest["times"] == whole["times"][2:] == [(499, 249), (249, 0)]
+    assert rest["fresh"] == (0.7, 0.0) and (whole["start_scale"], rest["start_scale"]) == (0.5, 1.0)
+    assert {key: whole[key] for key in ("prediction_type", "boundary")} == {key: rest[key] for key in ("prediction_type", "boundary")}
+
+
+def test_walks_go_by_the_names_that_other_tools_have() -> None:
+    names = {(name, one.row.kind, one.row.steps): one.row.sampler for name, known in KNOWN.items() for one in known.weights}
+    assert names["sdxl-lightning", "unet", 1] == names["sdxl-lightning-lora", "lora", 4] == "Euler"
+    assert names["hyper-sd", "lora", 4] == "DDIM" and names["hyper-sd", "lora", 1] == "TCD"
+    assert names["hyper-sd", "unet", 1] == names["dmd2", "unet", 4] == names["lcm-lora", "lora", 5] == "LCM"
+    assert {row.sampler for row in (KNOWN["sdxl-turbo"].rows or {}).values()} == {"Euler a"}
+
+
+def test_a_teachers_grid_follows_its_spacing() -> None:
+    teacher = Stamp(kind="teacher", steps=50, spacing="leading")
+    assert teacher.timesteps[:2] == (981, 961) and teacher.timesteps[-1] == 1
+    fewer = dataclasses.replace(teacher, steps=25, timesteps=())
+    assert fewer.timesteps[:2] == (961, 921) and fewer.timesteps[-1] == 1
+
+
+def test_a_link_in_the_hubs_cache_is_hashed_by_its_name(tmp_path: Path) -> None:
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / digest).write_bytes(content)
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / digest)
+    assert file_hash(tmp_path / "model.safetensors") == file_hash(tmp_path / digest) == digest[:12]
+    (tmp_path / "short").write_bytes(content)
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "short")
+    assert file_hash(tmp_path / "link.safetensors") == digest[:12]
+
+
 @pytest.mark.parametrize("kind", ["unet", "lora"])
 def test_another_step_count_is_refused_and_the_flag_named(kind: str) -> None:
     stamp = Stamp(kind=kind, steps=4)  # type: ignore[arg-type]
@@ -107,6 +151,13 @@ def test_files_without_a_stamp_have_none(metadata: dict[str, str] | None) -> Non
         '{"kind": "unet", "steps": 4, "start_scale": NaN}',
         '{"kind": "unet", "steps": 4, "start_scale": "1"}',
         '{"kind": "unet", "steps": 4, "fresh": 2}',
+        '{"kind": "unet", "steps": 2, "fresh": [0.5]}',
+        '{"kind": "unet", "steps": 2, "fresh": [2, 0]}',
+        '{"kind": "unet", "steps": 1, "fresh": ["all"]}',
+        '{"kind": "unet", "steps": 1, "end": 999}',
+        '{"kind": "unet", "steps": 1, "end": -2}',
+        '{"kind": "unet", "steps": 1, "boundary": -1}',
+        '{"kind": "unet", "steps": 1, "spacing": "linspace"}',
         '{"kind": "lora", "steps": 4, "alpha": null}',
     ],
 )

@@ -32,9 +32,10 @@ def report() -> Iterator[tuple[str, str]]:
         yield "device", f"torch cannot be used: {error}"
     yield "threads", f"{cores()} of {os.cpu_count()} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
     try:
-        for entry in entries():
-            what = f"{entry.megabytes:.1f} MB in {entry.folder}, students for {listed(entry.steps) if entry.steps else 'no'} steps"
-            yield f"model {entry.name}", what if entry.present else f"not in this installation ({entry.folder})"
+        for one in entries():
+            if one.state != "not here" or not one.known.repo:
+                steps = f", students for {listed(one.steps)} steps" if one.steps else ""
+                yield f"model {one.known.name}", f"{one.megabytes:.1f} MB{steps}, {one.state}{f' ({one.folder})' if one.folder else ''}"
     except ModelError as error:
         yield "models", str(error)
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,18 +14,23 @@ import numpy as np
 from PIL import Image
 
 from fewstep import __version__
+from fewstep.engine.adapters import find_stack
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
 from fewstep.engine.clock import Clock
 from fewstep.engine.matte import cut_out
 from fewstep.engine.model import Model, check_choice, open_model
-from fewstep.engine.noise import drawing
+from fewstep.engine.noise import Draws, drawing
 from fewstep.engine.record import Record
-from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Picture, Request, RequestError, Settled
+from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Loras, Picture, Request, RequestError, Settled
+from fewstep.engine.steering import Steering, scales, time_ids
+from fewstep.engine.wording import read
 from fewstep.engine.words import hints, read_words
+from fewstep.models.adapters import TEXT
+from fewstep.models.stack import Stack, key_of
 from fewstep.sampler import sample
-from fewstep.schedule import add_noise, alpha_bar, pairs
+from fewstep.schedule import add_noise, alpha_bar
 
-REMEMBERED = 64  # prompts whose embeddings are kept, and images whose latents are
+REMEMBERED = 64  # prompts whose embeddings are kept, unless more are asked for, and images whose latents are
 
 
 class Engine:
@@ -35,10 +40,12 @@ class Engine:
         if decoder not in model.decoders():
             raise RequestError(f"decoder = {decoder!r}: {model.limits.name} has no reduced decoder; leave --decoder at full")
         self.model, self.backend, self.decoder = model, backend, decoder
+        self.remembered = REMEMBERED  # prompts whose embeddings are kept
         self._others = list(others)  # backends to go on with if this one turns out not to work
         self._hashes: dict[int, str] = {}
-        self._prompts: OrderedDict[str, Any] = OrderedDict()
-        self._images: OrderedDict[str, Any] = OrderedDict()
+        self._loras: Loras = ()
+        self._prompts: OrderedDict[Hashable, Any] = OrderedDict()
+        self._images: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
     def load(
@@ -49,22 +56,41 @@ class Engine:
         backend: str = "auto",
         device: str | None = None,
         threads: int | None = None,
+        base: str | None = None,
+        few_step: str | None = None,
+        loras: Loras = (),
     ) -> Engine:
-        """Load ``model``: a known name, a diffusers folder or a stamped .safetensors file.
+        """Load ``model``: a known name, a diffusers folder, few-step weights in a .safetensors file, or an id of the Hub that is in its cache.
 
+        ``few_step``, such as "lightning-lora:4" or a LoRA's file, is put on ``base``, or on ``model`` where that is not given, and
+        ``loras``, each a file and a weight, over it for requests that do not name their own (:meth:`use_loras`).
         ``steps`` is for requests that do not say (None: 4 where the model has that). ``device`` is the first there is of cuda, mps and
         cpu unless given, ``threads`` all the cores there are. Raises RequestError, ModelError, StepMismatch, WeightsError or BackendError,
         each a sentence, on what cannot be had.
         """
         check_choice("decoder", decoder, DECODERS)
-        found = open_model(str(model), steps)
+        found = open_model(str(model), steps, base, few_step)
         opened = open_backend(found, backend, device, threads)
-        return cls(found, opened, decoder, slower(opened) if backend == "auto" else ())
+        engine = cls(found, opened, decoder, slower(opened) if backend == "auto" else ())
+        engine.use_loras(loras)
+        return engine
 
     @property
     def limits(self) -> Limits:
         """Sizes and step counts that this model can do, and whether it can begin from an image here."""
-        return dataclasses.replace(self.model.limits, no_images=self.backend.no_images)
+        return dataclasses.replace(self.model.limits, no_images=self.backend.no_images, count=self.backend.count, stack=self._stack)
+
+    def use_loras(self, loras: Loras) -> None:
+        """Put ``loras``, (file, weight) each, over the weights, for requests that do not name their own; none takes all off, to the bit.
+
+        In whatever order they are given the pictures are the same. The model stays loaded; the weights change with the next picture, whose
+        timings say how long that took ("adapters"). Raises RequestError on a file that cannot be used with this model.
+        """
+        find_stack(self.model, (), loras, self.limits.default_steps)
+        self._loras = tuple(loras)
+
+    def _stack(self, loras: Loras | None, steps: int) -> Stack:
+        return find_stack(self.model, self._loras, loras, steps)
 
     def hints(self, prompt: str) -> list[str]:
         """Sentences about words of ``prompt`` that the model was not taught; none for a model that does not say what it was taught."""
@@ -119,13 +145,14 @@ class Engine:
                 for row, settled in enumerate(batch)
             ]
 
-    def repeat(self, record: Record, image: Image.Image | None = None, mask: Image.Image | None = None) -> Picture:
-        """Make the picture of ``record`` again: the same bytes on the same machine. One that was begun from an image needs that and its mask.
+    def repeat(self, record: Record, image: Image.Image | None = None, mask: Image.Image | None = None, loras: Loras = ()) -> Picture:
+        """Make the picture of ``record`` again: the same bytes on the same machine. One that was begun from an image needs that and its mask,
+        one with LoRAs their files at the record's weights.
 
         The batch it was made in is filled with copies and as many threads are used, for kernels differ by both in the last bits.
         Raises RequestError if the weights or the image are not those of the record.
         """
-        settled = self.limits.settle(record.again(image, mask))
+        settled = dataclasses.replace(self.limits.settle(record.again(image, mask, loras)), template=record.template)
         record.check_source(settled)
         own = self._hash(settled.steps)
         if own != record.hash:
@@ -146,27 +173,22 @@ class Engine:
     def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
         """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures."""
         first, count = batch[0], len(batch)
-        backend = self._ready(first.steps, decoder)
+        stamp, factor = self.model.stamp(first.steps), self.limits.factor
+        guidance_scale, nag_scale = scales(first, stamp.guidance_scale)
+        backend, adapting = self._ready(first, decoder, nag_scale is not None)
         clock = Clock(backend)
         prompts = [self._prompt(settled) for settled in batch]
-        timings = {"text": clock.lap()}
-        stamp, factor = self.model.stamp(first.steps), self.limits.factor
-        drawn = [drawing(settled.seed, settled.variation_seed, settled.variation) for settled in batch]
+        negatives = [self._encode((one.negative,), one.literal, first.chunks[1], one.loras) for one in batch if one.negative is not None]
+        steering = Steering(guidance_scale, nag_scale, np.array([time_ids(settled) for settled in batch], np.float32), negatives or None)
+        timings = {**adapting, "text": clock.lap()}
         shape = (1, self.model.channels, first.height // factor, first.width // factor)
-
-        def noise(_: int = 0) -> Any:
-            """A picture's own noise, whatever else is in the batch: drawn on the CPU, exactly as diffusers does with one generator."""
-            return backend.array(np.concatenate([draw(shape) for draw in drawn]))
-
-        x = noise()
+        draws = Draws([partial(drawing, settled.seed, settled.variation_seed, settled.variation) for settled in batch], shape)
+        x = backend.array(draws(0))
         walk = partial(
             sample,
-            backend.denoiser(first.steps, prompts, first.width, first.height, stamp.guidance_scale),
-            times=pairs(stamp.timesteps)[first.start :],
-            prediction_type=stamp.prediction_type,
-            start_scale=1.0 if first.start else stamp.start_scale,
-            fresh=stamp.fresh,
-            renoise=noise,
+            backend.denoiser(first.steps, prompts, steering),
+            renoise=lambda step: backend.array(draws(step)),
+            **stamp.walk(first.start),
         )
         if any(settled.source for settled in batch):
             latents, masks = self._sources(batch, shape)
@@ -185,18 +207,19 @@ class Engine:
         timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
         yield (
             frame.x0,
-            [
-                self._picture(settled, image, timings, stamp.guidance_scale, decoder, count, row)
-                for row, (settled, image) in enumerate(zip(batch, images, strict=True))
-            ],
+            [self._picture(settled, image, timings, steering, decoder, count, row) for row, (settled, image) in enumerate(zip(batch, images, strict=True))],
         )
 
-    def _ready(self, steps: int, decoder: str) -> Backend:
-        """The backend with what these step count and decoder need, or the next that has it where the engine may choose."""
+    def _ready(self, settled: Settled, decoder: str, attends: bool) -> tuple[Backend, dict[str, float]]:
+        """(The backend with what pictures like ``settled`` need, or the next that has it where the engine may choose; the seconds that a
+        change of LoRAs took, with what was loaded for it, if there was one).
+        """
         while True:
             try:
-                self.backend.prepare(steps, decoder)
-                return self.backend
+                began = time.perf_counter()
+                changed = self.backend.adapt(settled.loras)
+                self.backend.prepare(settled.steps, decoder, attends)
+                return self.backend, {"adapters": time.perf_counter() - began} if changed else {}
             except (BackendError, MemoryError) as error:
                 if not self._others:
                     raise
@@ -210,12 +233,14 @@ class Engine:
                 self._prompts.clear()
                 self._images.clear()
 
-    def _picture(self, settled: Settled, pixels: np.ndarray, timings: dict[str, float], guidance_scale: float, decoder: str, batch: int, row: int) -> Picture:
+    def _picture(self, settled: Settled, pixels: np.ndarray, timings: dict[str, float], steering: Steering, decoder: str, batch: int, row: int) -> Picture:
         record = Record.of(
             settled,
             model=self.limits.name,
             hash=self._hash(settled.steps),
-            guidance_scale=guidance_scale,
+            guidance_scale=steering.guidance_scale,
+            nag_scale=steering.nag_scale,
+            sampler=None if (name := self.model.stamp(settled.steps).sampler) == "Euler" else name,
             version=__version__,
             backend=self.backend.name,
             device=self.backend.device,
@@ -233,15 +258,18 @@ class Engine:
 
     def _prompt(self, settled: Settled) -> Any:
         """What a picture is of: its prompt, or as far on the straight line to its blend as its weight says, pooled text included."""
-        first = self._encode(settled.prompt)
+        encode = partial(self._encode, literal=settled.literal, chunks=settled.chunks[0], loras=settled.loras)
+        first = encode((settled.prompt, settled.prompt_2))
         if settled.blend is None or settled.blend_weight is None:
             return first
-        second, near, far = self._encode(settled.blend), 1 - settled.blend_weight, settled.blend_weight
+        second, near, far = encode((settled.blend,)), 1 - settled.blend_weight, settled.blend_weight
         return type(first)(near * first.embeds + far * second.embeds, near * first.pooled + far * second.pooled)
 
-    def _encode(self, prompt: str) -> Any:
-        """One prompt, encoded alone so that its batch makes no difference."""
-        return _remembered(self._prompts, prompt, partial(self.backend.encode, prompt))
+    def _encode(self, texts: Sequence[str | None], literal: bool = False, chunks: int = 1, loras: Stack = ()) -> Any:
+        """One prompt, encoded alone so that its batch makes no difference. Where there is a second text, the second encoder reads that."""
+        said = [read(text, literal) for text in texts if text is not None]
+        words = said[0], said[-1]
+        return _remembered(self._prompts, (words, chunks, key_of(loras, *TEXT)), partial(self.backend.encode, words, chunks), self.remembered)
 
     def _sources(self, batch: Sequence[Settled], shape: tuple[int, ...]) -> tuple[Any, Any]:
         """(latents [B, C, H/f, W/f] of the images, masks [B, 1, H/f, W/f] of what is made anew); zeros and ones for a picture without an image.
@@ -264,13 +292,13 @@ class Engine:
         return self._hashes[steps]
 
 
-def _remembered(store: OrderedDict[str, Any], key: str, make: Callable[[], Any]) -> Any:
+def _remembered(store: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[], Any], most: int = REMEMBERED) -> Any:
     """What ``store`` has for ``key``, or else ``make`` makes; it keeps the last few."""
     if key in store:
         store.move_to_end(key)
     else:
         store[key] = make()
-        if len(store) > REMEMBERED:
+        if len(store) > most:
             store.popitem(last=False)
     return store[key]
 

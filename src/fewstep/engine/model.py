@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.engine.parts import find_parts
 from fewstep.engine.request import TEACHER_STEPS, Limits, RequestError, listed
-from fewstep.models.weights import FILE, TINY
+from fewstep.models.weights import FILE, TINY, find_weights
 from fewstep.stamp import Stamp, file_hash
-from fewstep.zoo.registry import INDEX, KNOWN, ModelError, base_of, find, peek, students
+from fewstep.zoo.registry import ModelError, peek
 
 DEFAULT_STEPS = 4
 UNET = Path("unet") / FILE
@@ -26,61 +28,56 @@ class Model:
     base: Stamp
     limits: Limits
     channels: int  # of its latents
+    rows: dict[int, Stamp] = field(default_factory=dict)  # how students are sampled whose files do not say
+    file: Path | None = None  # that all its weights are in, where that is one; then the folder has its configurations and tokenizers
+
+    @property
+    def unet(self) -> Path:
+        """The weights of its own UNet, or the file that they are in."""
+        return self.file or find_weights(self.folder / "unet")
+
+    def weights(self, steps: int) -> Path:
+        """The file whose weights denoise in ``steps`` steps."""
+        return self.students.get(steps, self.unet)
 
     def stamp(self, steps: int) -> Stamp:
         """How the weights for ``steps`` steps are sampled; a teacher's are the same for every number of steps."""
         path = self.students.get(steps)
         if path is None:
             return dataclasses.replace(self.base, steps=steps, timesteps=())
-        return (None if path == self.folder / UNET else peek(path)) or self.base
+        return self.rows.get(steps) or (None if path == self.unet else peek(path)) or self.base
 
     def decoders(self) -> tuple[str, ...]:
         """What turns its latents into pictures: "full", and "tiny" where it has a reduced decoder."""
-        return ("full", "tiny") if (self.folder / TINY / FILE).is_file() else ("full",)
+        return ("full", "tiny") if self.file is None and (self.folder / TINY / FILE).is_file() else ("full",)
 
     def hash(self, steps: int) -> str:
-        """The hash of the weights that denoise in ``steps`` steps."""
-        return file_hash(self.students.get(steps, self.folder / UNET))
+        """The hash of the weights that denoise in ``steps`` steps; of a LoRA that does not say what it applies to, with its base's."""
+        own, stamp = file_hash(self.weights(steps)), self.stamp(steps)
+        if stamp.kind != "lora" or stamp.base:
+            return own
+        return hashlib.sha256(f"{own} on {file_hash(self.unet)}".encode()).hexdigest()[:12]
 
 
-def open_model(model: str = "emoji", steps: int | None = None) -> Model:
-    """Find ``model`` (a known name, a diffusers folder, a stamped .safetensors file) and read what it can do.
+def open_model(model: str = "emoji", steps: int | None = None, base: str | None = None, few_step: str | None = None) -> Model:
+    """Find ``model`` (a known name, a diffusers folder, few-step weights in a .safetensors file, an id on the Hub) and read what it can do.
 
-    ``steps`` is what requests get that do not say; None is 4 where the model has that. Raises ModelError on files that cannot be
-    used, StepMismatch where a single file is asked for other steps than its own, RequestError on a step count that is not there.
+    ``steps`` is what requests get that do not say; None is 4 where the model has that. ``base`` is what few-step weights are put on instead
+    of their own, ``few_step`` the weights to put on it ("lightning-lora:4", or a file). Raises ModelError on files that are not there or
+    cannot be used, StepMismatch on a step count that weights were not made for, RequestError on one that is not there.
     """
-    path = find(model)
-    name = model if model in KNOWN else path.stem if path.is_file() else path.name
-    single = path if path.is_file() else None
-    folder = base_of(path) if single else path
-    if not (folder / INDEX).is_file():
-        raise ModelError(f"{folder} is no model: it holds no {INDEX}; give a diffusers folder, or one of {', '.join(KNOWN)}")
-    base = (peek(folder / UNET) if (folder / UNET).is_file() else None) or Stamp(kind="teacher", steps=32, guidance_scale=5.0)
-    if single:
-        stamp = peek(single)
-        if stamp is None:
-            raise ModelError(f"{single} does not say how many steps it was trained for: give a file that fewstep wrote, or a diffusers folder")
-        if steps is not None:
-            stamp.check(steps, str(single))
-        if stamp.kind == "teacher":
-            raise ModelError(f"{single} is a teacher's UNet alone: give the diffusers folder it belongs to")
-        files, teacher = {stamp.steps: single}, False
-    elif base.kind != "teacher":  # a folder that was exported for one step count
-        if steps is not None:
-            base.check(steps, name)
-        files, teacher = {base.steps: folder / UNET}, False
-    else:
-        files, teacher = students(folder), True
-    channels, factor, native = _geometry(folder)
-    default = steps if steps is not None else _default(tuple(files))
-    limits = Limits(name, factor, native, tuple(files), teacher, default)
+    parts = find_parts(model, steps, base, few_step)
+    channels, factor, native = _geometry(parts.folder)
+    default = steps if steps is not None else parts.default_steps or _default(tuple(parts.students), parts.base)
+    limits = Limits(parts.name, factor, native, tuple(sorted(parts.students)), parts.teacher, default)
     limits.check_steps(default)
-    return Model(folder, files, base, limits, channels)
+    return Model(parts.folder, parts.students, parts.base, limits, channels, parts.rows, parts.file)
 
 
-def _default(has: tuple[int, ...]) -> int:
-    """4 steps, else the most that the students have, else a teacher's 32."""
-    return DEFAULT_STEPS if DEFAULT_STEPS in has else max(has, default=2 * TEACHER_STEPS.start)
+def _default(has: tuple[int, ...], base: Stamp) -> int:
+    """4 steps, else the most that the students have, else the teacher's own, 32 where it takes no such number."""
+    own = base.steps if base.steps in TEACHER_STEPS else 2 * TEACHER_STEPS.start
+    return DEFAULT_STEPS if DEFAULT_STEPS in has else max(has, default=own)
 
 
 def _geometry(folder: Path) -> tuple[int, int, int]:

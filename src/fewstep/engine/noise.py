@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,31 @@ class Noise:
         radius = math.sqrt(-2 * math.log1p(-tail))
         self._second = radius * math.sin(2 * math.pi * turn)
         return radius * math.cos(2 * math.pi * turn)
+
+
+class Draws:
+    """What the pictures of a batch draw: ``draws(k)`` is the k-th draw of each, [B, C, H, W], a function of their seeds and k alone.
+
+    Each has its own generator, whatever else is in the batch: draw 0 is what a picture begins as, and draw k what is fresh after its k-th
+    evaluation, in the order in which a diffusers pipeline with a generator for each picture draws them.
+    """
+
+    def __init__(self, begin: Sequence[Callable[[], Callable[[tuple[int, ...]], NDArray[np.float32]]]], shape: tuple[int, ...]) -> None:
+        self._begin, self._shape = begin, shape  # what opens a picture's generator, and the shape of one draw, [1, C, H, W]
+        self._open: list[Callable[[tuple[int, ...]], NDArray[np.float32]]] = []
+        self._next = -1  # the draw that the open generators give next; -1: none is open
+
+    def __call__(self, k: int = 0) -> NDArray[np.float32]:
+        """The k-th draw of each picture, [B, C, H, W]."""
+        if not 0 <= self._next <= k:
+            self._open, self._next = [begin() for begin in self._begin], 0
+        while self._next < k:
+            self._draw()
+        return self._draw()
+
+    def _draw(self) -> NDArray[np.float32]:
+        self._next += 1
+        return np.concatenate([draw(self._shape) for draw in self._open])
 
 
 def drawing(seed: int, other: int | None, share: float | None) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:

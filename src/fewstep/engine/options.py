@@ -54,6 +54,19 @@ def parse_outpaint(text: str | None) -> tuple[int, int, int, int] | None:
     return left, top, right, bottom
 
 
+def parse_pair(text: str | None, option: str, sign: str = "x") -> tuple[int, int] | None:
+    """Two numbers of pixels, width and height, from "256x192", or with the ``sign`` "," left and top from "0,32"; None from None.
+
+    Raises RequestError, naming the ``option``, on anything else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(rf"([0-9]{{1,6}}){sign}([0-9]{{1,6}})", text.strip().lower())
+    if not match:
+        raise RequestError(f"{option} {text!r:.60}: write it as {'WIDTHxHEIGHT' if sign == 'x' else 'LEFT,TOP'} in pixels")
+    return int(match[1]), int(match[2])
+
+
 def read_image(path: Path, option: str) -> Image:
     """The picture in a file that the command line names. Raises RequestError on what is no whole PNG, WebP or JPEG."""
     from fewstep.engine.source import open_image

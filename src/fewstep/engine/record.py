@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -21,8 +22,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.WebPImagePlugin import WebPImageFile
 
-from fewstep.engine.options import LARGEST, parse_outpaint
-from fewstep.engine.request import MOST_BATCH, MOST_PIXELS, Request, RequestError, Settled
+from fewstep.engine.options import LARGEST, parse_outpaint, parse_pair
+from fewstep.engine.request import MOST_BATCH, MOST_PIXELS, Loras, Request, RequestError, Settled
 
 KEY = "fewstep"
 LONGEST_TEXT = 1 << 16
@@ -48,6 +49,7 @@ FORMATS = {
     "jpeg": Format("JPEG", re.compile(rb"\xff\xd8\xff"), (".jpg", ".jpeg"), JpegImageFile, {"quality": 95, "subsampling": "4:4:4"}),
 }
 DEFAULT = "png"
+TOLD = {"original_size": "x", "crop": ",", "target_size": "x"}  # pairs that a record holds as texts, and what stands between
 GIVE = "give a picture that 'fewstep generate' wrote"
 KINDS = "PNG, WebP or JPEG"
 ENDINGS = ".png, .webp or .jpg"
@@ -81,12 +83,25 @@ class Record:
     mask: str | None = None  # SHA-256 of the mask
     outpaint: str | None = None  # pixels that were added to the image: "left,top,right,bottom"
     transparent: bool = False
+    sampler: str | None = None  # by the name that other tools know it by; None is Euler
+    template: str | None = None  # what the prompt was drawn from, where it has choices
+    prompt_2: str | None = None
+    negative: str | None = None
+    nag_scale: float | None = None  # of normalized attention guidance, where the negative prompt works by that
+    wording: bool = False  # whether brackets, BREAK and length mean something in the texts; in records from before they do not
+    original_size: str | None = None  # "WxH", as the next two what the model was told where it is not the picture's own
+    crop: str | None = None  # "left,top"
+    target_size: str | None = None  # "WxH"
+    loras: tuple[tuple[str, float, str], ...] | None = None  # (name, weight, hash) of each over the weights
 
     def __post_init__(self) -> None:
         """Raises ValueError on a value that no picture of ours can have."""
+        loras: Any = self.loras
+        if isinstance(loras, list):  # as JSON has them
+            object.__setattr__(self, "loras", tuple(_lora(one) for one in loras))
         for field in dataclasses.fields(self):
             kind, _, optional = str(field.type).partition(" | ")
-            value = getattr(self, field.name)
+            kind, value = kind.partition("[")[0], getattr(self, field.name)
             if kind == "float" and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
             elif type(value).__name__ != kind and not (optional and value is None):
@@ -102,43 +117,54 @@ class Record:
     @classmethod
     def of(cls, settled: Settled, **made: Any) -> Record:
         """The record of a picture of ``settled``; ``made`` is how it was made."""
-        own = {field.name: getattr(settled, field.name) for field in dataclasses.fields(settled) if field.name not in ("start", "source")}
+        names = {field.name for field in dataclasses.fields(settled)} & {field.name for field in dataclasses.fields(cls)} - {"guidance_scale", "nag_scale"}
+        own: dict[str, Any] = {name: getattr(settled, name) for name in names} | {"wording": not settled.literal}
+        for name, sign in TOLD.items():
+            own[name] = own[name] and sign.join(map(str, own[name]))
         source = settled.source
         if source is not None:
             margins = source.outpaint and ",".join(map(str, source.outpaint))
             own |= {"image": source.image_hash, "strength": settled.strength, "mask": source.mask_hash, "outpaint": margins}
+        own["loras"] = tuple((lora.name, lora.weight, lora.hash) for lora in settled.loras) or None
         return cls(**own, **made)
 
     @property
     def request(self) -> Request:
-        """The request that this picture answered, with every choice made, all but the image that it may have been begun from."""
-        varied: dict[str, Any] = {name: getattr(self, name) for name in ("blend", "blend_weight", "variation_seed", "variation", "transparent")}
+        """The request that this picture answered, with every choice made, all but files: an image that it was begun from, and LoRAs."""
+        names = ("blend", "blend_weight", "variation_seed", "variation", "transparent", "prompt_2", "negative", "guidance_scale", "nag_scale")
+        varied: dict[str, Any] = {name: getattr(self, name) for name in names} | {"literal": not self.wording, "loras": ()}
+        varied |= {name: parse_pair(getattr(self, name), name, sign) for name, sign in TOLD.items()}
         return Request(self.prompt, self.seed, self.steps, self.width, self.height, **varied)
 
-    def again(self, image: Image.Image | None = None, mask: Image.Image | None = None) -> Request:
-        """The whole request, with the ``image`` and ``mask`` that are not in the record. Raises RequestError unless those are given that it needs."""
+    def again(self, image: Image.Image | None = None, mask: Image.Image | None = None, loras: Loras = ()) -> Request:
+        """The whole request, with the ``image``, ``mask`` and ``loras`` that are not in the record. Raises RequestError unless those are given that
+        it needs.
+        """
         if self.image is None:
             if image is not None or mask is not None:
                 raise RequestError("the picture was made from noise alone: leave --image and --mask away")
-            return self.request
+            return dataclasses.replace(self.request, loras=loras)
         masked = self.mask is not None and self.outpaint is None
         if image is None or (masked and mask is None):
             raise RequestError(f"the picture was made from an image: give that one with --image FILE{' and its mask with --mask FILE' * masked}")
-        return dataclasses.replace(self.request, image=image, mask=mask, strength=self.strength, outpaint=parse_outpaint(self.outpaint))
+        return dataclasses.replace(self.request, image=image, mask=mask, strength=self.strength, outpaint=parse_outpaint(self.outpaint), loras=loras)
 
     def check_source(self, settled: Settled) -> None:
-        """Raises RequestError unless ``settled`` is begun from the image and mask of this record."""
+        """Raises RequestError unless ``settled`` is begun from the image and mask of this record, and has its LoRAs."""
         source = settled.source
         for what, own, given in (("image", self.image, source and source.image_hash), ("mask", self.mask, source and source.mask_hash)):
             if own != given:
                 raise RequestError(f"the {what} is not the one that the picture was made from: give that file with --{what}")
+        if [(lora.hash, lora.weight) for lora in settled.loras] != [(own, weight) for _, weight, own in self.loras or ()]:
+            named = ", ".join(f"{name} at {weight:g} ({own})" for name, weight, own in self.loras or ())
+            raise RequestError(f"the picture was made {f'with the LoRAs {named}' if named else 'without LoRAs'}, and these are others: give those with --lora")
 
     def parameters(self) -> str:
         """The text that AUTOMATIC1111 and its kin write and read: the prompt, then one line of settings."""
         settings = {
             "Steps": self.steps,
-            "Sampler": "Euler",
-            "Schedule type": "SGM Uniform",
+            "Sampler": self.sampler or "Euler",
+            "Schedule type": "SGM Uniform" if self.sampler is None else None,
             "CFG scale": self.guidance_scale or 1.0,
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
@@ -149,9 +175,23 @@ class Record:
             "Denoising strength": self.strength,
             "Blend": self.blend,
             "Blend weight": self.blend_weight,
+            "Second prompt": self.prompt_2,
+            "NAG scale": self.nag_scale,
+            "Lora hashes": ", ".join(f"{name}: {own}" for name, _, own in self.loras) if self.loras else None,
             "Version": f"fewstep {self.version}",
         }
-        return f"{self.prompt}\n{', '.join(f'{key}: {_quoted(value)}' for key, value in settings.items() if value is not None)}".strip()
+        negative = "" if self.negative is None else f"Negative prompt: {self.negative}\n"
+        tags = "".join(f" <lora:{name}:{weight:g}>" for name, weight, _ in self.loras or ())
+        return f"{self.prompt}{tags}\n{negative}{', '.join(f'{key}: {_quoted(value)}' for key, value in settings.items() if value is not None)}".strip()
+
+
+def _lora(one: Any) -> tuple[str, float, str]:
+    """(name, weight, hash) of a LoRA as JSON has it. Raises ValueError on anything else."""
+    good = isinstance(one, list) and [type(value) for value in one] in ([str, float, str], [str, int, str]) and math.isfinite(one[1])
+    if not good:
+        raise ValueError(f"'loras' holds {one!r:.60}")
+    name, weight, own = one
+    return name, float(weight), own
 
 
 def _quoted(value: Any) -> str:

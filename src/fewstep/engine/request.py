@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from fewstep.engine.record import Record
     from fewstep.engine.source import Source
+    from fewstep.models.chunks import Words
+    from fewstep.models.stack import Stack
 
+Loras = Sequence[tuple[str | Path, float]]  # (a LoRA's file, its weight)
 ASPECTS = {"16:9": (16, 9), "4:3": (4, 3), "1:1": (1, 1), "3:4": (3, 4), "9:16": (9, 16)}
 BACKENDS = ("auto", "onnxruntime", "compiled", "eager")
 DECODERS = ("full", "tiny")
@@ -52,60 +55,21 @@ class Request:
     mask: Image | None = dataclasses.field(default=None, repr=False)  # as large as the image: white is repainted, black kept to the bit, grey mixed
     outpaint: tuple[int, int, int, int] | None = None  # pixels to add around the image: left, top, right, bottom
     transparent: bool = False  # cut the flat background out
+    prompt_2: str | None = None  # what the second text encoder reads, where it is not the prompt
+    negative: str | None = None  # what to lead the picture away from
+    guidance_scale: float | None = None  # of classifier-free guidance; 1 or less is none, and more takes twice the time
+    nag_scale: float | None = None  # of normalized attention guidance, by which a negative prompt works without the other
+    literal: bool = False  # no character of a prompt means more than itself, and what exceeds the encoders' length is cut off
+    original_size: tuple[int, int] | None = None  # (width, height) that the model is told the picture had before it was scaled
+    crop: tuple[int, int] | None = None  # (left, top) pixels that it is told were cut off
+    target_size: tuple[int, int] | None = None  # (width, height) that it is told is wanted
+    loras: Loras | None = None  # (file, weight) of each over the weights; None: the engine's own
 
     def __post_init__(self) -> None:
         """Checks what needs no model. Raises RequestError."""
-        for name, text in (("prompt", self.prompt), ("blend", self.blend)):
-            if text is None and name == "blend":
-                continue
-            if not isinstance(text, str):
-                raise RequestError(f"the {name} is {text!r}: give a text")
-            if len(text) > LONGEST_PROMPT:
-                raise RequestError(f"the {name} has {len(text)} characters: give at most {LONGEST_PROMPT}")
-            if any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise RequestError(f"the {name} is not valid Unicode: give it in UTF-8")
-        for name in ("seed", "steps", "width", "height", "variation_seed"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-                raise RequestError(f"{name} = {value!r}: give a whole number")
-            if value is not None and "seed" in name and not 0 <= value < SEEDS:
-                raise RequestError(f"{name} = {value}: give a whole number from 0 to 2^63 - 1")
-        for name in ("blend_weight", "variation", "strength"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
-                raise RequestError(f"{name} = {value!r}: give a number from 0 to 1")
-        if self.aspect is not None and self.aspect not in ASPECTS:
-            raise RequestError(f"aspect = {self.aspect!r}: give one of {', '.join(ASPECTS)}")
-        if self.aspect is not None and (self.width, self.height) != (None, None):
-            raise RequestError("a size and an aspect were both given: give one of them")
-        if not isinstance(self.transparent, bool):
-            raise RequestError(f"transparent = {self.transparent!r}: give true or false")
-        self._check_pairs()
-        if self.image is not None:
-            self._check_image(self.image)
+        from fewstep.engine.checks import check
 
-    def _check_pairs(self) -> None:
-        """Raises RequestError on what says nothing without another field."""
-        for name, needs in (("blend_weight", "blend"), ("variation_seed", "variation"), ("strength", "image"), ("mask", "image"), ("outpaint", "image")):
-            if getattr(self, name) is not None and getattr(self, needs) is None:
-                raise RequestError(f"{name} was given without {needs}: give both, or neither")
-
-    def _check_image(self, image: Any) -> None:
-        from PIL.Image import Image
-
-        for name, given in (("image", image), ("mask", self.mask)):
-            if given is None and name == "mask":
-                continue
-            if not isinstance(given, Image):
-                raise RequestError(f"{name} = {given!r:.60}: give a PIL image")
-            if not 0 < given.width * given.height <= MOST_PIXELS:
-                raise RequestError(f"the {name} has {given.width}x{given.height} pixels: give one of at most {MOST_PIXELS / 1e6:.1f} megapixels")
-        if self.mask is not None and self.mask.size != image.size:
-            sizes = [f"{one.width}x{one.height}" for one in (self.mask, image)]
-            raise RequestError(f"the mask has {sizes[0]} pixels and the image {sizes[1]}: give a mask of the image's size")
-        margins = self.outpaint
-        if margins is not None and not (len(margins) == 4 and all(type(side) is int and side >= 0 for side in margins) and any(margins)):
-            raise RequestError(f"outpaint = {margins!r:.60}: give four whole numbers of pixels: left, top, right, bottom")
+        check(self)
 
     def seed_or_random(self) -> int:
         """The seed, or a random one that is short enough to type again."""
@@ -128,11 +92,22 @@ class Settled:
     variation: float | None = None
     source: Source | None = None
     transparent: bool = False
+    template: str | None = None  # what the prompt was drawn from, where it has choices
+    prompt_2: str | None = None
+    negative: str | None = None
+    guidance_scale: float | None = None  # None: the weights' own
+    nag_scale: float | None = None  # None: as much as is usual, where there is no other guidance
+    literal: bool = False
+    original_size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+    chunks: tuple[int, int] = (1, 0)  # of tokens, in the prompts and in the negative one
+    loras: Stack = ()
 
     @property
-    def kind(self) -> tuple[int, int, int, int]:
+    def kind(self) -> tuple[Hashable, ...]:
         """Pictures of one kind can be made together."""
-        return self.width, self.height, self.steps, self.start
+        return self.width, self.height, self.steps, self.start, self.chunks, self.guidance_scale, self.nag_scale, self.loras
 
     @property
     def strength(self) -> float:
@@ -151,25 +126,29 @@ class Limits:
     teacher: bool  # whether the undistilled model is there too
     default_steps: int
     no_images: str = ""  # why it cannot begin from an image, and what to do about it
+    count: Callable[[Words], int] = dataclasses.field(default=lambda words: 1, compare=False, repr=False)  # chunks of tokens that a text takes
+    stack: Callable[[Loras | None, int], Stack] = dataclasses.field(default=lambda loras, steps: (), compare=False, repr=False)  # LoRAs for steps, found
 
     def settle(self, request: Request) -> Settled:
         """Fill in what ``request`` leaves open. Raises RequestError on what this model does not have: a size, a step count, a strength."""
+        from fewstep.engine.texts import settle_texts
+
         steps = self.default_steps if request.steps is None else request.steps
         self.check_steps(steps)
         width, height = self.frame(request)
         self.check_size(width, height)
-        blend = {"blend": request.blend, "blend_weight": BLEND_WEIGHT if request.blend_weight is None else float(request.blend_weight)}
+        seed = request.seed_or_random()
         variation = {"variation_seed": request.variation_seed, "variation": request.variation and float(request.variation)}
         if request.variation and request.variation_seed is None:
             variation["variation_seed"] = secrets.randbelow(RANDOM_SEEDS)
         return Settled(
-            request.prompt,
-            request.seed_or_random(),
-            steps,
-            width,
-            height,
+            seed=seed,
+            steps=steps,
+            width=width,
+            height=height,
             transparent=request.transparent,
-            **(blend if request.blend is not None and blend["blend_weight"] else {}),  # type: ignore[arg-type]
+            loras=self.stack(request.loras, steps),
+            **settle_texts(request, seed, self.count),
             **(variation if request.variation else {}),  # type: ignore[arg-type]
             **self._beginning(request, steps, width, height),
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from fewstep.engine.adapters import find_stack
 from fewstep.engine.model import open_model
 from fewstep.engine.options import notes
 from fewstep.engine.output import Output, open_output
@@ -19,7 +22,7 @@ from fewstep.engine.record import Record, check_format, format_of, read_record
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.engine.summary import as_json, as_line, next_step
 from fewstep.engine.words import hints, read_words
-from fewstep.zoo.registry import KNOWN
+from fewstep.zoo.known import KNOWN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,14 +53,17 @@ def generate(
     backend: str,
     decoder: str,
     device: str | None,
+    base: str | None = None,
+    few_step: str | None = None,
 ) -> int:
     """Check all that can be checked before the weights are loaded, say what is odd, and ``run``.
 
     ``requests`` differ in prompts and seeds alone; ``record`` is that of the only one, if it is made again. ``places`` are where the
     pictures go, their format, and where the sheet of all goes. Raises RequestError and what opening a model raises.
     """
-    opened = open_model(model, steps)
-    opened.limits.settle(requests[0])
+    opened = open_model(model, steps, base, few_step)
+    limits = dataclasses.replace(opened.limits, stack=partial(find_stack, opened, ()))
+    limits.settle(requests[0])
     out, kind, sheet = places
     output = open_output(out, len(requests), kind)
     check_format(output.format, requests[0].transparent)
@@ -66,12 +72,13 @@ def generate(
             raise RequestError(f"--sheet {sheet}: a sheet is a PNG: give a name that ends in .png")
         open_output(sheet, 1)
     words = read_words(opened.folder)
-    texts = dict.fromkeys(text for one in requests for text in (one.prompt, one.blend) if text is not None)
-    for note in [hint for text in texts for hint in hints(text, words, opened.limits.name)] + notes(requests[0], opened.limits):
+    texts = dict.fromkeys(text for one in requests for text in (one.prompt, one.blend, one.prompt_2) if text is not None)
+    for note in [hint for text in texts for hint in hints(text, words, opened.limits.name)] + notes(requests[0], limits):
         print(f"note: {note}", file=sys.stderr)
     loading: dict[str, Any] = {"backend": backend, "decoder": decoder, "device": device}
     if record:
         loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
+    loading |= {"base": base, "few_step": few_step}
     return run(model, steps, requests, record, output, json, sheet, **loading)
 
 
@@ -94,7 +101,7 @@ def run(
             from fewstep.engine.engine import Engine
 
             engine = Engine.load(model, steps, **loading)
-        pictures = iter([engine.repeat(record, requests[0].image, requests[0].mask)]) if record else engine.generate_many(requests)
+        pictures = iter([engine.repeat(record, requests[0].image, requests[0].mask, requests[0].loras or ())]) if record else engine.generate_many(requests)
         with progress(total) as tell:
 
             def write(picture: Picture) -> None:
@@ -116,7 +123,8 @@ def run(
 
             print(f"the sheet is {sheet}, its atlas {write_sheet(sprites, sheet)}", file=sys.stderr)
         if last and finished == 1 and not json and can_show(sys.stdout):
-            print(half_blocks(last.image), *next_step(last, engine.limits, model), sep="\n")
+            more = [] if loading.get("base") or loading.get("few_step") else next_step(last, engine.limits, model)
+            print(half_blocks(last.image), *more, sep="\n")
     except KeyboardInterrupt:
         print(f"fewstep: interrupted; {finished} of {total} pictures are finished", file=sys.stderr)
         return INTERRUPTED

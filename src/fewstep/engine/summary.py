@@ -32,7 +32,10 @@ def as_json(picture: Picture, path: Path) -> str:
             "width": picture.width,
             "height": picture.height,
             **({"strength": picture.strength} if picture.record.image is not None else {}),
+            **({"negative": picture.record.negative} if picture.record.negative is not None else {}),
+            **({"template": picture.record.template} if picture.record.template is not None else {}),
             "model": picture.model,
+            **({"loras": [{"name": name, "weight": weight, "hash": own} for name, weight, own in picture.record.loras]} if picture.record.loras else {}),
             "timings_ms": picture.timings,
         }
     )
@@ -40,9 +43,10 @@ def as_json(picture: Picture, path: Path) -> str:
 
 def next_step(picture: Picture, limits: Limits, model: str = DEFAULT) -> list[str]:
     """A command to try after this picture of a prompt alone: fewer steps if there are, else more pictures of the same prompt."""
-    if picture.record.image is not None or picture.record.blend is not None or picture.record.variation is not None:
+    record = picture.record
+    if any(own is not None for own in (record.image, record.blend, record.variation, record.negative, record.prompt_2, record.template, record.loras)):
         return []
-    command = f"fewstep generate {shlex.quote(picture.record.prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "")
+    command = f"fewstep generate {shlex.quote(record.prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "")
     fewer = [steps for steps in limits.students if steps < picture.steps]
     if fewer:
         return [f"the same in fewer steps: {command} --seed {picture.seed} --steps {fewer[-1]}"]

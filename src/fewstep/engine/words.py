@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from fewstep.engine.request import listed
-from fewstep.zoo.registry import KNOWN
+from fewstep.engine.wording import bare
+from fewstep.zoo.known import KNOWN
 
 Vocabulary = Mapping[str, Sequence[str]]  # words.json: subjects, colours, places, words
 GLUE = frozenset("a an the and on in at of to by with left right above below small large background".split())
@@ -51,7 +52,8 @@ def has_subject(prompt: str, vocabulary: Vocabulary) -> bool:
 
 def hints(prompt: str, vocabulary: Vocabulary, model: str) -> list[str]:
     """Sentences for whoever typed ``prompt``: words that are not known, and what to type instead."""
-    if not prompt.strip():
+    prompt = bare(prompt)
+    if not prompt:
         return ["the prompt is empty: the picture is of nothing in particular (the null prompt)"]
     if not vocabulary.get("words"):
         return []

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from fewstep.engine.request import RequestError, listed
 
-FORMATS = ("diffusers", "lora", "onnx", "graphs")
+FORMATS = ("diffusers", "unet", "lora", "single-file", "onnx", "graphs")
 
 
 def write(folder: Path, steps: int, to: str, out: Path) -> Path:
     """Write the ``steps``-step student of the model in ``folder`` as ``to`` has it, whole or not at all. Returns where it lies.
 
-    "diffusers" makes a folder that a plain ``from_pretrained`` opens, "lora" a file in kohya's layout, "onnx" a folder of ONNX files,
-    "graphs" the same without weights, for the model's own folder. Raises RequestError where there
-    is something at ``out`` already or the student cannot be had in this form, WeightsError on weights that cannot be used, and OSError
-    where ``out`` cannot be written.
+    "diffusers" makes a folder that a plain ``from_pretrained`` opens, "unet" a file of the UNet alone, "lora" a file in kohya's layout,
+    "single-file" the whole model in SDXL's original layout, "onnx" a folder of ONNX files, "graphs" the same without weights, for the
+    model's own folder. Raises RequestError where there is something at ``out`` already or the student cannot be had in this form,
+    WeightsError on weights that cannot be used, and OSError where ``out`` cannot be written.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
     if to == "diffusers":
@@ -27,6 +27,10 @@ def write(folder: Path, steps: int, to: str, out: Path) -> Path:
         from fewstep.export.lora import write_lora
 
         return write_lora(folder, steps, out)
+    if to in ("unet", "single-file"):
+        from fewstep.export import single_file
+
+        return (single_file.write_unet if to == "unet" else single_file.write_single_file)(folder, steps, out)
     if to in ("onnx", "graphs"):
         check_free(out)
         from fewstep.export import onnx

@@ -7,12 +7,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from fewstep.engine.model import UNET, open_model
+from fewstep.engine.model import open_model
 from fewstep.engine.request import RequestError
 from fewstep.export.card import card
 from fewstep.models.bundle import SCHEDULER, Bundle, load_bundle, save_bundle
 from fewstep.models.students import read_student
-from fewstep.schedule import start_scale, trailing_timesteps
+from fewstep.schedule import CLEAN, start_scale, trailing_timesteps
 from fewstep.stamp import Stamp
 
 
@@ -46,7 +46,7 @@ def opened(folder: Path, steps: int) -> tuple[Bundle, Stamp]:
     path = model.students.get(steps)
     if path is None:
         stamp = dataclasses.replace(stamp, steps=steps, timesteps=())
-    elif path != folder / UNET:
+    elif path != model.unet:
         bundle.unet, stamp = read_student(bundle, path)
     if stamp.kind == "lora":
         stamp = dataclasses.replace(stamp, kind="unet", alpha=0.0)
@@ -59,7 +59,9 @@ def check_euler(stamp: Stamp) -> None:
     odd = [
         what
         for what, differs in (
-            (f"draws {stamp.fresh:g} of its noise anew between steps", stamp.fresh != 0),
+            ("draws noise anew between steps", stamp.fresh != 0),
+            (f"ends at timestep {stamp.end}", stamp.end != CLEAN),
+            ("has a consistency model's boundary condition", stamp.boundary != 0),
             (f"evaluates at {list(stamp.timesteps)}", list(stamp.timesteps) != trailing_timesteps(stamp.steps)),
             (f"starts from noise scaled by {stamp.start_scale:g}", abs(stamp.start_scale - start_scale()) > 1e-6),
         )

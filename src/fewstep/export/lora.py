@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from fewstep.engine.request import RequestError, listed
 from fewstep.export import check_free
+from fewstep.export.modelspec import modelspec
 from fewstep.models.bundle import save_weights
 from fewstep.models.weights import read_weights
 from fewstep.stamp import Stamp
@@ -15,8 +14,6 @@ from fewstep.zoo.registry import peek, students
 
 SUFFIX = ".safetensors"
 PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
-SDXL = (320, 640, 1280)  # channels of the UNet
-MODELSPEC_PREDICTION = {"epsilon": "epsilon", "v_prediction": "v"}  # modelspec knows no other
 
 
 def write_lora(folder: Path, steps: int, out: Path) -> Path:
@@ -34,7 +31,7 @@ def write_lora(folder: Path, steps: int, out: Path) -> Path:
         raise RequestError(f"{path} holds '{foreign[0]}', which is not of a LoRA's: fetch it again")
     ranks = {value.shape[0] for key, value in tensors.items() if key.endswith(PARTS[0])}
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(tensors, target, {**stamp.to_metadata(), **modelspec(folder, stamp), **network(ranks, stamp)})
+    save_weights(tensors, target, {**stamp.to_metadata(), **modelspec(folder, stamp, "lora"), **network(ranks, stamp)})
     return target
 
 
@@ -47,24 +44,6 @@ def find_lora(folder: Path, steps: int) -> tuple[Path, Stamp]:
     have = [count for count, (_, stamp) in stamps.items() if stamp.kind == "lora"]
     instead = f"use --steps {listed(have).replace(' and ', ' or ')}, or --to diffusers" if have else "use --to diffusers"
     raise RequestError(f"{what}, not a LoRA: {instead}")
-
-
-def modelspec(folder: Path, stamp: Stamp) -> dict[str, str]:
-    """The least that Stability's modelspec 1.0.0 asks of a file. SDXL's architecture is claimed only for UNets that are SDXL's."""
-    config: dict[str, Any] = json.loads((folder / "unet" / "config.json").read_text(encoding="utf8"))
-    vae: dict[str, Any] = json.loads((folder / "vae" / "config.json").read_text(encoding="utf8"))
-    side = int(config["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    architecture = "stable-diffusion-xl-v1-base" if tuple(config["block_out_channels"]) == SDXL else folder.name
-    spec = {
-        "sai_model_spec": "1.0.0",
-        "architecture": f"{architecture}/lora",
-        "implementation": "https://github.com/huggingface/diffusers",
-        "title": f"{folder.name}, {stamp.steps} step{'s' * (stamp.steps != 1)}",
-        "resolution": f"{side}x{side}",
-    }
-    if stamp.prediction_type in MODELSPEC_PREDICTION:
-        spec["prediction_type"] = MODELSPEC_PREDICTION[stamp.prediction_type]
-    return {f"modelspec.{key}": value for key, value in spec.items()}
 
 
 def network(ranks: set[int], stamp: Stamp) -> dict[str, str]:

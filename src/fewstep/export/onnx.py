@@ -16,6 +16,7 @@ import torch
 
 from fewstep.engine.backends import ort
 from fewstep.engine.decode import decode, to_bytes, unscaled
+from fewstep.engine.steering import Steering
 from fewstep.export.diffusers import opened
 from fewstep.models.bundle import Bundle
 from fewstep.models.graphs import trace, with_weights, write_graphs
@@ -23,7 +24,6 @@ from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import encode, time_ids
 from fewstep.models.weights import GRAPHS
 from fewstep.sampler import sample
-from fewstep.schedule import pairs
 from fewstep.stamp import Stamp
 
 PARTS = ("text", "unet", "decoder")
@@ -54,7 +54,7 @@ def write_onnx(folder: Path, steps: int, out: Path) -> Path:
                 f"a picture of the exported files differs from torch's by {difference}/255, more than {BOUND}/255: this is a fault of fewstep"
             )
         record = {
-            **{key: asdict(stamp)[key] for key in ("steps", "prediction_type", "timesteps", "start_scale", "fresh", "guidance_scale")},
+            **{key: asdict(stamp)[key] for key in ("steps", "prediction_type", "timesteps", "end", "start_scale", "fresh", "boundary", "guidance_scale")},
             "scaling_factor": float(bundle.vae.config.scaling_factor),
             "bytes": {f"{name}.onnx": (written / f"{name}.onnx").stat().st_size for name in PARTS},
             "largest_difference_of_255": difference,
@@ -86,8 +86,8 @@ def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
     side = int(bundle.unet.config.sample_size)
     noise = torch.randn((1, bundle.unet.config.in_channels, side, side), generator=torch.Generator("cpu").manual_seed(SEED))
     ids = time_ids(1, side * bundle.factor, side * bundle.factor)
-    walk: dict[str, Any] = {"prediction_type": stamp.prediction_type, "start_scale": stamp.start_scale}
-    *_, ours = sample(denoiser(bundle.unet, encode(bundle, [PROMPT]), ids, stamp.guidance_scale), noise, pairs(stamp.timesteps), **walk)
+    again = noise.flip(-1)  # what is drawn anew, if this student draws
+    *_, ours = sample(denoiser(bundle.unet, encode(bundle, [PROMPT]), ids, stamp.guidance_scale), noise, renoise=lambda _: again, **stamp.walk())
     expected = decode(bundle.vae, ours.latents)
 
     tokens = [
@@ -95,8 +95,7 @@ def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
         for t in (bundle.tokenizer, bundle.tokenizer_2)
     ]
     prompt = ort.Prompt(*sessions["text"].run(None, {"tokens": tokens[0], "tokens_2": tokens[1]}))
-    width = height = side * bundle.factor
-    denoise = ort.denoiser(lambda inputs: sessions["unet"].run(None, inputs)[0], [prompt], width, height, stamp.guidance_scale)
-    *_, theirs = sample(denoise, noise.numpy(), pairs(stamp.timesteps), **walk)
+    denoise = ort.denoiser(lambda inputs: sessions["unet"].run(None, inputs)[0], [prompt], Steering(stamp.guidance_scale, None, ids.numpy()))
+    *_, theirs = sample(denoise, noise.numpy(), renoise=lambda _: again.numpy(), **stamp.walk())
     pixels = sessions["decoder"].run(None, {"latents": unscaled(bundle.vae.config, theirs.latents).astype(np.float32)})[0]
     return int(np.abs(to_bytes(pixels).astype(int) - expected.astype(int)).max())

@@ -8,12 +8,13 @@ words.json                 what the model was taught to draw: subjects, colours,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
@@ -23,10 +24,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from fewstep.models.clip_tokens import END, START
 from fewstep.models.tokenizer import make_tokenizer, save_tokenizer, train_vocabulary
-from fewstep.models.weights import FILE, WeightsError, check_fit, read_weights
+from fewstep.models.weights import FILE, WeightsError, check_fit, find_weights, read_weights
 from fewstep.stamp import Stamp, file_hash
 
 WEIGHTS = FILE
+TEXT_WEIGHTS = "model.safetensors"
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
     "beta_start": 0.00085,
@@ -72,6 +74,7 @@ class Bundle:
     stamp: Stamp
     words: dict[str, list[str]] = field(default_factory=dict)
     folder: Path | None = None
+    file: Path | None = None  # that all weights are in, where that is one; the folder then has the rest
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +94,9 @@ class Bundle:
     @property
     def hash(self) -> str:
         """The hash of the UNet's file: what a student's stamp calls its base. Empty for a bundle that was never saved."""
-        return file_hash(self.folder / "unet" / WEIGHTS) if self.folder else ""
+        if self.file:
+            return file_hash(self.file)
+        return file_hash(find_weights(self.folder / "unet")) if self.folder else ""
 
 
 def build_bundle(shape: Shape, captions: Iterable[str], seed: int = 0) -> Bundle:
@@ -202,14 +207,22 @@ def save_network(model: Any, folder: Path, dtype: torch.dtype = torch.float16, m
     """Write one network of a model to the ``folder`` of its name: its weights, and its configuration once they are there."""
     text = folder.name.startswith("text_encoder")
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items() if value.is_floating_point()}
+    own = model.state_dict()
+    tensors = {name: own[key].to(dtype).contiguous() for name, key in released_names(model).items()}
     if text:
-        tensors = {key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value for key, value in tensors.items()}
         config = {**model.config.to_dict(), "dtype": "float32", "architectures": [type(model).__name__]}
     else:
         config = {"_class_name": type(model).__name__, **{key: value for key, value in dict(model.config).items() if not key.startswith("_")}}
-    save_weights(tensors, folder / ("model.safetensors" if text else WEIGHTS), metadata or {"format": "pt"})
+    save_weights(tensors, folder / (TEXT_WEIGHTS if text else WEIGHTS), metadata or {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+
+
+def released_names(model: Any) -> dict[str, str]:
+    """{name of a weight in released files: its name in memory}: a text encoder's have lost their text_model. in transformers."""
+    keys = [key for key, value in model.state_dict().items() if value.is_floating_point()]
+    if not isinstance(model, CLIPTextModel | CLIPTextModelWithProjection):
+        return {key: key for key in keys}
+    return {key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": key for key in keys}
 
 
 def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
@@ -217,8 +230,20 @@ def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.fl
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise WeightsError(f"{folder} is no model: it holds no model_index.json; give a diffusers folder, or 'emoji'")
+
+    def fill(name: str, model: nn.Module) -> None:
+        load_weights(model, find_weights(folder / name, TEXT_WEIGHTS if name.startswith("text_encoder") else WEIGHTS), (device, dtype))
+
+    return assemble(folder, fill, lambda: read_stamp(find_weights(folder / "unet")), device)
+
+
+def assemble(folder: Path, fill: Callable[[str, nn.Module], None], stamp: Callable[[], Stamp | None], device: Any = "cpu") -> Bundle:
+    """The model that the configurations and tokenizers in ``folder`` describe. ``fill`` gives a network, by its folder's name, its weights.
+
+    Raises WeightsError on a folder that cannot be used, and what ``fill`` and ``stamp`` raise of that kind.
+    """
     try:
-        return _open(folder, device, dtype)
+        return _assemble(folder, fill, stamp, device)
     except WeightsError:
         raise
     except Exception as error:  # whatever a broken file makes tokenizers, configurations or allocators say
@@ -226,22 +251,20 @@ def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.fl
         raise WeightsError(f"{folder}: this model cannot be opened ({reason}); fetch it again") from error
 
 
-def _open(folder: Path, device: Any, dtype: torch.dtype) -> Bundle:
-    def network(kind: Any, name: str, file: str = WEIGHTS) -> Any:
+def _assemble(folder: Path, fill: Callable[[str, nn.Module], None], stamp: Callable[[], Stamp | None], device: Any) -> Bundle:
+    def network(kind: Any, name: str) -> Any:
         config = json.loads((folder / name / "config.json").read_text())
-        model = kind(kind.config_class(**config)) if hasattr(kind, "config_class") and kind.config_class else kind.from_config(config)
-        load_weights(model, folder / name / file)
-        if dtype != torch.float32:  # asked for the dtype they have, diffusers' models warn
-            model.to(dtype)
+        with init_empty_weights(include_buffers=False):  # or its random weights would lie beside those of the file
+            model = kind(kind.config_class(**config)) if hasattr(kind, "config_class") and kind.config_class else kind.from_config(config)
+        fill(name, model)
         return model.to(device).eval().requires_grad_(False)
 
-    encoders = network(CLIPTextModel, "text_encoder", "model.safetensors"), network(CLIPTextModelWithProjection, "text_encoder_2", "model.safetensors")
+    encoders = network(CLIPTextModel, "text_encoder"), network(CLIPTextModelWithProjection, "text_encoder_2")
     tokenizers = CLIPTokenizer.from_pretrained(folder / "tokenizer"), CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
     for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
         length, most = tokenizer.model_max_length, encoder.config.max_position_embeddings
         if length != tokenizers[0].model_max_length or length > most or max(tokenizer.get_vocab().values()) >= encoder.config.vocab_size:
             raise WeightsError(f"{folder}: its tokenizers and text encoders do not belong together: fetch the model again")
-    stamp = read_stamp(folder / "unet" / WEIGHTS) or Stamp(kind="teacher", steps=32, guidance_scale=5.0)
     words = folder / "words.json"
     return Bundle(
         tokenizer=tokenizers[0],
@@ -250,7 +273,7 @@ def _open(folder: Path, device: Any, dtype: torch.dtype) -> Bundle:
         text_encoder_2=encoders[1],
         unet=network(UNet2DConditionModel, "unet"),
         vae=network(AutoencoderKL, "vae"),
-        stamp=stamp,
+        stamp=stamp() or Stamp(kind="teacher", steps=32, guidance_scale=5.0),
         words=json.loads(words.read_text(encoding="utf8")) if words.is_file() else {},
         folder=folder,
     )
@@ -269,8 +292,11 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
     temporary.replace(path)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into ``model``; names and shapes must match. Raises WeightsError, naming the first three that do not."""
+def load_weights(model: nn.Module, path: Path, become: tuple[Any, torch.dtype] | None = None) -> None:
+    """Load a safetensors file into ``model``; names and shapes must match. Raises WeightsError, naming the first three that do not.
+
+    Where a (device, dtype) to ``become`` is given, the file's tensors, brought there one by one, take the place of the model's.
+    """
     tensors = read_weights(path)
     own = model.state_dict()
     if any(key.startswith("text_model.") for key in tensors) and not any(key.startswith("text_model.") for key in own):
@@ -278,7 +304,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     tensors = {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
     optional = frozenset(key for key, value in own.items() if not value.is_floating_point())
     check_fit(path, tensors, {key: tuple(value.shape) for key, value in own.items()}, optional)
-    model.load_state_dict(tensors, strict=False)
+    if become is not None:
+        device, dtype = become
+        tensors = {key: value.to(device, dtype, copy=True) for key, value in tensors.items()}
+    model.load_state_dict(tensors, strict=False, assign=become is not None)
 
 
 def read_stamp(path: Path) -> Stamp | None:

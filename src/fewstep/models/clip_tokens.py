@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 START, END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -22,10 +22,13 @@ SHORTEST, LONGEST = 3, 1024  # tokens of a prompt
 
 @dataclass(frozen=True)
 class ClipTokens:
-    """A CLIP tokenizer: text is cut or padded to ``length`` tokens."""
+    """A CLIP tokenizer, whose rows have ``length`` tokens, and the ids of what stands at the start, after the text, and behind that."""
 
     tokenizer: Tokenizer
     length: int
+    start: int
+    end: int
+    pad: int
 
     @classmethod
     def open(cls, folder: Path) -> ClipTokens:
@@ -51,17 +54,18 @@ class ClipTokens:
         split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
         tokenizer.add_tokens([*special.values(), *others])
-        tokenizer.post_processor = processors.RobertaProcessing(known["eos_token"], known["bos_token"], trim_offsets=False, add_prefix_space=False)
-        tokenizer.enable_truncation(length)
-        pad, pad_id = known["pad_token"]
-        tokenizer.enable_padding(length=length, pad_token=pad, pad_id=pad_id)
-        return cls(tokenizer, length)
+        return cls(tokenizer, length, known["bos_token"], known["eos_token"], known["pad_token"])
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of ``text`` alone, however many they are."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def tokens(self, text: str | Sequence[str]) -> NDArray[np.int64]:
         """Token ids [length] of one prompt, [B, length] of several: start, the text, end, padding; what is too long is cut before the end token."""
         if isinstance(text, str):
-            return np.array(self.tokenizer.encode(text).ids, np.int64)
-        return np.array([self.tokenizer.encode(one).ids for one in text], np.int64).reshape(-1, self.length)
+            own = self.ids(text)[: self.length - 2]
+            return np.array([self.start, *own, self.end, *[self.pad] * (self.length - 2 - len(own))], np.int64)
+        return np.array([self.tokens(one) for one in text], np.int64).reshape(-1, self.length)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,12 +92,12 @@ def _model(folder: Path, unknown: str) -> BPE:
         raise ValueError(f"vocab.json and merges.txt of {folder} are no vocabulary ({reason}): copy the tokenizer's folder anew") from None
 
 
-def _known(folder: Path, tokenizer: Tokenizer, name: str, token: str) -> tuple[str, int]:
-    """(token, id) of a special token. Raises ValueError if the vocabulary lacks it, for its id would be one that no text encoder knows."""
+def _known(folder: Path, tokenizer: Tokenizer, name: str, token: str) -> int:
+    """The id of a special token. Raises ValueError if the vocabulary lacks it, for its id would be one that no text encoder knows."""
     index = tokenizer.token_to_id(token)
     if index is None:
         raise ValueError(f"{folder / 'vocab.json'} lacks '{token:.60}', the {name} of this tokenizer: copy the folder anew")
-    return token, index
+    return index
 
 
 def _special_tokens(config: dict[str, Any]) -> tuple[dict[str, AddedToken], list[AddedToken]]:

@@ -21,6 +21,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.models.attention import Negatable, negation, take_negatives
 from fewstep.models.prompt import encode_tokens, time_ids
 from fewstep.models.tiny_decoder import TinyDecoder, load_tiny
 from fewstep.models.weights import INDEX, TINY
@@ -55,6 +56,22 @@ class Unet(nn.Module):
         """Denoise [B, C, H, W] at timesteps [B]."""
         conditions = {"text_embeds": pooled, "time_ids": ids}
         output: Tensor = self.unet(sample, timestep, encoder_hidden_states=prompt_embeds, added_cond_kwargs=conditions, return_dict=False)[0]
+        return output
+
+
+class Negative(Unet):
+    """The same with a negative prompt in its attentions (fewstep.models.attention)."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.unet = take_negatives(copy.deepcopy(bundle.unet))
+
+    def forward(  # type: ignore[override]
+        self, sample: Tensor, timestep: Tensor, prompt_embeds: Tensor, pooled: Tensor, ids: Tensor, negative_embeds: Tensor, nag_scale: Tensor
+    ) -> Tensor:
+        """Denoise [B, C, H, W] at timesteps [B], away from negative prompts [B, M, C]."""
+        conditions, away = {"text_embeds": pooled, "time_ids": ids}, negation(negative_embeds, nag_scale)
+        output: Tensor = self.unet(sample, timestep, encoder_hidden_states=prompt_embeds, added_cond_kwargs=conditions, **away, return_dict=False)[0]
         return output
 
 
@@ -102,7 +119,7 @@ def write_graphs(bundle: Bundle, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {}
     reduced = bundle.folder is not None and (bundle.folder / TINY).is_dir()
-    for name in ("text", "unet", "decoder", "encoder", *("decoder_tiny",) * reduced):
+    for name in ("text", "unet", "unet_negative", "decoder", "encoder", *("decoder_tiny",) * reduced):
         model = trace(bundle, name)
         shapes[name] = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.external_data}
         _write(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
@@ -128,9 +145,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def trace(bundle: Bundle, name: str) -> Any:
-    """The onnx.ModelProto of one graph, "text", "unet", "decoder", "encoder" or "decoder_tiny", for any batch up to 63 and any size; weights outside.
+    """The onnx.ModelProto of one graph, for any batch up to 63, any size and any length of text; weights outside.
 
-    Needs the packages onnx and onnxscript. Raises WeightsError if the bundle's folder has no reduced decoder and its graph is asked for.
+    ``name`` is "text", "unet", "unet_negative", "decoder", "encoder" or "decoder_tiny". Needs the packages onnx and onnxscript. Raises
+    WeightsError if the bundle's folder has no reduced decoder and its graph is asked for.
     """
     latents, length = int(bundle.unet.config.in_channels), bundle.tokenizer.model_max_length
     tokens = torch.zeros(2, length, dtype=torch.long)
@@ -149,7 +167,11 @@ def trace(bundle: Bundle, name: str) -> Any:
     embeds = torch.zeros(2, length, int(bundle.unet.config.cross_attention_dim))
     pooled = torch.zeros(2, int(bundle.text_encoder_2.config.projection_dim))
     inputs = {"sample": x, "timestep": torch.tensor([999, 499]), "prompt_embeds": embeds, "pooled": pooled, "ids": time_ids(2, 64, 64)}
-    return _export(Unet(bundle), inputs, ["output"], {key: {0: batch, **({2: free, 3: free} if key == "sample" else {})} for key in inputs})
+    dynamic: dict[str, Any] = {key: {0: batch} for key in inputs} | {"sample": {0: batch, 2: free, 3: free}, "prompt_embeds": {0: batch, 1: free}}
+    if name == "unet":
+        return _export(Unet(bundle), inputs, ["output"], dynamic)
+    inputs |= {"negative_embeds": torch.zeros(2, length + 1, embeds.shape[-1]), "nag_scale": torch.tensor(2.0)}  # of equal lengths one would be traced
+    return _export(Negative(bundle), inputs, ["output"], {**dynamic, "negative_embeds": {0: batch, 1: free}, "nag_scale": {}})
 
 
 def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], dynamic: Any) -> Any:
@@ -172,8 +194,9 @@ def plain(module: nn.Module) -> Iterator[None]:
     decoders = [part.decoder for part in attentive if hasattr(part, "decoder")]
     upsamplers = [layer for decoder in decoders for layer in decoder.modules() if isinstance(layer, Upsample2D)]  # type: ignore[union-attr]
     try:
-        for part in attentive:
-            part.set_attn_processor(AttnProcessor())  # type: ignore[operator]
+        for part, own in zip(attentive, before, strict=True):
+            negatable = any(isinstance(processor, Negatable) for processor in own.values())  # type: ignore[operator]
+            part.set_attn_processor(Negatable(AttnProcessor()) if negatable else AttnProcessor())  # type: ignore[operator]
         for layer in upsamplers:
             layer.forward = types.MethodType(upsample, layer)
         yield

@@ -8,23 +8,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.models.attention import negation, take_negatives
 from fewstep.models.prompt import Prompt, cat, conditioning
 
 
-def denoiser(unet: Any, prompt: Prompt, ids: Tensor, guidance_scale: float = 0.0) -> Callable[[Tensor, Any], Tensor]:
+def denoiser(
+    unet: Any,
+    prompt: Prompt,
+    ids: Tensor,
+    guidance_scale: float = 0.0,
+    null: Prompt | None = None,
+    negative: Prompt | None = None,
+    nag_scale: float = 1.0,
+) -> Callable[[Tensor, Any], Tensor]:
     """``denoise(x, t)`` for latents [B, C, H, W] at one timestep or at timesteps [B].
 
     With a guidance scale w > 1 the null and the real prompt run as one batch of twice the size: û = û_null + w·(û - û_null)
-    (classifier-free guidance, arXiv 2207.12598, in diffusers' convention); else there is no guidance.
+    (classifier-free guidance, arXiv 2207.12598, in diffusers' convention); else there is no guidance. ``null`` stands in the null
+    prompt's place where it is given; where it has another length than the prompt, the two run one after the other.
+
+    ``negative`` is what the attentions are led away from, at ``nag_scale`` (fewstep.models.attention), with guidance or without.
     """
     guided = guidance_scale > 1
-    conditions = conditioning(cat(prompt.null(), prompt), torch.cat([ids, ids])) if guided else conditioning(prompt, ids)
+    null = prompt.null() if null is None else null
+    if not guided:
+        halves = [(prompt, ids, negative)]
+    elif null.embeds.shape == prompt.embeds.shape:
+        halves = [(cat(null, prompt), torch.cat([ids, ids]), None if negative is None else cat(negative.null(), negative))]
+    else:
+        halves = [(null, ids, None if negative is None else negative.null()), (prompt, ids, negative)]
+    conditions = [{**conditioning(own, its), **({} if away is None else negation(away.embeds, nag_scale))} for own, its, away in halves]
+    if negative is not None:
+        take_negatives(unet)
 
     def denoise(x: Tensor, t: Any) -> Tensor:
         if not guided:
-            return unet(x, t, **conditions, return_dict=False)[0]
-        both = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        null, real = unet(torch.cat([x, x]), both, **conditions, return_dict=False)[0].chunk(2)
-        return null + guidance_scale * (real - null)
+            return unet(x, t, **conditions[0], return_dict=False)[0]
+        times = isinstance(t, Tensor) and t.ndim > 0
+        if len(conditions) == 1:
+            outputs = unet(torch.cat([x, x]), torch.cat([t, t]) if times else t, **conditions[0], return_dict=False)[0].chunk(2)
+        else:
+            outputs = [unet(x, t, **condition, return_dict=False)[0] for condition in conditions]
+        return outputs[0] + guidance_scale * (outputs[1] - outputs[0])
 
     return denoise

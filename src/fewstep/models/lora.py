@@ -1,19 +1,18 @@
-"""Low-rank adapters: train them inside a UNet, merge them, extract them from two sets of weights, and write them under kohya's names.
+"""Low-rank adapters: train them inside a UNet, wear them, extract them from two sets of weights, and write them under kohya's names.
 
 W' = W + strength · (alpha / rank) · B A        A: [rank, in·k·k] ("down"), B: [out, rank] ("up")
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fewstep.models.weights import low_rank_changes, read_weights
+from fewstep.models.stack import Changes, total
 
 PREFIX = "lora_unet_"
 # Every convolution and linear layer but conv_in, conv_out and the shared embeddings, as the paper has it and LCM-LoRA lists it.
@@ -61,7 +60,7 @@ def add_lora(unet: nn.Module, rank: int, alpha: float, seed: int = 0) -> list[nn
 
 
 def adapters(unet: nn.Module) -> dict[str, Tensor]:
-    """The adapters inside ``unet`` under kohya's names: what :func:`merge_lora` reads."""
+    """The adapters inside ``unet`` under kohya's names: what :mod:`fewstep.models.adapters` reads."""
     tensors: dict[str, Tensor] = {}
     for name, layer in targets(unet).items():
         if not parametrize.is_parametrized(layer, "weight"):
@@ -120,10 +119,29 @@ def extract_lora(base: nn.Module, tuned: nn.Module, rank: int) -> tuple[dict[str
     return tensors, (left / total) ** 0.5 if total else 0.0
 
 
-@torch.no_grad()
-def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
-    """Add the adapters in a file to the weights. Raises WeightsError, naming the first three, if they do not fit this UNet."""
-    weights = {f"{name}.weight": layer.weight for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    for name, change in low_rank_changes(path, read_weights(path), shapes, strength).items():
-        weights[name] += change.to(weights[name].dtype)
+class Worn:
+    """A network that wears a stack of LoRAs in its weights, in place, and takes it off to the bit: what is changed is kept as it was beside it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._weights = dict(network.named_parameters())
+        self._kept: dict[str, Tensor] = {}
+        self._key: Hashable = ()
+
+    @torch.no_grad()
+    def wear(self, key: Hashable, changes: Callable[[], Changes]) -> None:
+        """Wear those ``changes`` and no others, which ``key`` names; () is none. They are asked for where they are not worn already."""
+        if key == self._key:
+            return
+        found, self._key = changes(), None
+        for name in self._kept.keys() - found.keys():
+            self._weights[name].copy_(self._kept.pop(name))
+        for name, added in found.items():
+            weight = self._weights[name]
+            kept = self._kept.setdefault(name, weight.clone())
+            weight.copy_(kept.float() + total([(strength, change.to(weight.device)) for strength, change in added]))
+        self._key = key
+
+
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """{name of a weight: its shape}."""
+    return {name: tuple(weight.shape) for name, weight in network.named_parameters()}

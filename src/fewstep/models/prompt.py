@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewstep.models.chunks import Words, join, script
+
 if TYPE_CHECKING:
     from fewstep.models.bundle import Bundle
 
@@ -51,6 +53,48 @@ def encode(bundle: Bundle, prompts: Sequence[str]) -> Prompt:
     prompt = encode_tokens((bundle.text_encoder, bundle.text_encoder_2), tokens)
     empty = torch.tensor([not text.strip() for text in prompts], device=bundle.device)
     return prompt.dropped(empty) if bool(empty.any()) else prompt
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A tokenizer of transformers as :mod:`fewstep.models.chunks` takes one."""
+
+    tokenizer: Any
+
+    @property
+    def start(self) -> int:
+        """What a row begins with."""
+        return int(self.tokenizer.bos_token_id)
+
+    @property
+    def end(self) -> int:
+        """What stands after the text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad(self) -> int:
+        """What stands behind that."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def length(self) -> int:
+        """Of a row."""
+        return int(self.tokenizer.model_max_length)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of ``text`` alone, however many they are."""
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+
+
+def encode_words(bundle: Bundle, words: Sequence[Words], least: int = 1) -> Prompt:
+    """Encode one prompt, whose ``words`` the first and the second encoder read, in ``least`` chunks or more; see fewstep.models.chunks.
+
+    Without weights and in one chunk it is what :func:`encode` makes of the text, to the bit. Without words it is the null prompt.
+    """
+    plan = script(words, [Spoken(tokenizer) for tokenizer in (bundle.tokenizer, bundle.tokenizer_2)], least)
+    answer = encode_tokens((bundle.text_encoder, bundle.text_encoder_2), [torch.from_numpy(rows).to(bundle.device) for rows in plan.tokens])
+    width = int(bundle.text_encoder.config.hidden_size)
+    return Prompt(*join(plan, answer.embeds, answer.pooled, width, lambda values: torch.from_numpy(values).to(answer.embeds)))
 
 
 def encode_tokens(encoders: Sequence[Any], tokens: Sequence[Tensor]) -> Prompt:

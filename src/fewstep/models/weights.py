@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from math import prod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +22,24 @@ class WeightsError(ValueError):
     """Weights that cannot be used; the message says which file, what is wrong and what to do."""
 
 
-def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[str, Any]:
-    """The tensors of a safetensors file, torch's or NumPy's. Raises WeightsError if it is missing, truncated, no safetensors file, or holds a NaN."""
+def find_weights(part: Path, name: str = FILE) -> Path:
+    """The weights in a network's folder: ``name``, or its float16 variant where that alone is there, as diffusers' ``variant="fp16"`` takes it."""
+    whole, half = part / name, part / name.replace(".safetensors", ".fp16.safetensors")
+    return half if half.is_file() and not whole.is_file() else whole
+
+
+def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt", only: Collection[str] | None = None) -> dict[str, Any]:
+    """The tensors of a safetensors file, torch's or NumPy's; ``only`` some of them, by name, where that is given.
+
+    Raises WeightsError if it is missing, truncated, no safetensors file, or holds a NaN.
+    """
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
     try:
         with safe_open(path, framework=framework) as file:
-            keys = list(file.keys())
+            keys = [key for key in file.keys() if only is None or key in only]  # noqa: SIM118 - no mapping
             brief = {key for key in keys if framework == "numpy" and file.get_slice(key).get_dtype() == "BF16"}
             tensors = {key: file.get_tensor(key) for key in keys if key not in brief} | _widened(path, brief)
     except FileNotFoundError:
@@ -60,35 +69,6 @@ def check_fit(path: Path, tensors: dict[str, Any], own: dict[str, tuple[int, ...
     wrong += [f"'{key}' has shape {list(v.shape)}, not {list(own[key])}" for key, v in tensors.items() if key in own and own[key] != tuple(v.shape)]
     if wrong:
         raise WeightsError(f"{path}: these are not the weights of this model: {'; '.join(wrong[:3])}" + (f"; and {len(wrong) - 3} more" * (len(wrong) > 3)))
-
-
-def low_rank_changes(path: Path, tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]], strength: float = 1.0) -> dict[str, Any]:
-    """What a LoRA's ``tensors``, under kohya's names, add to weights of these ``shapes``: strength · (alpha / rank) · B A by the weight's name.
-
-    Works on torch's tensors and NumPy's alike. Raises WeightsError, naming the first three, on adapters that do not fit.
-    """
-    named = {
-        "lora_unet_" + name.removesuffix(".weight").replace(".", "_"): name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1
-    }
-    keys = sorted({key.rsplit(".lora_", 1)[0].removesuffix(".alpha") for key in tensors})
-    wrong, changes = [], {}
-    for key in keys:
-        down, up, name = tensors.get(f"{key}.lora_down.weight"), tensors.get(f"{key}.lora_up.weight"), named.get(key)
-        if name is None or down is None or up is None:
-            wrong.append(f"'{key}' is not known" if name is None else f"'{key}' lacks its up or down weight")
-            continue
-        shape, rank, scale = shapes[name], down.shape[0] if down.ndim else 0, tensors.get(f"{key}.alpha")
-        fits = rank > 0 and up.ndim > 0 and up.shape[0] == shape[0] and prod(down.shape[1:]) == prod(shape[1:]) and prod(up.shape[1:]) == rank
-        if not fits or (scale is not None and prod(scale.shape) != 1):
-            wrong.append(f"'{key}' has shapes {list(up.shape)} and {list(down.shape)} for a weight {list(shape)}")
-            continue
-        alpha = rank if scale is None else float(scale.reshape(-1)[0])
-        single = np.float32 if isinstance(up, np.ndarray) else None
-        b, a = (part.astype(single) if single else part.float() for part in (up.reshape(shape[0], rank), down.reshape(rank, -1)))
-        changes[name] = (strength * alpha / rank * (b @ a)).reshape(shape)
-    if wrong:
-        raise WeightsError(f"{path}: this LoRA is not for this model: {'; '.join(wrong[:3])}")
-    return changes
 
 
 def check_decoder(folder: Path) -> None:

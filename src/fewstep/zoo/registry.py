@@ -7,13 +7,25 @@ import struct
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from fewstep.models.keys import PREFIXES
+from fewstep.models.weights import FILE, find_weights
 from fewstep.stamp import Stamp
+from fewstep.zoo.hub import REPO, cached, command, snapshot
+from fewstep.zoo.known import KNOWN, Known, Weights
 
-KNOWN = {"emoji": "256-pixel scenes of emoji; ships inside the package, trained and distilled by this project"}
 INDEX = "model_index.json"
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
+NETWORKS = {"text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors", "unet": FILE, "vae": FILE}  # the weights of each, in its folder
+VOCABULARY = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+TEXTS = (  # what a whole model has besides
+    INDEX,
+    "scheduler/scheduler_config.json",
+    *(f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in VOCABULARY),
+    *(f"{part}/config.json" for part in NETWORKS),
+)
 
 
 class ModelError(ValueError):
@@ -22,14 +34,20 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A model as a list shows it."""
+    """A known model as a list shows it, and what is on this disk of it."""
 
-    name: str
-    about: str
-    folder: Path
-    present: bool
-    steps: tuple[int, ...]  # of its students, ascending
-    megabytes: float
+    known: Known
+    folder: Path | None  # of a whole model, complete or not; None for weights that apply to another
+    steps: tuple[int, ...]  # that there are few-step weights for on this disk, ascending
+    fetch: tuple[str, ...]  # what to type for what is missing, its base included
+    megabytes: float  # on this disk, without its base
+
+    @property
+    def state(self) -> str:
+        """How much of it is on this disk, in a word or two."""
+        if not self.fetch:
+            return "here"
+        return "partly here" if self.steps or self.megabytes else "not here"
 
 
 def names() -> list[str]:
@@ -43,23 +61,72 @@ def embedded(name: str) -> Path:
 
 
 def find(model: str) -> Path:
-    """The folder, or the .safetensors file, that ``model`` means: a known name first, then a path.
+    """The folder, or the .safetensors file, that ``model`` means: a known name first, then a path, then an id on the Hub that is in its cache.
 
-    Raises ModelError, naming what can be given, if there is no such thing.
+    Raises ModelError, naming what can be given or what to type to fetch it, if there is no such thing.
     """
     if model in KNOWN:
-        folder = embedded(model)
-        if not (folder / INDEX).is_file():
-            raise ModelError(f"the embedded model '{model}' is not in this installation ({folder}): install fewstep again, or give --model a folder")
-        return folder
+        return whole(KNOWN[model])
     path = Path(model)
     if path.suffix in PICKLES:
         raise ModelError(f"{model}: only safetensors are read, for a pickle ({', '.join(PICKLES)}) can run code when it is opened: convert it first")
     if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
-        return path.resolve()
+        return path.absolute() if path.is_symlink() else path.resolve()  # the Hub's cache links to files without a suffix
     if path.is_file():
         raise ModelError(f"{model} is no model: give a diffusers folder or a .safetensors file, or one of {', '.join(KNOWN)}")
-    raise ModelError(f"there is no model '{model}': give one of {', '.join(KNOWN)}, a diffusers folder or a .safetensors file")
+    if REPO.fullmatch(model) and (folder := snapshot(model)) is not None:
+        check_whole(folder, model, model)
+        return folder
+    hub = f"; one of the Hub's is fetched with: {command(model)}" if REPO.fullmatch(model) else ""
+    raise ModelError(f"there is no model '{model}': give one of {', '.join(KNOWN)}, a diffusers folder or a .safetensors file{hub}")
+
+
+def whole(known: Known) -> Path:
+    """The folder of a known model that is whole. Raises ModelError if it is not on this disk, or is weights that apply to another."""
+    if known.weights:
+        raise ModelError(f"{known.name} is weights for {known.base}: make pictures with it, or give {known.base} or a folder here")
+    if not known.repo:
+        folder = embedded(known.name)
+        if not (folder / INDEX).is_file():
+            raise ModelError(f"the embedded model '{known.name}' is not in this installation ({folder}): install fewstep again, or give --model a folder")
+        return folder
+    folder = snapshot(known.repo) or Path(known.repo)
+    check_whole(folder, known.name, known.repo)
+    return folder
+
+
+def check_whole(folder: Path, name: str, repo: str) -> None:
+    """Raises ModelError, with what to type, unless all files that a model of the Hub needs are in its snapshot ``folder``."""
+    lacking = missing(folder)
+    if any(Path(name).name != VOCABULARY[-1] for name in lacking):  # some publish none of those
+        raise ModelError(f"{name} is not whole on this disk ({len(lacking)} files are missing): fetch them with: {command(repo, lacking)}")
+
+
+def missing(folder: Path) -> list[str]:
+    """The files that a whole model needs and ``folder`` lacks, weights by the names of their float16 variants."""
+    lacking = [name for name in TEXTS if not (folder / name).is_file()]
+    weights = [(part, file) for part, file in NETWORKS.items() if not find_weights(folder / part, file).is_file()]
+    return lacking + [f"{part}/{file.replace('.safetensors', '.fp16.safetensors')}" for part, file in weights]
+
+
+def weights_file(known: Known, weights: Weights) -> Path:
+    """Where one file of a known model lies. Raises ModelError, with what to type, if it is not on this disk or cannot be opened."""
+    if Path(weights.file).suffix in PICKLES:
+        there = Path(weights.file).with_suffix(".safetensors").name
+        raise ModelError(
+            f"{known.name} for {weights.row.steps} step{'s' * (weights.row.steps > 1)} is published as a pickle ({weights.file}), which can run code when it "
+            f"is opened: convert it to {there} as docs/models.md says, and give that file as --model"
+        )
+    path = cached(known.repo, weights.file)
+    if path is None:
+        raise ModelError(f"{weights.file} of {known.name} is not on this disk: fetch it with: {command(known.repo, [weights.file])}")
+    return path
+
+
+def by_name(path: Path) -> Weights | None:
+    """The known weights that a file is by its name, wherever it lies and whatever it was converted from; None for a name that says nothing."""
+    alike = [one for known in KNOWN.values() for one in known.weights if Path(one.file).stem == path.stem]
+    return alike[0] if len(alike) == 1 else None
 
 
 def base_of(path: Path) -> Path:
@@ -81,20 +148,77 @@ def students(folder: Path) -> dict[int, Path]:
 def peek(path: Path) -> Stamp | None:
     """The stamp in a safetensors header, None where there is none. Raises ModelError on a file that is no whole safetensors file."""
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(LONGEST_HEADER, path.stat().st_size):
-                raise ValueError("it may be truncated")
-            return Stamp.from_metadata(json.loads(stream.read(length)).get("__metadata__"))
+        return Stamp.from_metadata(_header(path).get("__metadata__"))
     except (OSError, struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
 
 
+def is_lora(path: Path) -> bool:
+    """Whether the tensors of a safetensors file are low-rank adapters, by their names. Raises ModelError on one that cannot be read."""
+    try:
+        return any("lora" in name.lower() for name in _header(path))
+    except (OSError, struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is a whole model in SDXL's original layout, by its names. Raises ModelError on one that cannot be read."""
+    names = _names(path)
+    return all(any(name.startswith(prefix) for name in names) for prefix in PREFIXES.values())
+
+
+def text_width(path: Path) -> int:
+    """How wide the text is that the UNet in an all-in-one file reads: 2048 for SDXL; 0 where there is none. Raises ModelError as above."""
+    return next((shape[-1] for name, shape in _names(path).items() if name.endswith(".attn2.to_k.weight") and len(shape) == 2), 0)
+
+
+def _names(path: Path) -> dict[str, list[int]]:
+    try:
+        return {name: list(map(int, entry["shape"])) for name, entry in _header(path).items() if name != "__metadata__"}
+    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
+
+
+def configured(known: Known) -> Path:
+    """The folder of a known model of the Hub with its configurations and tokenizers. Raises ModelError, with what to type, where they are missing."""
+    folder = snapshot(known.repo) or Path(known.repo)
+    lacking = [name for name in TEXTS if not (folder / name).is_file()]
+    if any(Path(name).name != VOCABULARY[-1] for name in lacking):
+        raise ModelError(f"the configurations and tokenizers of {known.name} are not on this disk: fetch them with: {command(known.repo, lacking)}")
+    return folder
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > min(LONGEST_HEADER, path.stat().st_size):
+            raise ValueError("it may be truncated")
+        header: dict[str, Any] = json.loads(stream.read(length))
+    return header
+
+
 def entries() -> list[Entry]:
-    """The known models and what is there of each."""
-    listed = []
-    for name, about in KNOWN.items():
-        folder = embedded(name)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-        listed.append(Entry(name, about, folder, (folder / INDEX).is_file(), tuple(students(folder)), size))
-    return listed
+    """The known models and what is on this disk of each."""
+    return [entry(known) for known in KNOWN.values()]
+
+
+def entry(known: Known) -> Entry:
+    """One known model and what is on this disk of it. Raises ModelError on a file of the embedded one that cannot be read."""
+    if not known.repo:
+        folder = embedded(known.name)
+        there = (folder / INDEX).is_file()
+        return Entry(known, folder, tuple(students(folder)), () if there else ("python -m pip install --force-reinstall fewstep",), _megabytes(folder))
+    if not known.weights:
+        folder = snapshot(known.repo) or Path(known.repo)
+        lacking = missing(folder)
+        steps = () if any(name.startswith("unet/") for name in lacking) else known.steps
+        return Entry(known, folder, steps, (command(known.repo, lacking),) if lacking else (), _megabytes(folder))
+    paths = {one.file: path for one in known.weights if (path := cached(known.repo, one.file))}
+    fetch = [command(known.repo, [name]) for name in dict.fromkeys(one.file for one in known.weights) if name not in paths]  # few need all
+    usable = {one.row.steps for one in known.weights if one.file in paths and Path(one.file).suffix not in PICKLES}
+    size = sum(path.stat().st_size for path in paths.values()) / 1e6
+    return Entry(known, None, tuple(sorted(usable)), (*entry(KNOWN[known.base]).fetch, *fetch), size)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

@@ -12,6 +12,7 @@ from fewstep.engine.engine import REMEMBERED, Engine
 from fewstep.engine.record import picture_bytes
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.models.bundle import load_bundle, load_weights
+from fewstep.models.chunks import Words
 from fewstep.models.prompt import conditioning, encode, time_ids
 from fewstep.sampler import sample
 from fewstep.schedule import pairs, start_scale, trailing_timesteps
@@ -151,18 +152,19 @@ def test_prompts_are_encoded_once_and_only_so_many_are_kept(engine: Engine, monk
     asked: list[str] = []
     encode_one = engine.backend.encode
 
-    def counted(prompt: str) -> object:
-        asked.append(prompt)
-        return encode_one(prompt)
+    def counted(words: tuple[Words, Words], chunks: int) -> object:
+        asked.append(words[0].parts[0][0].text)
+        return encode_one(words, chunks)
 
     monkeypatch.setattr(engine.backend, "encode", counted)
     for _ in range(2):
         engine.generate(Request("never asked before", steps=1, width=64, height=64))
     assert asked == ["never asked before"]
     for number in range(REMEMBERED + 1):
-        engine._encode(str(number))
+        engine._encode((str(number),))
     assert len(engine._prompts) == REMEMBERED
-    assert "never asked before" not in engine._prompts
+    engine.generate(Request("never asked before", steps=1, width=64, height=64))
+    assert asked.count("never asked before") == 2, "it was forgotten"
 
 
 def test_timings_name_the_stages(engine: Engine) -> None:

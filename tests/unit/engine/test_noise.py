@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewstep.engine.noise import Noise, drawing, slerp
+from fewstep.engine.noise import Draws, Noise, drawing, slerp
 from fewstep.engine.request import SEEDS
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
@@ -76,3 +77,15 @@ def test_every_draw_lies_between_those_of_both_seeds() -> None:
     draw, far = drawing(1, 2, 1.0), Noise(2)
     for shape in ((4, 5), (3, 7)):
         assert np.array_equal(draw(shape), far.draw(shape))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
+def test_the_kth_draw_is_the_kth_whatever_was_asked_before(order: list[int]) -> None:
+    """Each picture's draws are those of its own torch generator, in the order that a pipeline of diffusers draws them."""
+    shape, seeds = (1, 4, 6, 5), (7, 8)
+    draws = Draws([partial(drawing, seed, None, None) for seed in seeds], shape)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    expected = [torch.cat([torch.randn(shape, generator=generator) for generator in generators]).numpy() for _ in range(5)]
+    for k in order:
+        np.testing.assert_allclose(draws(k), expected[k], atol=1e-5, rtol=1e-5)

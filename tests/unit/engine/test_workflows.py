@@ -61,7 +61,7 @@ def test_all_of_a_blend_is_its_prompt_and_all_of_a_variation_its_seed(engine: En
 def test_between_the_ends_lies_another_picture(engine: Engine) -> None:
     varied = engine.generate(base(variation_seed=8, variation=0.5))
     assert all(difference(varied, engine.generate(base(seed=seed))) > BOUND for seed in (7, 8))
-    first, second = engine._encode(APPLE), engine._encode(PIZZA)
+    first, second = engine._encode((APPLE,)), engine._encode((PIZZA,))
     blended = engine._prompt(engine.limits.settle(base(blend=PIZZA, blend_weight=0.25)))
     for name in ("embeds", "pooled"):
         torch.testing.assert_close(getattr(blended, name), 0.75 * getattr(first, name) + 0.25 * getattr(second, name))

@@ -68,6 +68,17 @@ def test_one_graph_serves_every_student_and_any_size(with_graphs: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_the_unets_take_texts_of_any_length_and_a_negative_one_of_another(with_graphs: Path) -> None:
+    quick, reference = (Engine.load(str(with_graphs), backend=backend) for backend in ("onnxruntime", "eager"))
+    long = "a red apple " * 60
+    for more in ({}, {"negative": "pizza"}, {"negative": long, "nag_scale": 3.0}, {"negative": long, "guidance_scale": 2.0}):
+        requests = [Request(prompt, 3, 2, 336, 192, **more) for prompt in ("a red apple", "pizza", long)]  # type: ignore[arg-type]
+        for one, other in zip(quick.generate_many(requests), reference.generate_many(requests), strict=True):
+            assert np.abs(np.asarray(one.image, int) - np.asarray(other.image, int)).max() <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_encoder_takes_any_size(with_graphs: Path) -> None:
     quick, reference = (Engine.load(str(with_graphs), backend=backend).backend for backend in ("onnxruntime", "eager"))
     for size in ((256, 256), (64, 80), (336, 192)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from tests.tiny import SHAPE
 
 from fewstep.models.bundle import build_unet, save_weights
-from fewstep.models.lora import PREFIX, adapters, add_lora, extract_lora, fuse_lora, merge_lora, set_adapters, targets
+from fewstep.models.lora import Worn, adapters, add_lora, extract_lora, fuse_lora, set_adapters, shapes_of, targets
+from fewstep.models.stack import Lora, changes_of
 from fewstep.models.weights import WeightsError
 
 
@@ -59,8 +61,9 @@ def test_a_low_rank_change_is_extracted_exactly_and_merges_back(unet: torch.nn.M
     tensors, residual = extract_lora(unet, tuned, rank=4)
     assert residual < 1e-3
     save_weights(tensors, tmp_path / "lora.safetensors", {"format": "pt"})
-    merged = copy.deepcopy(unet)
-    merge_lora(merged, tmp_path / "lora.safetensors")
+    merged, own = copy.deepcopy(unet), {"unet": shapes_of(unet)}
+    stack = (Lora("a", 1.0, tmp_path / "lora.safetensors", ("unet",)),)
+    Worn(merged).wear("a", lambda: changes_of(stack, "unet", own))
     for name, one in tuned.state_dict().items():  # fusing may have changed their order
         torch.testing.assert_close(one, merged.state_dict()[name], atol=1e-4, rtol=1e-3)
 
@@ -73,11 +76,29 @@ def test_the_residual_falls_with_the_rank(unet: torch.nn.Module) -> None:
     assert residuals[0] > 0.5 > residuals[-1]
 
 
-def test_a_lora_for_another_model_is_refused_by_name(unet: torch.nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "lora.safetensors"
-    save_weights({f"{PREFIX}no_such_layer.lora_down.weight": torch.zeros(4, 8)}, path, {"format": "pt"})
-    with pytest.raises(WeightsError, match="no_such_layer"):
-        merge_lora(copy.deepcopy(unet), path)
+def test_what_is_worn_is_taken_off_to_the_bit(unet: torch.nn.Module, tmp_path: Path) -> None:
+    """Through other stacks, in the same tensors; and a file that cannot be used changes nothing."""
+    network, own, path = copy.deepcopy(unet), {"unet": shapes_of(unet)}, tmp_path / "lora.safetensors"
+    tuned = randomised(unet, rank=4)
+    fuse_lora(tuned)
+    tensors, _ = extract_lora(unet, tuned, rank=4)
+    save_weights(tensors, path, {"format": "pt"})
+    half = dict(list(tensors.items())[: len(tensors) // 6 * 3])
+    save_weights(half, tmp_path / "half.safetensors", {"format": "pt"})
+    stacks = {key: (Lora(key, weight, file, ("unet",)),) for key, weight, file in (("a", 1.0, path), ("b", -0.5, tmp_path / "half.safetensors"))}
+    worn, places, seen = Worn(network), [weight.data_ptr() for weight in network.parameters()], {}
+    for key in ("a", "b", "a", "", "b", "a", ""):
+        worn.wear(key or (), partial(changes_of, stacks.get(key, ()), "unet", own))
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        for name, value in seen.setdefault(key, state).items():
+            assert torch.equal(state[name], value), (key, name)
+    assert all(torch.equal(value, seen[""][name]) for name, value in unet.state_dict().items())
+    assert any(not torch.equal(value, seen["b"][name]) for name, value in unet.state_dict().items())
+    assert [weight.data_ptr() for weight in network.parameters()] == places
+    bad = (Lora("c", 1.0, tmp_path / "none.safetensors", ("unet",)),)
+    with pytest.raises(WeightsError, match="there is no such file"):
+        worn.wear("c", lambda: changes_of(bad, "unet", own))
+    assert all(torch.equal(value, unet.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 def test_adapters_set_from_an_extraction_give_its_tensors_back(unet: torch.nn.Module) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 from fewstep.engine.device import best_device
 from fewstep.engine.model import Model, check_choice
 from fewstep.engine.request import BACKENDS
+from fewstep.engine.steering import Steering
+from fewstep.models.chunks import Words
+from fewstep.models.stack import Stack
 from fewstep.models.weights import WeightsError
 
 ORDER = {"cpu": ("onnxruntime", "eager"), "cuda": ("compiled", "eager")}  # fastest first; on a CPU as measured (docs/performance.md)
@@ -31,11 +34,17 @@ class Backend(Protocol):
     threads: int  # processor threads that it computes with
     no_images: str  # why it cannot encode an image, and what to do about it; empty if it can
 
-    def prepare(self, steps: int, decoder: str) -> None:
-        """Load what these step count and decoder need, if it is not loaded yet."""
+    def adapt(self, stack: Stack) -> bool:
+        """Compute with these LoRAs over the weights from now on, and with no others. Returns whether that changes anything."""
 
-    def encode(self, prompt: str) -> Any:
-        """One prompt, encoded: an object that :meth:`denoiser` takes. An empty prompt is the null prompt."""
+    def prepare(self, steps: int, decoder: str, attends: bool = False) -> None:
+        """Load what these step count and decoder need, if it is not loaded yet; ``attends``: with attentions that take a negative prompt."""
+
+    def count(self, words: Words) -> int:
+        """How many chunks of tokens ``words`` take."""
+
+    def encode(self, words: tuple[Words, Words], chunks: int = 1) -> Any:
+        """One prompt for both encoders, encoded: an object that :meth:`denoiser` takes, of at least so many chunks. No words are the null prompt."""
 
     def encode_image(self, pixels: np.ndarray) -> np.ndarray:
         """One picture, uint8 [H, W, 3], as unit-variance latents, float32 [1, C, H/f, W/f]."""
@@ -43,8 +52,8 @@ class Backend(Protocol):
     def array(self, values: np.ndarray) -> Any:
         """``values`` where the backend computes."""
 
-    def denoiser(self, steps: int, prompts: Sequence[Any], width: int, height: int, guidance_scale: float) -> Callable[[Any, int], Any]:
-        """``denoise(x, t)`` with the weights for ``steps`` steps, for latents [B, C, H/f, W/f] and B prompts; pictures are so many pixels large."""
+    def denoiser(self, steps: int, prompts: Sequence[Any], steering: Steering) -> Callable[[Any, int], Any]:
+        """``denoise(x, t)`` with the weights for ``steps`` steps, for latents [B, C, H/f, W/f] and B prompts of as many chunks each."""
 
     def decode(self, latents: Any, decoder: str) -> np.ndarray:
         """Pictures of unit-variance ``latents``: uint8 [B, H, W, 3]."""

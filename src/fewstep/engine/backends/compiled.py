@@ -5,7 +5,6 @@ Not yet run on an accelerator: on a processor tests hold it to eager torch, and 
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from torch import Tensor
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.eager import Eager, check_device
 from fewstep.engine.model import Model
+from fewstep.engine.steering import Steering
 from fewstep.models.prompt import Prompt
+from fewstep.models.students import share_projections
 from fewstep.schedule import TRAIN_TIMESTEPS
 
 SHAPES = 512  # sizes and batches that a network is compiled for, before torch gives up; its own limit is 8
@@ -44,6 +45,7 @@ class Compiled(Eager):
     """Eager's backend with its networks compiled. Each size and batch is compiled once, and kept on disk."""
 
     name = "compiled"
+    apart = True
 
     def __init__(self, model: Model, device: str, threads: int | None, strict: bool = False) -> None:
         self._strict = strict
@@ -52,20 +54,20 @@ class Compiled(Eager):
         super().__init__(model, device, threads, precision(device))
         self._times = torch.arange(TRAIN_TIMESTEPS, device=device)  # made before, so that no step waits for a copy
 
-    def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Tensor, int], Tensor]:
+    def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Tensor, int], Tensor]:
         """As Eager's; the timestep is a tensor that is on the device already."""
-        denoise = super().denoiser(steps, prompts, width, height, guidance_scale)
+        denoise = super().denoiser(steps, prompts, steering)
         return lambda x, t: denoise(x, self._times[t])  # type: ignore[arg-type]
 
     def _quick(self, network: Any) -> Any:
-        """A compiled copy: the network itself stays as it was read, for students are made from it."""
-        network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        if hasattr(network, "encoder") and hasattr(network, "decoder"):  # of an autoencoder only the decoder is used
-            network.encoder = None
+        """``network`` compiled, in its own place: its weights may still be exchanged, and none is held twice."""
+        network = network.to(memory_format=torch.channels_last)
+        if hasattr(network, "encoder") and hasattr(network, "decoder"):  # of an autoencoder the decoder is what counts
             network.decoder.forward = _Compiling(network.decoder.forward, self._options, self._strict, "decoder")
             return network
         if hasattr(network, "fuse_qkv_projections"):
             network.fuse_qkv_projections()
+            share_projections(network)
         network.forward = _Compiling(network.forward, self._options, self._strict, type(network).__name__)
         return network
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,18 @@ from fewstep.engine.backends import BackendError
 from fewstep.engine.decode import check_scaling, decode
 from fewstep.engine.decode import encode as encode_pixels
 from fewstep.engine.device import cores
-from fewstep.engine.model import UNET, Model
+from fewstep.engine.model import Model
+from fewstep.engine.steering import Steering
+from fewstep.models.adapters import TEXT, UNET
+from fewstep.models.attention import take_negatives
 from fewstep.models.bundle import load_bundle
+from fewstep.models.chunks import Words, count
 from fewstep.models.guidance import denoiser
-from fewstep.models.prompt import Prompt, cat, encode, time_ids
-from fewstep.models.students import read_student
+from fewstep.models.lora import Worn, shapes_of
+from fewstep.models.prompt import Prompt, Spoken, cat, encode_words
+from fewstep.models.single_file import read_single_file
+from fewstep.models.stack import Stack, changes_of, key_of
+from fewstep.models.students import Unets
 from fewstep.models.tiny_decoder import load_tiny
 
 
@@ -42,24 +49,39 @@ class Eager:
 
     name = "eager"
     no_images = ""
+    apart = False  # whether a UNet that was made quick is good for nothing else
 
     def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.device, self._dtype = model, device, dtype
         self.threads = threads or cores()
-        self.bundle = load_bundle(model.folder, device, dtype)
+        self.bundle = read_single_file(model.file, model.folder, device, dtype) if model.file else load_bundle(model.folder, device, dtype)
         check_scaling(self.bundle.vae.config, model.channels, model.folder / "vae" / "config.json")
-        self._unets: dict[Path, Any] = {}
+        self._unets = Unets(self.bundle, len(set(model.students.values())) + model.limits.teacher, self._quick_unet, self.apart)
         self._decoders: dict[str, Any] = {"full": self._quick(self.bundle.vae)}
+        self._stack: Stack = ()
+        self._texts = {part: Worn(self.bundle.models[part]) for part in TEXT}
+        self._shapes = {part: shapes_of(network) for part, network in self.bundle.models.items() if part in (UNET, *TEXT)}
 
-    def prepare(self, steps: int, decoder: str) -> None:
-        """Load the student for these steps and, if it is asked for, the reduced decoder."""
-        _ = self._unet(steps), self._decoder(decoder)
+    def adapt(self, stack: Stack) -> bool:
+        """Wear these LoRAs from the next call on: in place, so that nothing is loaded or compiled again."""
+        changed, self._stack = stack != self._stack, stack
+        return changed
+
+    def prepare(self, steps: int, decoder: str, attends: bool = False) -> None:
+        """Load the student for these steps, whose attentions take a negative prompt anyway, and, if it is asked for, the reduced decoder."""
+        _ = self._unet(steps, self._stack), self._decoder(decoder)
+
+    def count(self, words: Words) -> int:
+        """The chunks of tokens that ``words`` take, of the tokenizer that makes more of them."""
+        return max(count(words, Spoken(tokenizer)) for tokenizer in (self.bundle.tokenizer, self.bundle.tokenizer_2))
 
     @torch.inference_mode()
-    def encode(self, prompt: str) -> Prompt:
-        """One prompt, encoded; an empty one is zeros."""
+    def encode(self, words: tuple[Words, Words], chunks: int = 1) -> Prompt:
+        """One prompt, encoded; without words it is zeros."""
         self._ours()
-        return encode(self.bundle, [prompt])
+        for part, worn in self._texts.items():
+            worn.wear(key_of(self._stack, part), partial(changes_of, self._stack, part, self._shapes))
+        return encode_words(self.bundle, words, chunks)
 
     @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> np.ndarray:
@@ -71,12 +93,20 @@ class Eager:
         """``values`` on the device."""
         return torch.from_numpy(values).to(self.device)
 
-    def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Tensor, int], Tensor]:
-        """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what a guidance scale does."""
+    def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Tensor, int], Tensor]:
+        """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what guidance does."""
         self._ours()
-        ids = time_ids(len(prompts), width, height, self.device)
-        denoise = denoiser(self._unet(steps), cat(*prompts), ids, guidance_scale)
-        return torch.inference_mode()(lambda x, t: denoise(x.to(self._dtype), t).float())
+        null, away = (None if them is None else cat(*them) for them in (steering.null, steering.away))
+        ids = torch.from_numpy(steering.ids).to(self.device)
+        stack = self._stack
+        denoise = denoiser(self._unet(steps, stack), cat(*prompts), ids, steering.guidance_scale, null, away, steering.nag_scale or 1.0)
+
+        @torch.inference_mode()
+        def worn(x: Tensor, t: int) -> Tensor:
+            self._unet(steps, stack)  # between two evaluations the network may have served pictures of other steps or LoRAs
+            return denoise(x.to(self._dtype), t).float()
+
+        return worn
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, decoder: str) -> np.ndarray:
@@ -97,13 +127,13 @@ class Eager:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
-    def _unet(self, steps: int) -> Any:
-        """The UNet for ``steps`` steps; a teacher's is the same for every number of steps."""
-        path = self.model.students.get(steps, self.model.folder / UNET)
-        if path not in self._unets:
-            own = path == self.model.folder / UNET
-            self._unets[path] = self._quick(self.bundle.unet if own else read_student(self.bundle, path)[0])
-        return self._unets[path]
+    def _unet(self, steps: int, stack: Stack = ()) -> Any:
+        """The UNet for ``steps`` steps; a teacher's is the same for every number of steps. A large model has one, until the next is asked for."""
+        path = self.model.weights(steps)
+        return self._unets.get(None if path == self.model.unet else path, partial(self.model.stamp, steps), stack)
+
+    def _quick_unet(self, network: Any) -> Any:
+        return take_negatives(self._quick(network))
 
     def _decoder(self, decoder: str) -> Any:
         if decoder not in self._decoders:

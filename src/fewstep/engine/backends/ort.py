@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +13,24 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from fewstep.engine.adapters import own_shapes, weight_files
 from fewstep.engine.backends import BackendError
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
+from fewstep.engine.steering import Steering
+from fewstep.models.adapters import TEXT, read_changes
+from fewstep.models.adapters import UNET as PART
+from fewstep.models.chunks import Words, count, join, script
 from fewstep.models.clip_tokens import ClipTokens
-from fewstep.models.weights import GRAPHS, INDEX, WeightsError, check_decoder, check_fit, low_rank_changes, read_weights
-from fewstep.stamp import file_hash
-from fewstep.zoo.registry import peek
+from fewstep.models.stack import Stack, changes_of, key_of, total
+from fewstep.models.weights import GRAPHS, INDEX, WeightsError, check_decoder, check_fit, read_weights
+from fewstep.stamp import Stamp, file_hash
 
 Array = NDArray[np.float32]
 WEIGHTS = UNET.name
 ENCODER = "encoder"
+NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
@@ -32,7 +38,11 @@ def open(model: Model, device: str = "cpu", threads: int | None = None, strict: 
     """The backend for ``model``. Raises BackendError if the model has no usable graphs or ``device`` is no CPU, WeightsError on a damaged configuration."""
     if device != "cpu":
         raise BackendError(f"the onnxruntime backend computes on a CPU, not on {device}: use --backend eager")
+    if model.file:
+        raise BackendError(f"the onnxruntime backend has no graphs for {model.file}: use --backend eager, or export its folder with --to graphs")
     if not (model.folder / GRAPHS / INDEX).is_file():
+        if model.rows or model.unet != model.folder / UNET:  # weights as others publish them
+            raise BackendError(f"onnxruntime has no graphs of {model.limits.name}: use --backend eager, which needs the extra fewstep[sdxl]")
         raise BackendError(f"{model.folder} has no {GRAPHS}/{INDEX}: {advice(model)}")
     return OnnxRuntime(model, threads or cores())
 
@@ -76,7 +86,9 @@ class OnnxRuntime:
         self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, **json.loads(config.read_text(encoding="utf8"))}
         check_scaling(self._vae, model.channels, config)
         self._shapes = read_index(model)
-        self._unets: dict[Path, Any] = {}
+        self._stack: Stack = ()
+        self._texts: dict[Hashable, Any] = {}  # by what a stack changes
+        self._unets: dict[tuple[Path, str, Hashable], Any] = {}
         self._decoders: dict[str, Any] = {}
 
     @property
@@ -95,24 +107,56 @@ class OnnxRuntime:
         except ValueError as error:
             raise WeightsError(str(error)) from None
 
-    @cached_property
+    def adapt(self, stack: Stack) -> bool:
+        """Use sessions with these LoRAs in their weights. Those without any are kept, and of the others the newest."""
+        changed, self._stack = stack != self._stack, stack
+        if changed:
+            self._texts = {key: session for key, session in self._texts.items() if key in ((), key_of(stack, *TEXT))}
+            self._unets = {key: session for key, session in self._unets.items() if key[-1] in ((), key_of(stack, PART))}
+        return changed
+
+    @property
     def _text(self) -> Any:
-        files = {part: self.model.folder / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2")}
-        tensors = {part: read_weights(path, "numpy") for part, path in files.items()}
-        own = {f"{part}.{key}".replace(".text_model.", "."): value for part, values in tensors.items() for key, value in values.items()}
-        # files and networks differ, by version, in whether they say text_model. before a name
-        named = {name: own[bare] for name in self._shapes["text"] if (bare := name.replace(".text_model.", ".")) in own}
-        return self._session("text", named, files["text_encoder"])
+        key = key_of(self._stack, *TEXT)
+        if key not in self._texts:
+            tensors = {part: read_weights(path, "numpy") for part, path in self._files.items() if part in TEXT}
+            added = {part: self._with_stack(values, part) for part, values in tensors.items()}
+            own = {f"{part}.{key}".replace(".text_model.", "."): value for part, values in added.items() for key, value in values.items()}
+            # files and networks differ, by version, in whether they say text_model. before a name
+            named = {name: own[bare] for name in self._shapes["text"] if (bare := name.replace(".text_model.", ".")) in own}
+            self._texts[key] = self._session("text", named, self._files[TEXT[0]])
+        return self._texts[key]
 
-    def prepare(self, steps: int, decoder: str) -> None:
-        """Make the sessions that these step count and decoder need."""
-        _ = self._tokens, self._text, self._unet(steps), self._decoder(decoder)
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """The weights of what LoRAs may change."""
+        return weight_files(self.model)
 
-    def encode(self, prompt: str) -> Prompt:
-        """One prompt, encoded; an empty one is zeros."""
-        tokens, tokens_2 = (tokenizer.tokens([prompt]) for tokenizer in self._tokens)
-        encoded = Prompt(*self._run(self._text, {"tokens": tokens, "tokens_2": tokens_2}))
-        return encoded if prompt.strip() else _null(encoded)
+    def _with_stack(self, weights: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+        """``weights`` of one part with what the stack adds to them."""
+        if not key_of(self._stack, part):
+            return weights
+        added = changes_of(self._stack, part, own_shapes(self.model), "numpy")
+        return {name: value.astype(np.float32) + total(added[name]) if name in added else value for name, value in weights.items()}
+
+    @cached_property
+    def _width(self) -> int:
+        """How many channels of a prompt are the first encoder's."""
+        return int(json.loads((self.model.folder / "text_encoder" / "config.json").read_text(encoding="utf8"))["hidden_size"])
+
+    def prepare(self, steps: int, decoder: str, attends: bool = False) -> None:
+        """Make the sessions that these step count and decoder need, with attentions that take a negative prompt or with plain ones."""
+        _ = self._tokens, self._text, self._unet(steps, attends), self._decoder(decoder)
+
+    def count(self, words: Words) -> int:
+        """The chunks of tokens that ``words`` take, of the tokenizer that makes more of them."""
+        return max(count(words, tokenizer) for tokenizer in self._tokens)
+
+    def encode(self, words: tuple[Words, Words], chunks: int = 1) -> Prompt:
+        """One prompt, encoded; without words it is zeros."""
+        plan = script(words, self._tokens, chunks)
+        embeds, pooled = self._run(self._text, dict(zip(("tokens", "tokens_2"), plan.tokens, strict=True)))
+        return Prompt(*join(plan, embeds, pooled, self._width, self.array))
 
     def encode_image(self, pixels: np.ndarray) -> Array:
         """One picture as unit-variance latents. Raises BackendError if the model's graphs lack the encoder."""
@@ -125,10 +169,10 @@ class OnnxRuntime:
         """``values`` as float32."""
         return np.asarray(values, np.float32)
 
-    def denoiser(self, steps: int, prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float) -> Callable[[Array, int], Array]:
+    def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Array, int], Array]:
         """``denoise(x, t)`` with the weights for ``steps`` steps."""
-        session = self._unet(steps)
-        return denoiser(lambda inputs: self._run(session, inputs)[0], prompts, width, height, guidance_scale)
+        session = self._unet(steps, steering.attends)
+        return denoiser(lambda inputs: self._run(session, inputs)[0], prompts, steering)
 
     def decode(self, latents: Array, decoder: str) -> np.ndarray:
         """Pictures of unit-variance ``latents``, one by one, which keeps the activations in the processor's cache."""
@@ -150,22 +194,24 @@ class OnnxRuntime:
             reason = str(error).splitlines()[0]
             raise BackendError(f"{self.model.folder} cannot be computed by onnxruntime ({reason}): see whether --backend eager can") from error
 
-    def _unet(self, steps: int) -> Any:
-        path = self.model.students.get(steps, self.model.folder / UNET)
-        if path not in self._unets:
-            self._unets[path] = self._session("unet", {f"unet.{key}": value for key, value in self._unet_weights(path).items()}, path)
-        return self._unets[path]
+    def _unet(self, steps: int, attends: bool = False) -> Any:
+        path, graph = self.model.weights(steps), NEGATABLE if attends else PART
+        key = path, graph, key_of(self._stack, PART)
+        if key not in self._unets:
+            weights = self._with_stack(self._unet_weights(path, self.model.stamp(steps)), PART)
+            self._unets[key] = self._session(graph, {f"{PART}.{name}": value for name, value in weights.items()}, path)
+        return self._unets[key]
 
-    def _unet_weights(self, path: Path) -> dict[str, np.ndarray]:
+    def _unet_weights(self, path: Path, stamp: Stamp) -> dict[str, np.ndarray]:
         """A whole UNet's tensors, or the model's own with a LoRA added, rounded as an exported file holds them."""
-        stamp, base = peek(path), self.model.folder / UNET
-        if stamp is None or stamp.kind != "lora":
+        base = self.model.unet
+        if stamp.kind != "lora":
             return read_weights(path, "numpy")
         if stamp.base and stamp.base != file_hash(base):
             raise WeightsError(f"{path} is a LoRA for the weights {stamp.base}, and these are {file_hash(base)}: give the model it was made for")
         weights = read_weights(base, "numpy")
-        changes = low_rank_changes(path, read_weights(path, "numpy"), {key: value.shape for key, value in weights.items()})
-        return {key: (value.astype(np.float32) + changes[key]).astype(np.float16) if key in changes else value for key, value in weights.items()}
+        changes = read_changes(path, {PART: {key: value.shape for key, value in weights.items()}}, framework="numpy").get(PART, {})
+        return {key: (value.astype(np.float32) + changes[key].full(1.0)).astype(np.float16) if key in changes else value for key, value in weights.items()}
 
     def _decoder(self, decoder: str) -> Any:
         if decoder not in self._decoders:
@@ -204,27 +250,43 @@ class OnnxRuntime:
             raise BackendError(f"onnxruntime cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
 
 
-def denoiser(
-    unet: Callable[[dict[str, NDArray[Any]]], Array], prompts: Sequence[Prompt], width: int, height: int, guidance_scale: float
-) -> Callable[[Array, int], Array]:
-    """``denoise(x, t)`` of a UNet's graph, called with its inputs by name; see fewstep.models.guidance.denoiser for what a guidance scale does."""
-    guided = guidance_scale > 1
-    shown = [*map(_null, prompts), *prompts] if guided else prompts
-    fixed: dict[str, NDArray[Any]] = {
-        "prompt_embeds": np.concatenate([prompt.embeds for prompt in shown]),
-        "pooled": np.concatenate([prompt.pooled for prompt in shown]),
-        "ids": np.array([[height, width, 0, 0, height, width]] * len(shown), np.float32),
-    }
+def denoiser(unet: Callable[[dict[str, NDArray[Any]]], Array], prompts: Sequence[Prompt], steering: Steering) -> Callable[[Array, int], Array]:
+    """``denoise(x, t)`` of a UNet's graph, called with its inputs by name; see fewstep.models.guidance.denoiser for what guidance does."""
+    scale, away = steering.guidance_scale, steering.away
+    empty = [_null(prompt) for prompt in prompts] if steering.null is None else list(steering.null)
+    nothing = None if away is None else [_null(prompt) for prompt in away]
+    if scale <= 1:
+        halves = [(prompts, away)]
+    elif empty[0].embeds.shape == prompts[0].embeds.shape:
+        halves = [([*empty, *prompts], None if away is None or nothing is None else [*nothing, *away])]
+    else:
+        halves = [(empty, nothing), (prompts, away)]
+    fixed = [_inputs(own, its, steering) for own, its in halves]
+
+    def run(x: Array, t: int, inputs: dict[str, NDArray[Any]]) -> Array:
+        sample = np.concatenate([x] * (len(inputs["ids"]) // len(x))).astype(np.float32)
+        return unet({"sample": sample, "timestep": np.full(len(sample), t, np.int64), **inputs})
 
     def denoise(x: Array, t: int) -> Array:
-        sample = np.concatenate([x, x]) if guided else x
-        output = unet({"sample": sample.astype(np.float32), "timestep": np.full(len(sample), t, np.int64), **fixed})
-        if not guided:
-            return output
-        null, real = np.split(output, 2)
-        return null + np.float32(guidance_scale) * (real - null)
+        outputs = [run(x, t, inputs) for inputs in fixed]
+        if scale <= 1:
+            return outputs[0]
+        null, real = np.split(outputs[0], 2) if len(outputs) == 1 else outputs
+        return null + np.float32(scale) * (real - null)
 
     return denoise
+
+
+def _inputs(prompts: Sequence[Prompt], away: Sequence[Prompt] | None, steering: Steering) -> dict[str, NDArray[Any]]:
+    """What a UNet's graph takes beside latents and timestep."""
+    inputs: dict[str, NDArray[Any]] = {
+        "prompt_embeds": np.concatenate([prompt.embeds for prompt in prompts]),
+        "pooled": np.concatenate([prompt.pooled for prompt in prompts]),
+        "ids": np.concatenate([steering.ids] * (len(prompts) // len(steering.ids))),
+    }
+    if away is not None:
+        inputs |= {"negative_embeds": np.concatenate([prompt.embeds for prompt in away]), "nag_scale": np.array(steering.nag_scale, np.float32)}
+    return inputs
 
 
 def _null(prompt: Prompt) -> Prompt:
