@@ -20,6 +20,7 @@ from fewstep.serve.a1111_facts import add_facts, check_model
 from fewstep.serve.nearest import SAMPLER, Nearest, nearest, steps_from_image, used_for
 from fewstep.serve.orders import Order, Update
 from fewstep.serve.pictures import decode_text, gray_mask, picture_as
+from fewstep.serve.rack import Rack, tagged
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.shapes import A1111
 from fewstep.serve.waiting import NOBODY, finished, settle
@@ -31,8 +32,8 @@ class Txt2Img(BaseModel):
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    prompt: str | None = Field(None, description="What to draw.")
-    negative_prompt: str | None = Field(None, description="Told to be passed over.")
+    prompt: str | None = Field(None, description="What to draw; <lora:name:0.8> puts one of /sdapi/v1/loras over the weights.")
+    negative_prompt: str | None = Field(None, description="What to lead the picture away from; works without guidance.")
     seed: int | None = Field(None, ge=-1, lt=SEEDS, description="-1 is random.")
     steps: int | None = Field(None, description="The nearest trained number is used.")
     cfg_scale: float | None = Field(None, description="Told to be otherwise.")
@@ -133,10 +134,10 @@ def idle() -> dict[str, Any]:
     return {**none, "sampling_step": 0, "sampling_steps": 0}
 
 
-def add_a1111(app: FastAPI, scheduler: Scheduler) -> None:
+def add_a1111(app: FastAPI, scheduler: Scheduler, rack: Rack) -> None:
     """All routes under /sdapi/v1."""
     jobs = Jobs()
-    add_facts(app, scheduler)
+    add_facts(app, scheduler, rack)
 
     @app.post(f"{A1111}txt2img", response_model=None)
     async def txt2img(request: Request, wanted: Annotated[Txt2Img, Body()]) -> Any:
@@ -205,22 +206,24 @@ def settle_images(scheduler: Scheduler, wanted: Txt2Img) -> tuple[Nearest, list[
     count = (wanted.batch_size or 1) * (wanted.n_iter or 1)
     if count > MOST_COUNT:
         raise RequestError(f"batch_size times n_iter = {count}: give at most {MOST_COUNT} pictures")
-    made = {"steps": near.steps, "width": near.width, "height": near.height, **begin}
-    return near, settle(scheduler.limits, [Wish(wanted.prompt or "", first + i, **made) for i in range(count)])
+    prompt, loras = tagged(wanted.prompt or "")
+    made = {"loras": loras, "steps": near.steps, "width": near.width, "height": near.height, "negative": wanted.negative_prompt, **begin}
+    return near, settle(scheduler.limits, [Wish(prompt, first + i, **made) for i in range(count)])
 
 
 def info(near: Nearest, wanted: Txt2Img, pictures: Sequence[Picture]) -> dict[str, Any]:
     """What the pictures were made with, as A1111 tells it: used, not asked for; that is in extra_generation_params."""
     if not pictures:
         return {"all_prompts": [], "all_seeds": [], "infotexts": []}
-    first, prompt = pictures[0], wanted.prompt or ""
+    first = pictures[0]
+    drawn, negatives = [picture.record.prompt for picture in pictures], [picture.record.negative or "" for picture in pictures]
     seeds, used = [picture.seed for picture in pictures], used_for(first)
     extra = {f"Asked {name}": both["asked"] for name, both in near.changed(first).items()}
     return {
-        "prompt": prompt,
-        "all_prompts": [prompt] * len(pictures),
-        "negative_prompt": "",
-        "all_negative_prompts": [""] * len(pictures),
+        "prompt": drawn[0],
+        "all_prompts": drawn,
+        "negative_prompt": negatives[0],
+        "all_negative_prompts": negatives,
         "seed": seeds[0],
         "all_seeds": seeds,
         "subseed": -1,

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from fewstep.engine.source import open_image
 from fewstep.serve.nearest import SAMPLER, SCHEDULER
 from fewstep.serve.pictures import decode_text, settings_in, text_in
+from fewstep.serve.rack import Rack
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.shapes import A1111
 from fewstep.serve.wire import LARGEST_UPLOAD
 
 EMPTY: dict[str, Any] = {
-    "loras": [],
     "sd-vae": [],
     "sd-modules": [],
     "hypernetworks": [],
@@ -45,7 +45,7 @@ class Info(BaseModel):
     image: str = Field(description="A picture as a data URL or in Base64.")
 
 
-def add_facts(app: FastAPI, scheduler: Scheduler) -> None:
+def add_facts(app: FastAPI, scheduler: Scheduler, rack: Rack) -> None:
     """All routes of this file."""
     name = scheduler.limits.name
 
@@ -67,6 +67,11 @@ def add_facts(app: FastAPI, scheduler: Scheduler) -> None:
         pass_over(path)
     tell("sd-models", [{"title": name, "model_name": name, "hash": None, "sha256": None, "filename": f"{name}.safetensors", "config": None}])
     tell("options", {"sd_model_checkpoint": name, "sd_checkpoint_hash": "", "sd_vae": "None", "samples_format": "png", "CLIP_stop_at_last_layers": 1})
+
+    @app.get(f"{A1111}loras")
+    async def loras() -> list[dict[str, Any]]:
+        """The LoRAs that a prompt may name."""
+        return await asyncio.to_thread(rack.facts)
 
     @app.post(f"{A1111}options")
     async def set_options(options: Annotated[dict[str, Any], Body()]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -10,7 +11,6 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -27,6 +27,7 @@ from fewstep.serve.native import add_generate
 from fewstep.serve.openai import add_openai
 from fewstep.serve.orders import Busy, Closed, Refused
 from fewstep.serve.out import FULL, add_sessions
+from fewstep.serve.rack import Rack
 from fewstep.serve.scheduler import Scheduler, Walker
 from fewstep.serve.shapes import api_of, refuse_to, too_large
 from fewstep.serve.shelf import Shelf
@@ -36,12 +37,11 @@ from fewstep.serve.waiting import MOST_STEPS, SORRY
 from fewstep.serve.wire import LARGEST_BODY, explain, sentence
 
 Words = Mapping[str, list[str]]
-TOLD = [f"X-Fewstep-{name}" for name in ("Seed", "Steps", "Strength", "Size", "Changed")] + ["Server-Timing", "Retry-After"]  # to pages elsewhere
 VOCABULARY = ("subjects", "colours", "places", "words")
 SAID = {404: "there is no such address: /openapi.json has those there are", 405: "this address does not take this method"}
 
 
-def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words) -> Guard:
+def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words, rack: Rack) -> Guard:
     """The whole application around ``scheduler``, which it starts and closes with itself."""
     metrics.scheduler = scheduler
     tickets, shelf, files = Tickets(), Shelf(), files_of()
@@ -65,18 +65,15 @@ def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words) 
     )
     add_errors(app)
     add_watching(app, scheduler, metrics)
-    add_models(app, scheduler, words)
+    add_models(app, scheduler, words, rack)
     add_generate(app, scheduler)
     add_live(app, scheduler, metrics, tickets)
     add_sessions(app, scheduler, tickets)
     add_openai(app, scheduler, shelf)
-    add_a1111(app, scheduler)
+    add_a1111(app, scheduler, rack)
     add_huggingface(app, scheduler)
     add_studio(app, files)
     describe(app)
-    if access.origins:
-        heard, methods = ["authorization", "content-type"], ["GET", "POST"]
-        app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=methods, allow_headers=heard, expose_headers=TOLD)
 
     def count(route: str, status: int) -> None:
         metrics.answers.labels(route, str(status)).inc()
@@ -85,12 +82,21 @@ def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words) 
 
 
 def open_app(
-    engine: Walker, decoders: tuple[str, ...], access: Access, checker: Checker | None = None, words: Words = MappingProxyType({})
+    engine: Walker,
+    decoders: tuple[str, ...],
+    access: Access,
+    checker: Checker | None = None,
+    words: Words = MappingProxyType({}),
+    rack: Rack | None = None,
 ) -> tuple[Guard, Scheduler]:
-    """The application for one engine, and the scheduler in it. ``words`` are what its model was taught, as ``read_words`` reads them."""
+    """The application for one engine, and the scheduler in it. ``words`` are what its model was taught, as ``read_words`` reads them,
+    ``rack`` the LoRAs that it offers.
+    """
+    rack = rack or Rack()
     metrics = Metrics()
     scheduler = Scheduler(engine, decoders, on_batch=metrics.batch, checker=checker)
-    return build(scheduler, metrics, access, words), scheduler
+    scheduler.limits = rack.over(scheduler.limits)
+    return build(scheduler, metrics, access, words, rack), scheduler
 
 
 def add_errors(app: FastAPI) -> None:
@@ -145,7 +151,7 @@ def add_watching(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def add_models(app: FastAPI, scheduler: Scheduler, words: Words) -> None:
+def add_models(app: FastAPI, scheduler: Scheduler, words: Words, rack: Rack) -> None:
     """What there is."""
 
     def one() -> dict[str, Any]:
@@ -166,6 +172,11 @@ def add_models(app: FastAPI, scheduler: Scheduler, words: Words) -> None:
         if name != scheduler.limits.name:
             raise HTTPException(404, f"there is no such model here: give {scheduler.limits.name}")
         return one()
+
+    @app.get("/v1/loras")
+    async def loras() -> dict[str, Any]:
+        """The LoRAs that a request may name."""
+        return {"object": "list", "data": [{"id": name, "object": "lora"} for name in await asyncio.to_thread(rack.files)]}
 
     @app.get("/v1/words")
     async def taught() -> dict[str, list[str]]:

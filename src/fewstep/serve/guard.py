@@ -21,19 +21,27 @@ from urllib.parse import parse_qs
 
 from fastapi import Response
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewstep.engine.request import RequestError
 from fewstep.serve.rate import Buckets, Rate
 from fewstep.serve.shapes import A1111, limit_of, refuse_to, too_large
+from fewstep.serve.shares import Shares
 from fewstep.serve.tickets import Tickets
+from fewstep.serve.wire import LARGEST_BODY
 
 OPEN = ("/healthz", "/readyz", "/health")  # to whoever watches whether the server lives
 SECRET = ("/out/", "/v1/pictures/")  # what follows is a name that nobody can guess: it lets in, and it is not logged
 FREE = (f"{A1111}interrupt", f"{A1111}skip")  # they end work and make none, so the rate does not count them
 DEFAULT_RATE = Rate(300, 60)  # of a server that others than this machine reach
+WRONG_KEYS = Rate(20, 60)  # from one address; until then the right one is not heard either, or who guesses would lose nothing
 PATIENCE = 30.0  # seconds that a client has for the next piece of a body
+WHOLE = 120.0  # and for all of it
+MOST_HELD = 256 << 20  # bytes of bodies that may hold pictures, of all clients: room is granted before they are read
+TOLD = [f"X-Fewstep-{name}" for name in ("Seed", "Steps", "Strength", "Size", "Changed")] + ["Server-Timing", "Retry-After", "X-Request-Id"]  # elsewhere
 LATE = "the rest of the body did not come: send the request again"
+HELD = "this server holds as much of what its clients sent as it may: try again in 1 s"
 log = logging.getLogger("fewstep.serve")
 
 
@@ -131,6 +139,10 @@ class Guard:
         self.app, self.access, self.count, self.tickets = app, access, count, tickets
         self.public = frozenset((*OPEN, *public))
         self.buckets = Buckets(access.limit) if access.limit else None
+        self.wrong, self.held = Buckets(WRONG_KEYS), Shares(MOST_HELD)
+        self.inside: ASGIApp = self._inside
+        if access.origins:  # around every refusal, so that these pages can read why; they may send any header, for none but the key's means anything here
+            self.inside = CORSMiddleware(self._inside, access.origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=TOLD)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -138,36 +150,17 @@ class Guard:
             await self.app(scope, receive, send)
             return
         name, started, status = secrets.token_hex(8), time.perf_counter(), 500
-        whole, over = scope["type"] != "http", False
 
         async def tell(message: Message) -> None:
             nonlocal status
-            if over:
-                return
             if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
                 status = message.get("status", 101)
                 more = [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
-        async def hear() -> Message:
-            """The next message; whoever holds back the rest of a body is not waited for."""
-            nonlocal whole, over
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    message = await receive()
-            except TimeoutError:
-                await refuse_to(scope, 408, LATE, None, "too_slow", {"Connection": "close"})(scope, receive, tell)
-                over = True  # whatever the application makes of it
-                raise Late from None
-            whole = not message.get("more_body", False)
-            return message
-
         try:
-            with suppress(Late):
-                await (self._refusal(scope) or self.app)(scope, hear, tell)
+            await (self._stranger(scope) or self.inside)(scope, receive, tell)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.count(route, status)
@@ -176,30 +169,89 @@ class Guard:
             line = {"request": name, "method": scope.get("method", "WEBSOCKET"), "path": path, "status": status, "ms": milliseconds}
             log.info(json.dumps(line))
 
+    async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What a request of a page that may ask comes to. While it is answered its body has a share of what may be held."""
+        if refusal := self._refusal(scope):
+            await refusal(scope, receive, send)
+            return
+        owner, size = scope["state"]["owner"], weight(scope)
+        if size and not self.held.take(owner, size):
+            await refuse_to(scope, 429, HELD, None, "bodies_full", {"Retry-After": "1"})(scope, receive, send)
+            return
+        try:
+            with suppress(Late):
+                await self.app(scope, *patiently(scope, receive, send))
+        finally:
+            self.held.give(owner, size)
+
+    def _stranger(self, scope: Scope) -> Response | None:
+        """Why a request is not of this server's concern, whoever it is from."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self.access.knows(host):
+            return refuse_to(scope, 421, "this server is not known by the name in the Host header: start it with --allow-host NAME", "host", "wrong_host")
+        if not self.access.trusts(headers.get("origin"), host):
+            return refuse_to(scope, 403, "pages of this origin may not use this server: start it with --allow-origin ORIGIN", "origin", "wrong_origin")
+        return None
+
     def _refusal(self, scope: Scope) -> Response | None:
         """Why a request goes no further; sets whose turn it takes if it does."""
         headers, path, method = Headers(scope=scope), scope["path"], scope.get("method", "GET")
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if not self.access.knows(host):
-            return refuse_to(scope, 421, "this server is not known by the name in the Host header: start it with --allow-host NAME", "host", "wrong_host")
-        if not self.access.trusts(origin, host):
-            return refuse_to(scope, 403, "pages of this origin may not use this server: start it with --allow-origin ORIGIN", "origin", "wrong_origin")
-        client, state = (scope.get("client") or ("", 0))[0], scope.setdefault("state", {})
-        owner = self.access.owner(headers.get("authorization", ""), client)
+        client, state, owner = (scope.get("client") or ("", 0))[0], scope.setdefault("state", {}), None
         if scope["type"] == "websocket" and (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")):
-            state["ticket"] = ticket = self.tickets.redeem(token[0], origin)
+            state["ticket"] = ticket = self.tickets.redeem(token[0], headers.get("origin"))
             if ticket is None:
                 return refuse_to(scope, 401, "the token is over, or another page's: POST /v1/sessions gives one", "token", "wrong_token")
             owner = ticket.owner
-        preflight = method == "OPTIONS" and origin is not None
-        reads = method in ("GET", "HEAD") and (path in self.public or path.startswith(SECRET))
-        if owner is None and not preflight and not reads:
-            return refuse_to(scope, 401, "give the key as 'Authorization: Bearer KEY'", "authorization", "wrong_key", {"WWW-Authenticate": "Bearer"})
+        elif not (method in ("GET", "HEAD") and (path in self.public or path.startswith(SECRET))):
+            given = headers.get("authorization", "")
+            if self.access.keys and given and (wait := self.wrong.wait(client)):
+                said = f"too many wrong keys came from this address: try again in {wait} s"
+                return refuse_to(scope, 429, said, "authorization", "rate_limited", {"Retry-After": str(wait)})
+            owner = self.access.owner(given, client)
+            if owner is None:
+                if given:
+                    self.wrong.take(client)
+                return refuse_to(scope, 401, "give the key as 'Authorization: Bearer KEY'", "authorization", "wrong_key", {"WWW-Authenticate": "Bearer"})
         if self.buckets and (method == "POST" or scope["type"] == "websocket") and path not in FREE and (wait := self.buckets.take(owner or client)):
             said = f"more requests came than this server takes from one client: try again in {wait} s"
             return refuse_to(scope, 429, said, None, "rate_limited", {"Retry-After": str(wait)})
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 20 or int(length) > limit_of(path):
             return refuse_to(scope, 413, too_large(path), None, "too_large")
-        state["owner"] = owner
+        state["owner"] = owner if owner is not None else client
         return None
+
+
+def weight(scope: Scope) -> int:
+    """Bytes of a body that may be large: those of it that are announced, or as many as there may be. 0 of one that is not."""
+    headers, most = Headers(scope=scope), limit_of(scope["path"])
+    if scope["type"] != "http" or most <= LARGEST_BODY:
+        return 0
+    size = most if "transfer-encoding" in headers else int(headers.get("content-length", "0"))
+    return size if size > LARGEST_BODY else 0
+
+
+def patiently(scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """``receive`` and ``send`` of a request whose client is not waited for if it holds back the rest of the body: it is told, and Late is raised."""
+    deadline, whole, over = time.monotonic() + WHOLE, scope["type"] != "http", False
+
+    async def hear() -> Message:
+        nonlocal whole, over
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(min(PATIENCE, deadline - time.monotonic())):
+                message = await receive()
+        except TimeoutError:
+            await refuse_to(scope, 408, LATE, None, "too_slow", {"Connection": "close"})(scope, receive, send)
+            over = True  # whatever the application makes of it
+            raise Late from None
+        whole = not message.get("more_body", False)
+        return message
+
+    async def tell(message: Message) -> None:
+        if not over:
+            await send(message)
+
+    return hear, tell

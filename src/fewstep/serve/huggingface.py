@@ -36,7 +36,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     prompt: str | None = Field(None, description="What to draw, where the input is an image.")
-    negative_prompt: str | None = Field(None, description="Told to be passed over.")
+    negative_prompt: str | None = Field(None, description="What to lead the picture away from; works without guidance.")
     width: int | None = Field(None, description="The nearest training size of this shape is used.")
     height: int | None = None
     target_size: Size | None = None
@@ -123,5 +123,5 @@ def settle_image(scheduler: Scheduler, wanted: Inputs | bytes) -> tuple[Nearest,
         size = (width or height or 0, height or width or 0)
     asked = {"guidance_scale": said.guidance_scale, "scheduler": said.scheduler, "negative_prompt": said.negative_prompt, "strength": begin.get("strength")}
     near = nearest(scheduler.limits, steps, size, **asked)
-    wish = Wish(prompt, said.seed, near.steps, near.width, near.height, **begin)
+    wish = Wish(prompt, said.seed, near.steps, near.width, near.height, negative=said.negative_prompt, **begin)
     return near, settle(scheduler.limits, [wish])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import struct
@@ -10,27 +11,52 @@ from typing import TYPE_CHECKING
 from fewstep.engine.request import RequestError
 from fewstep.engine.source import open_image
 from fewstep.serve.pictures import decode_text
+from fewstep.serve.shares import Shares
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST_HEADER = 4096  # bytes
 SIDES = 4  # of the model's own: a larger picture is made as small as a square of such sides when it comes
+MOST_KEPT = 256 << 20  # bytes of all sessions' pictures
 WHAT = ("image", "mask")
 SHAPE = 'a binary message is four bytes with the length of its header, the header {"image": "a name"} or {"mask": "a name"}, and a picture\'s bytes'
 
 
-class Kept:
-    """The newest of each kind. ``native`` is the side of the model's own pictures."""
+class Full(RuntimeError):
+    """All sessions together have been sent as much as may be kept."""
 
-    def __init__(self, native: int) -> None:
-        self._most = (SIDES * native) ** 2
+    def __init__(self) -> None:
+        super().__init__("the live sessions of this server keep as many pictures as they may: send a smaller one, or close another session")
+
+
+class Kept:
+    """The newest of each kind. ``native`` is the side of the model's own pictures, ``room`` the bytes that all sessions share."""
+
+    def __init__(self, native: int, room: Shares, owner: str) -> None:
+        self._most, self._room, self._owner = (SIDES * native) ** 2, room, owner
         self._pictures: dict[str, Image] = {}
 
-    def take(self, message: bytes) -> None:
-        """Keep what a binary message brings. Raises RequestError on one that is malformed, or no whole PNG, WebP or JPEG."""
+    async def take(self, message: bytes) -> None:
+        """Keep what a binary message brings. Raises RequestError on one that is malformed, or no whole PNG, WebP or JPEG; Full."""
+        what, image = await asyncio.to_thread(self._read, message)
+        self._drop(what)
+        if not self._room.take(self._owner, bytes_of(image)):
+            raise Full
+        self._pictures[what] = image
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        for what in WHAT:
+            self._drop(what)
+
+    def _read(self, message: bytes) -> tuple[str, Image]:
         what, picture = unpack(message)
-        self._pictures[what] = smaller(open_image(picture, what), self._most)
+        return what, smaller(open_image(picture, what), self._most)
+
+    def _drop(self, what: str) -> None:
+        if (image := self._pictures.pop(what, None)) is not None:
+            self._room.give(self._owner, bytes_of(image))
 
     def find(self, what: str, given: str | bool | None) -> Image | None:
         """The picture that a field means: the kept one for true, the one in its Base64 for a text, none for null and false. Raises RequestError."""
@@ -39,6 +65,11 @@ class Kept:
         if given and what not in self._pictures:
             raise RequestError(f"{what} = true: this session was sent no {what}, send it as a binary message first")
         return self._pictures[what] if given else None
+
+
+def bytes_of(image: Image) -> int:
+    """Of its pixels, as Pillow holds them."""
+    return image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
 
 
 def unpack(message: bytes) -> tuple[str, bytes]:

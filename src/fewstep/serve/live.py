@@ -11,12 +11,13 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from fewstep.engine.request import RequestError, Settled
-from fewstep.serve.kept import Kept
+from fewstep.serve.kept import MOST_KEPT, Full, Kept
 from fewstep.serve.metrics import Metrics
 from fewstep.serve.orders import Closed, Refused
 from fewstep.serve.out import FULL
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.session import Session
+from fewstep.serve.shares import Shares
 from fewstep.serve.tickets import Outlet, Tickets
 from fewstep.serve.wire import Ask, error, explain, frame_bytes, jpeg, picture_in, refuse, sentence
 
@@ -28,37 +29,41 @@ log = logging.getLogger("fewstep.serve")
 
 def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics, tickets: Tickets) -> None:
     """WS /v1/live."""
+    places, room = Shares(MOST_SESSIONS), Shares(MOST_KEPT)
 
     @app.websocket("/v1/live")
     async def live(socket: WebSocket) -> None:
         if scheduler.closed:
             await socket.send_denial_response(refuse(503, str(Closed()), None, "shutting_down"))
             return
-        if metrics.sessions >= MOST_SESSIONS:
+        owner = socket.state.owner
+        if not places.take(owner):
             await socket.send_denial_response(refuse(429, FULL, None, "sessions_full", {"Retry-After": "10"}))
             return
         session, ticket = Session(scheduler), getattr(socket.state, "ticket", None)
+        kept = Kept(scheduler.limits.native, room, owner)
         metrics.sessions += 1
         tasks: list[asyncio.Task[None]] = []
         try:
             await socket.accept()
             with tickets.connected(ticket) if ticket else nullcontext() as outlet:
-                tasks = [asyncio.create_task(work) for work in (listen(socket, session), show(socket, session, outlet))]
+                tasks = [asyncio.create_task(work) for work in (listen(socket, session, kept), show(socket, session, outlet))]
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for problem in (task.exception() for task in done):
                     if problem is not None and not isinstance(problem, WebSocketDisconnect):
                         log.error("fewstep: a live session failed: %s", type(problem).__name__, exc_info=problem)
         finally:
             metrics.sessions -= 1
+            places.give(owner)
             session.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            kept.close()
 
 
-async def listen(socket: WebSocket, session: Session) -> None:
+async def listen(socket: WebSocket, session: Session, kept: Kept) -> None:
     """Keep what each binary message brings and ask for what each text says, until the socket is closed."""
-    kept = Kept(session.scheduler.limits.native)
     while (message := await socket.receive())["type"] == "websocket.receive":
         text, content = message.get("text"), message.get("bytes")
         if problem := await (ask(session, kept, text) if text is not None else keep(kept, content or b"")):
@@ -69,9 +74,11 @@ async def listen(socket: WebSocket, session: Session) -> None:
 async def keep(kept: Kept, message: bytes) -> dict[str, object] | None:
     """Keep a picture for later messages. Returns what is wrong with it, None if nothing is."""
     try:
-        await asyncio.to_thread(kept.take, message)
+        await kept.take(message)
     except RequestError as problem:
         return error(sentence(problem), 400, None, "invalid_request")
+    except Full as problem:
+        return error(str(problem), 429, None, "memory_full")
     return None
 
 

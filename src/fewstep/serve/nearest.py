@@ -96,7 +96,8 @@ def used_for(picture: Picture) -> dict[str, Any]:
     """What ``picture`` was made with, by the names it is asked for. A guidance scale of 1 is none, as other tools write it."""
     guidance = picture.record.guidance_scale or 1.0
     size, strength = f"{picture.width}x{picture.height}", {} if picture.record.strength is None else {"strength": picture.strength}
-    return {"steps": picture.steps, "size": size, "guidance_scale": guidance, "sampler": SAMPLER, "scheduler": SCHEDULER, **strength}
+    negative = {} if picture.record.negative is None else {"negative_prompt": picture.record.negative}
+    return {"steps": picture.steps, "size": size, "guidance_scale": guidance, "sampler": SAMPLER, "scheduler": SCHEDULER, **strength, **negative}
 
 
 def _plain(value: Any) -> str:

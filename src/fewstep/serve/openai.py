@@ -54,7 +54,7 @@ class Images(BaseModel):
     steps: int | None = Field(None, description="Network evaluations; the nearest trained number is used.")
     num_inference_steps: int | None = Field(None, description="The same by another name.")
     guidance_scale: float | None = Field(None, description="Told to be otherwise.")
-    negative_prompt: str | None = Field(None, description="Told to be passed over.")
+    negative_prompt: str | None = Field(None, description="What to lead the picture away from; works without guidance.")
     strength: float | None = Field(None, description="How much of an image is made anew, in an edit.")
 
     @property
@@ -149,6 +149,7 @@ def settle_images(scheduler: Scheduler, wanted: Images, form: Form | None) -> tu
     near = nearest(scheduler.limits, steps, size, guidance_scale=wanted.guidance_scale, strength=wanted.strength, negative_prompt=wanted.negative_prompt)
     first = Wish("", wanted.seed).seed_or_random()
     made = {"steps": near.steps, "width": near.width, "height": near.height, "transparent": wanted.background == "transparent", **begin}
+    made["negative"] = wanted.negative_prompt
     return near, settle(scheduler.limits, [Wish(wanted.prompt, first + i, **made) for i in range(wanted.n or 1)])
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-Kind = tuple[tuple[int, int, int, int], str]  # Settled.kind, and a decoder
+Kind = tuple[tuple[Hashable, ...], str]  # Settled.kind, and a decoder
 
 
 class Busy(RuntimeError):

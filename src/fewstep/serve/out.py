@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.shapes import refuse_to
-from fewstep.serve.tickets import TOKEN, Outlet, Tickets
+from fewstep.serve.tickets import MOST_VIEWERS, TOKEN, Outlet, Tickets
 
-MOST_VIEWERS = 8  # of one session
 LOOK = 1.0  # seconds between looks whether the server is shutting down
 AGAIN = 5  # looks after which the same picture is sent again, so that whoever is gone is noticed
 FULL = "there are as many live sessions as this server allows: try again later"
@@ -58,12 +58,9 @@ def add_sessions(app: FastAPI, scheduler: Scheduler, tickets: Tickets) -> None:
         return Opened(token=ticket.token, expires_in=int(TOKEN), **found)
 
     @app.get("/out/{name}.mjpeg", response_class=Response, response_model=None, responses={200: {"content": {"multipart/x-mixed-replace": {}}}})
-    async def stream(request: Request, name: str) -> Response:
+    async def stream(name: str) -> Response:
         """The pictures of a live session as they come, each a JPEG."""
-        outlet = known(name)
-        if outlet.viewers >= MOST_VIEWERS:
-            return refuse_to(request.scope, 429, MANY, None, "viewers_full", {"Retry-After": "10"})
-        return StreamingResponse(parts(outlet, scheduler), media_type="multipart/x-mixed-replace; boundary=frame", headers=HEADERS)
+        return View(known(name), scheduler)
 
     @app.get("/out/{name}", response_class=HTMLResponse)
     async def page(name: str) -> HTMLResponse:
@@ -78,17 +75,26 @@ def add_sessions(app: FastAPI, scheduler: Scheduler, tickets: Tickets) -> None:
         return outlet
 
 
+class View(StreamingResponse):
+    """The pictures of ``outlet`` for one viewer, or that too many look already: counted from the first byte to the last, come what may."""
+
+    def __init__(self, outlet: Outlet, scheduler: Scheduler) -> None:
+        super().__init__(parts(outlet, scheduler), media_type="multipart/x-mixed-replace; boundary=frame", headers=HEADERS)
+        self.outlet = outlet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        with self.outlet.viewed() as may:
+            await (super().__call__ if may else refuse_to(scope, 429, MANY, None, "viewers_full", {"Retry-After": "10"}))(scope, receive, send)
+
+
 async def parts(outlet: Outlet, scheduler: Scheduler) -> AsyncIterator[bytes]:
     """The pictures of ``outlet``, the newest there is when the reader is ready. A browser shows one when the next boundary has come."""
-    outlet.viewers += 1
     seen = looks = 0
-    try:
-        yield b"--frame\r\n"
-        while not (outlet.closed or scheduler.closed):
-            fresh = await outlet.newer(seen, LOOK)
-            looks = 0 if fresh else looks + 1
-            if outlet.jpeg and (fresh or looks >= AGAIN):
-                seen, looks = outlet.number, 0
-                yield b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n--frame\r\n" % (len(outlet.jpeg), outlet.jpeg)
-    finally:
-        outlet.viewers -= 1
+    yield b"--frame\r\n"
+    while not (outlet.closed or scheduler.closed):
+        fresh = await outlet.newer(seen, LOOK)
+        looks = 0 if fresh else looks + 1
+        if outlet.jpeg and (fresh or looks >= AGAIN):
+            seen, looks = outlet.number, 0
+            yield b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n--frame\r\n" % (len(outlet.jpeg), outlet.jpeg)

@@ -68,9 +68,11 @@ def text_in(image: Image) -> str:
 
 
 def settings_in(text: str) -> dict[str, Any]:
-    """The settings in such a text by their names; what comes before them is "Prompt"."""
+    """The settings in such a text by their names; what comes before them is "Prompt" and, where there is one, "Negative prompt"."""
     *prompt, last = text.strip().split("\n")
     found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last[:4000])
     if len(found) < 3:
         return {"Prompt": text.strip()} if text.strip() else {}
-    return {"Prompt": "\n".join(prompt), **{name: value.strip().strip('"') for name, value in found}}
+    above, _, negative = "\n".join(prompt).partition("\nNegative prompt:")
+    told = {"Prompt": above, **({"Negative prompt": negative.strip()} if negative else {})}
+    return {**told, **{name: value.strip().strip('"') for name, value in found}}

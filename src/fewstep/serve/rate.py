@@ -43,10 +43,19 @@ class Buckets:
 
     def take(self, client: str) -> int:
         """Take a token of ``client``'s. Returns 0, or in how many seconds there is one."""
+        wait = self.wait(client)
+        if not wait:
+            client = _network(client)
+            tokens, now = self._buckets[client]
+            self._buckets[client] = (tokens - 1, now)
+        return wait
+
+    def wait(self, client: str) -> int:
+        """In how many seconds there is a token of ``client``'s, 0 if there is one now. Takes none."""
         client, now, fill = _network(client), self._clock(), self.rate.count / self.rate.seconds
         tokens, since = self._buckets.pop(client, (float(self.rate.count), now))
         tokens = min(self.rate.count, tokens + (now - since) * fill)
-        self._buckets[client] = (tokens - (tokens >= 1), now)
+        self._buckets[client] = (tokens, now)
         if len(self._buckets) > MOST_CLIENTS:
             self._buckets.popitem(last=False)
         return 0 if tokens >= 1 else max(1, math.ceil((1 - tokens) / fill))

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -18,6 +19,7 @@ from fewstep.serve.app import open_app
 from fewstep.serve.checker import load_checker
 from fewstep.serve.guard import Access
 from fewstep.serve.patience import Impatient, patient
+from fewstep.serve.rack import Rack
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.wire import LARGEST_UPLOAD
 
@@ -38,13 +40,25 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(port: int, model: str, access: Access, checker: str | None = None) -> None:
-    """Serve ``model`` until SIGINT or SIGTERM. Raises RequestError on a port or checker that cannot be had, and what Engine.load raises."""
+def run(
+    port: int,
+    model: str,
+    access: Access,
+    checker: str | None = None,
+    base: str | None = None,
+    few_step: str | None = None,
+    lora_dir: Path | None = None,
+) -> None:
+    """Serve ``model``, or ``few_step`` weights on a ``base``, with the LoRAs in ``lora_dir``, until SIGINT or SIGTERM.
+
+    Raises RequestError on a port, checker or folder that cannot be had, and what Engine.load raises.
+    """
+    rack = Rack(lora_dir)
     check = load_checker(checker) if checker is not None else None
     listener = bind(access.host, port)
     with listener:
-        engine = Engine.load(model)
-        app, scheduler = open_app(engine, engine.model.decoders(), access, check, read_words(engine.model.folder))
+        engine = Engine.load(model, base=base, few_step=few_step)
+        app, scheduler = open_app(engine, engine.model.decoders(), access, check, read_words(engine.model.folder), rack)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         config = uvicorn.Config(
             app,
@@ -54,7 +68,6 @@ def run(port: int, model: str, access: Access, checker: str | None = None) -> No
             server_header=False,
             proxy_headers=False,
             ws_max_size=LARGEST_UPLOAD,
-            ws_max_queue=2,  # messages of that size that a session may have waiting
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=DRAIN,
             limit_concurrency=MOST_CONNECTIONS,

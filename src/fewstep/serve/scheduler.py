@@ -24,6 +24,7 @@ from fewstep.serve.checker import Checker
 from fewstep.serve.orders import Busy, Closed, Job, Kind, Order, Refused, Update
 
 MOST_WAITING = 64  # pictures in the queue
+MOST_KINDS = 1024  # that are remembered: there are as many as guidance scales that anybody thinks of
 LONGEST_BATCH = 1.0  # seconds: a batch that should take longer is made smaller, for whoever comes meanwhile waits for all of it
 GRACE = 3.0  # seconds that a running step has to end in when the scheduler is closed
 log = logging.getLogger("fewstep.serve")
@@ -80,7 +81,7 @@ class Scheduler:
         self.ready, self.closed = asyncio.Event(), False
         self._batch: list[Job] = []
         self._queues: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # who is first has the next turn
-        self._seconds: dict[Kind, float] = {}  # that a picture of a kind takes
+        self._seconds: OrderedDict[Kind, float] = OrderedDict()  # that a picture of a kind takes, the last seen last
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "fewstep-engine")
         self._task: asyncio.Task[None] | None = None
@@ -208,7 +209,9 @@ class Scheduler:
 
     def _learn(self, kind: Kind, timings: dict[str, float]) -> None:
         seconds = sum(timings.values()) / 1000
-        self._seconds[kind] = (self._seconds.get(kind, seconds) + seconds) / 2
+        self._seconds[kind] = (self._seconds.pop(kind, seconds) + seconds) / 2
+        if len(self._seconds) > MOST_KINDS:
+            self._seconds.popitem(last=False)
 
     # What follows runs on the engine's thread.
 
@@ -274,7 +277,7 @@ class Scheduler:
         settled = job.settled
         if image is None and settled.source is not None:
             image = open_pixels(settled.source.pixels)
-        for prompt in (settled.prompt, settled.blend):
+        for prompt in (settled.prompt, settled.prompt_2, settled.blend):
             if prompt is not None and (reason := self.checker(prompt, image)) is not None:
                 job.wanted = False
                 self._call(self._fail, job, Refused(str(reason)))

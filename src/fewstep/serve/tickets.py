@@ -14,6 +14,7 @@ from fewstep.engine.request import RequestError
 TOKEN = 60.0  # seconds that a token opens a session
 LINGER = 60.0  # seconds that an outlet stays without a session, for whoever connects again
 MOST_OUTLETS = 256
+MOST_VIEWERS = 8  # of one session
 
 
 class Full(RuntimeError):
@@ -52,6 +53,18 @@ class Outlet:
                     await self._news.wait()
         return self.number > number
 
+    @contextmanager
+    def viewed(self) -> Iterator[bool]:
+        """While somebody looks, if as many as may do not look already: whether it is so."""
+        if self.viewers >= MOST_VIEWERS:
+            yield False
+            return
+        self.viewers += 1
+        try:
+            yield True
+        finally:
+            self.viewers -= 1
+
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
@@ -85,7 +98,7 @@ class Tickets:
             if outlet is None or outlet.owner != owner:
                 raise RequestError("out: this session is over or somebody else's, leave it out to open a new one")
             outlet.until = until
-        elif len(self._outlets) >= MOST_OUTLETS:
+        elif sum(outlet.owner == owner for outlet in self._outlets.values()) >= MOST_OUTLETS - len(self._outlets):  # as Shares has it
             raise Full
         else:
             outlet = Outlet(owner, until)

@@ -44,11 +44,11 @@ def test_a_stock_request_is_answered_with_the_nearest(api: webuiapi.WebUIApi) ->
         "Asked size": "512x512",
         "Asked guidance_scale": 7.0,
         "Asked sampler": "Euler a",
-        "Asked negative_prompt": "ugly",
     }
+    assert made.info["all_negative_prompts"] == ["ugly"] * 4
     assert (made.parameters["steps"], made.parameters["sampler_name"]) == (20, "Euler a"), "what was asked for comes back"
     assert made.info["infotexts"][1] == made.images[1].info["parameters"]
-    assert made.info["infotexts"][1].startswith("pizza\nSteps: 8, Sampler: Euler, Schedule type: SGM Uniform")
+    assert made.info["infotexts"][1].startswith("pizza\nNegative prompt: ugly\nSteps: 8, Sampler: Euler, Schedule type: SGM Uniform")
 
 
 def test_seeds_of_minus_one_are_random(api: webuiapi.WebUIApi) -> None:

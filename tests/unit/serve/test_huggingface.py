@@ -30,7 +30,7 @@ def test_a_stock_request(url: str, path: str) -> None:
     client = InferenceClient(model=f"{url}{path}")
     image = client.text_to_image("pizza", negative_prompt="ugly", width=1536, height=1024, num_inference_steps=20, guidance_scale=7.0, seed=7)
     assert (image.format, image.size) == ("PNG", (80, 64))
-    assert image.info["parameters"].startswith("pizza\nSteps: 8, Sampler: Euler")
+    assert image.info["parameters"].startswith("pizza\nNegative prompt: ugly\nSteps: 8, Sampler: Euler")
     assert "Seed: 7" in image.info["parameters"]
 
 

@@ -24,6 +24,7 @@ from fewstep.serve import live
 from fewstep.serve.kept import LONGEST_HEADER, Kept, smaller
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.session import Session
+from fewstep.serve.shares import Shares
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +163,10 @@ def test_a_binary_message_that_is_none_is_answered_in_words(client: TestClient, 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_kept_or_refused(message: bytes) -> None:
-    kept = Kept(64)
+    kept = Kept(64, Shares(1 << 20), "me")
     for content in (message, struct.pack(">I", 14) + b'{"image": "x"}' + message):
         with pytest.raises(RequestError):
-            kept.take(content)
+            asyncio.run(kept.take(content))
 
 
 def test_a_mask_in_a_message_is_decoded_beside_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

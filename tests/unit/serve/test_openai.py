@@ -173,10 +173,13 @@ def test_numbers_that_json_does_not_have_are_refused(client: openai.OpenAI, name
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
 
 
-def test_what_was_asked_for_is_told_though_it_is_no_unicode(client: openai.OpenAI) -> None:
+def test_a_negative_prompt_is_used_and_has_to_be_unicode(client: openai.OpenAI) -> None:
     content, headers = b'{"prompt": "pizza", "negative_prompt": "\\ud800"}', {"authorization": "Bearer secret", "content-type": "application/json"}
     answer = httpx2.post(f"{client.base_url}images/generations", content=content, headers=headers)
-    assert answer.json()["fewstep"]["changed"]["negative_prompt"] == {"asked": "\ud800", "used": None}
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "the negative is not valid Unicode: give it in UTF-8")
+    answer = httpx2.post(f"{client.base_url}images/generations", content=content.replace(b"\\ud800", b"ugly"), headers=headers)
+    assert "negative_prompt" not in answer.json()["fewstep"]["changed"]
+    assert "\nNegative prompt: ugly\nSteps: 4," in opened(answer.json()["data"][0]["b64_json"]).info["parameters"]
 
 
 def test_a_form_that_is_none(client: openai.OpenAI) -> None:

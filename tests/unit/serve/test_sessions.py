@@ -133,12 +133,15 @@ def test_a_ticket_is_over_when_its_time_is() -> None:
 
 
 def test_sessions_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tickets, "MOST_OUTLETS", 2)
+    monkeypatch.setattr(tickets, "MOST_OUTLETS", 4)
     known = Tickets()
     for _ in range(2):
         known.open("me", None)
     with pytest.raises(Full):
         known.open("me", None)
+    known.open("you", None)
+    with pytest.raises(Full):
+        known.open("me", None)  # what is left is for who comes new
     monkeypatch.setattr(tickets, "MOST_OUTLETS", 0)
     with listening() as (url, _):
         answer = httpx2.post(f"{url}/v1/sessions")
@@ -146,7 +149,7 @@ def test_sessions_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_viewers_have_a_limit_and_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out, "MOST_VIEWERS", 1)
+    monkeypatch.setattr(tickets, "MOST_VIEWERS", 1)
     monkeypatch.setattr(out, "LOOK", 0.02)
     with listening() as (url, _):
         told = opened(url)
