@@ -207,7 +207,7 @@ BAD = {
     "no emoji there": (("data", "emoji", "--source", ".", "--out", "o"), "holds no emoji"),
     "export of a file": (("export", "TINY/students/4-step.safetensors", "--steps", "4", "--out", "o"), "is one file: give the folder"),
     "a repeat by another backend": (("generate", "--from", "p.png", "--backend", "eager"), "give it alone"),
-    "unknown export": (("export", "TINY", "--steps", "4", "--to", "gguf", "--out", "o"), "there is diffusers, lora, onnx and graphs"),
+    "unknown export": (("export", "TINY", "--steps", "4", "--to", "gguf", "--out", "o"), "there is diffusers, unet, lora, single-file, onnx and graphs"),
     "export of no student": (("export", "TINY", "--steps", "3", "--out", "o"), "3 steps were asked for"),
 }
 

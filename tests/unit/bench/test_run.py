@@ -23,6 +23,7 @@ from fewstep.engine.engine import Engine
 from fewstep.engine.request import BACKENDS, listed
 from fewstep.models.tiny_decoder import TinyConfig, build_tiny, save_tiny
 from fewstep.stamp import file_hash
+from fewstep.zoo.known import KNOWN
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture
     for arguments, sentence in (
         (["--only", "speed"], "fewstep: --only 'speed': there is compare, memory, standard, stages, growth and startup, separated by commas\n"),
         (["--model", str(model), "--steps", "3"], "fewstep: --steps 3: tiny has weights for 1, 2, 4 and 8 steps; its teacher is part of 'standard'\n"),
-        (["--model", "nothing"], "fewstep: there is no model 'nothing': give one of emoji, a diffusers folder or a .safetensors file\n"),
+        (["--model", "nothing"], f"fewstep: there is no model 'nothing': give one of {', '.join(KNOWN)}, a diffusers folder or a .safetensors file\n"),
         (["--backend", "magic"], f"fewstep: backend = 'magic': there is {listed(BACKENDS)}\n"),
     ):
         with pytest.raises(SystemExit) as caught:
