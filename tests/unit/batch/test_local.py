@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,16 @@ from fewstep.batch.plan import Group
 from fewstep.batch.results import NAME, read_lines
 from fewstep.batch.store import Folders
 from fewstep.engine.record import read_record
-from fewstep.engine.request import RequestError
+from fewstep.engine.request import Frame, RequestError, Settled
+
+
+class Forgetful(FakeEngine):
+    """Keeps no note of what it made."""
+
+    def walk(self, batch: Sequence[Settled], decoder: str | None = None) -> Iterator[list[Frame]]:
+        self.batches.clear()
+        return super().walk(batch, decoder)
+
 
 PROMPTS = [f"a fox of number {number}" for number in range(11)]
 
@@ -208,3 +218,16 @@ def test_no_more_is_made_than_is_soon_written(manifest: Path) -> None:
     next(outcomes)
     assert len(begun) <= 2 * 2 + 2
     assert len(list(outcomes)) == 49
+
+
+def test_memory_does_not_grow_with_the_job(tmp_path: Path) -> None:
+    """From the file to the pictures: what ten million rows would take is what a few hundred do."""
+    peaks = []
+    for count in (200, 1_200):
+        manifest = csv_of(tmp_path / f"{count}.csv", map(str, range(count)))
+        tracemalloc.start()
+        tally, _ = job(tmp_path / str(count), manifest, Forgetful(), total=count)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert tally.made == count
+    assert peaks[1] < peaks[0] + 150_000, "that is 150 bytes for each more"
