@@ -42,6 +42,8 @@ EXTRAS = {  # by what is not there
     "onnx": "onnx",
     "onnxscript": "onnx",
     "pyarrow": "parquet",
+    "tensorboard": "trackers",
+    "wandb": "trackers",
 }
 
 app = typer.Typer(

@@ -22,6 +22,8 @@ COLLAPSED = 0.25  # of the teacher's deviation
 WON = 0.99  # of the critic's answers right, and
 SURE = 0.1  # its loss as a share of guessing's
 RUNAWAY = 3.0  # times guessing's loss
+BLIND = 0.01  # deviation of the critic's log-odds over a batch: 0.04 to 0.4 in runs that went well, under 0.005 at a hundred times their rate
+BLIND_TURNS = 15  # of the critic, all of them blind, before the run ends: 30 updates
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ def loss_light(loss: float) -> Light:
     return Light("critic's loss", "green", share, "at most what guessing costs")
 
 
+def variety_light(variety: float) -> Light:
+    """The standard deviation of the critic's log-odds over a batch, teacher's and student's latents together."""
+    if variety < BLIND:
+        return Light("critic's variety", "red", variety, "it says the same of every picture, its weights are spoilt: lower critic_learning_rate")
+    if variety < 2 * BLIND:
+        return Light("critic's variety", "yellow", variety, "it hardly tells one picture from another: see whether this goes on falling")
+    return Light("critic's variety", "green", variety, "its answers differ from picture to picture")
+
+
 def gradient_light(ratio: float) -> Light:
     """The student's gradient norm over the critic's, both before clipping."""
     if not 1e-3 <= ratio <= 1e2:
@@ -82,6 +93,16 @@ def teacher_light(ratio: float) -> Light:
     if not 0.75 <= ratio <= 1.4:
         return Light("teacher's deviation", "yellow", ratio, "the teacher's contrast is not the data's: see whether guidance_scale is meant so")
     return Light("teacher's deviation", "green", ratio, "the teacher draws with the data's contrast")
+
+
+def misses_light(share: float) -> Light:
+    """What the teacher misses of the noise in noised data, over what the best linear guess misses."""
+    if share >= 1:
+        advice = "the teacher is worse than a straight line on this data: wrong noise schedule, prediction type, scaling factor or autoencoder"
+        return Light("teacher fits the data", "red", share, advice)
+    if share > 0.5:
+        return Light("teacher fits the data", "yellow", share, "the teacher hardly knows this data: is it the data it was trained on?")
+    return Light("teacher fits the data", "green", share, "the teacher knows this data")
 
 
 def movement_light(moved: float) -> Light:
@@ -119,6 +140,7 @@ class Monitor:
         critic, student = self._recent("critic"), self._recent("student")
         if len(critic) >= FEWEST:
             found += [critic_light(_mean(critic, "right")), loss_light(_mean(critic, "loss"))] if "right" in critic[-1] else []
+            found += [variety_light(median(line["variety"] for line in critic))] if "variety" in critic[-1] else []
             found += [spread_light(_mean(critic, "spread"))] if "spread" in critic[-1] else []
             norms = [[line["grad_norm"] for line in side if "grad_norm" in line] for side in (student, critic)]
             if all(len(side) >= FEWEST for side in norms) and (below := median(norms[1])):
@@ -126,18 +148,22 @@ class Monitor:
         elif "spread" in self._looks:
             found.append(spread_light(self._looks["spread"]))
         found += [teacher_light(self._looks["teacher_spread"])] if "teacher_spread" in self._looks else []
+        found += [misses_light(self._looks["teacher_misses"])] if "teacher_misses" in self._looks else []
         found += [movement_light(self._looks["moved"])] if "moved" in self._looks else []
         return found
 
     def verdict(self) -> str:
         """Why the run should end now, in a sentence with the way out; empty while it may go on. Every rank comes to the same.
 
-        Caught at the second look: a student that does not move. Within PATIENCE turns of the critic: latents that collapse, a critic that has
-        won or whose weights run away.
+        Caught at the second look: a student that does not move. Within BLIND_TURNS turns of the critic: one that says the same of every picture.
+        Within PATIENCE: latents that collapse, a critic that has won or whose weights run away.
         """
         if self._still:
             return f"{self._phase}: the student's weights did not move between two looks: is its learning rate 0, or nothing of it trained?"
         turns = list(self._turns.get("critic", ()))
+        latest = [line.get("variety", 1.0) for line in turns[-BLIND_TURNS:]]
+        if len(latest) == BLIND_TURNS and max(latest) < BLIND:
+            return f"{self._phase}: for {BLIND_TURNS} turns the critic said the same of every picture, its weights are spoilt: lower critic_learning_rate"
         if len(turns) < PATIENCE or "right" not in turns[-1]:
             return ""
         loss, right = _mean(turns, "loss") / CHANCE, _mean(turns, "right")

@@ -16,14 +16,14 @@ from fewstep.distill import dist
 from fewstep.distill.latents import Latents, Samples
 from fewstep.distill.state import Run
 from fewstep.distill.targets import grid
-from fewstep.distill.teacher import FrozenText
+from fewstep.distill.teacher import FrozenText, gather
 from fewstep.distill.trainer import Phase
 from fewstep.engine.decode import decode
 from fewstep.models.bundle import Bundle
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
 from fewstep.sampler import sample
-from fewstep.schedule import PredictionType, alphas_cumprod
+from fewstep.schedule import PredictionType, add_noise, alphas_cumprod, split
 
 PROMPTS, SEEDS = 4, 2  # few, for a look has to cost next to nothing
 MOST_STEPS = 32  # of the teacher: of a finer grid every so many-th level is taken, which ends at much the same picture
@@ -53,6 +53,7 @@ class Probe:
     teacher: Walker
     precision: torch.dtype
     _wanted: Tensor | None = field(default=None, repr=False)
+    _taught: dict[str, float] = field(default_factory=dict, repr=False)
     _before: tuple[str, Tensor] | None = field(default=None, repr=False)
 
     def look(self, phase: Phase, run: Run) -> dict[str, float]:
@@ -64,16 +65,17 @@ class Probe:
         if dist.rank():
             return moved
         samples = self._samples()
-        first = self._wanted is None
+        made, strips = self._draw(self.student, samples), {}
         if self._wanted is None:
-            self._wanted = self._draw(self.teacher, samples)
-        made = self._draw(self.student, samples)
-        folder, stage = run.folder / "samples", phase.name.split("/")[0]
+            self._wanted = strips[f"{phase.name.split('/')[0]}-teacher"] = self._draw(self.teacher, samples)
+            self._taught = {"teacher_spread": float(self._wanted.std() / samples.latents.std().clamp(min=1e-6)), **self._misses(samples)}
+        strips[phase.name.replace("/", "-")] = made
+        folder = run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        if first:
-            self._strip(self._wanted, folder / f"{stage}-teacher.jpg")
-        self._strip(made, folder / f"{phase.name.replace('/', '-')}.jpg")
-        return {**moved, **compare(made, self._wanted, SEEDS), "teacher_spread": float(self._wanted.std() / samples.latents.std().clamp(min=1e-6))}
+        with run.room(sum(latents.nbytes for latents in strips.values())):
+            for name, latents in strips.items():
+                self._strip(latents, folder / f"{name}.jpg")
+        return {**moved, **compare(made, self._wanted, SEEDS), **self._taught}
 
     def _samples(self) -> Samples:
         """The first captions of the largest bucket, each as often as there are seeds."""
@@ -81,6 +83,12 @@ class Probe:
         rows = [row for row in range(PROMPTS) for _ in range(SEEDS)]
         scale, device = float(self.bundle.vae.config.scaling_factor), self.bundle.device
         return self.latents.rows(size, rows, range(ELSEWHERE, ELSEWHERE + len(rows)), scale, device)
+
+    @torch.no_grad()
+    def _misses(self, samples: Samples) -> dict[str, float]:
+        with torch.autocast(self.bundle.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            found = misses(self.teacher, self.text(samples), samples)
+        return {} if found is None else {"teacher_misses": found}
 
     @torch.no_grad()
     def _draw(self, walker: Walker, samples: Samples) -> Tensor:
@@ -114,6 +122,29 @@ def finish(walker: Walker, prompt: Prompt, samples: Samples) -> Tensor:
     scale = float((1 - alphas_cumprod()[levels[-1]]) ** 0.5)
     frames = sample(lambda x, t: denoise(x, t).float(), samples.noise(6), times, prediction_type=walker.prediction_type, start_scale=scale)
     return list(frames)[-1].latents
+
+
+def misses(walker: Walker, prompt: Prompt, samples: Samples) -> float | None:
+    """What the network misses of the noise in the samples' own noised latents, as a share of what the best linear guess misses; None on a
+    grid without a level between clean and T.
+
+    For latents of variance v that guess is ε̂ = √(1-ᾱ)·x / (ᾱv + 1-ᾱ), its mean squared error ᾱv / (ᾱv + 1-ᾱ). A network that was trained on
+    these latents, this schedule and this prediction type is far under 1 at every level of its own grid; one that was not is over it at some.
+    """
+    levels = grid(walker.steps)[1:-1]
+    if not levels:
+        return None
+    chosen = sorted({levels[round(share * (len(levels) - 1))] for share in (0.25, 0.5, 0.75, 1.0)})
+    denoise, noise, variance = denoiser(walker.unet, prompt, samples.time_ids), samples.noise(7), samples.latents.var()
+    shares = []
+    for level in chosen:
+        t = torch.full((len(noise),), level, device=noise.device)
+        abar = gather(t, noise)
+        x = add_noise(samples.latents, noise, abar)
+        _, epsilon = split(x, denoise(x, t).float(), abar, walker.prediction_type)
+        linear = abar.mean() * variance / (abar.mean() * variance + 1 - abar.mean())
+        shares.append((epsilon - noise).square().mean() / linear)
+    return float(torch.stack(shares).mean())
 
 
 def compare(made: Tensor, wanted: Tensor, seeds: int) -> dict[str, float]:

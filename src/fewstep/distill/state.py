@@ -98,12 +98,13 @@ class Run:
 
     def _append(self, stream: BinaryIO, line: Mapping[str, Any]) -> None:
         content = (json.dumps(line) + "\n").encode()
-        with self._room(len(content)):
+        with self.room(len(content)):
             stream.write(content)
             stream.flush()
 
     @contextmanager
-    def _room(self, needed: int) -> Iterator[None]:
+    def room(self, needed: int) -> Iterator[None]:
+        """A context that turns a full disk into DiskFull; ``needed`` bytes are for its sentence."""
         try:
             yield
         except (OSError, SafetensorError) as error:
@@ -127,7 +128,7 @@ class Run:
         tensors |= {f"optimizer/{name}/{key}": value for name, optimizer in optimizers.items() for key, value in _moments(optimizer).items()}
         content = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
         try:
-            with self._room(sum(value.nbytes for value in content.values())):
+            with self.room(sum(value.nbytes for value in content.values())):
                 save_file(content, self.folder / file)
         except DiskFull:
             (self.folder / file).unlink(missing_ok=True)
@@ -173,7 +174,7 @@ class Run:
     def _commit(self) -> None:
         self.state.metrics_bytes, self.state.health_bytes = self._metrics.tell(), self._health.tell()
         content = json.dumps(asdict(self.state), indent=1)
-        with self._room(len(content)):
+        with self.room(len(content)):
             write_text(self.folder / "state.json", content)
 
 

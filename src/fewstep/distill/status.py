@@ -23,6 +23,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf8"))
     except FileNotFoundError:
+        if (folder / "teacher" / STATUS).is_file():  # the run begins with its teacher's own
+            return read_status(folder / "teacher")
         if not (folder / "state.json").is_file():
             raise RecipeError(f"{folder} holds no run: give the folder of one, as --run named it") from None
         return _silent(folder)

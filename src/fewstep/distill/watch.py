@@ -53,7 +53,7 @@ class Watch:
         """Say that the run is done."""
         if dist.rank() == 0:
             self._write_status("", 0, 0)
-            write_text(self.run.folder / REPORT, report(self.run.folder))
+            self._write(REPORT, report(self.run.folder))
         self.tracker.close()
 
     def _judge(self, phase: Phase, run: Run) -> None:
@@ -62,6 +62,8 @@ class Watch:
         self._stop_if_told(run)
 
     def _look(self, probe: Probe, phase: Phase, run: Run) -> None:
+        if run.stopping is not None:  # who asks for the end does not wait for pictures
+            return
         line = {"phase": phase.name, "update": run.state.update, **probe.look(phase, run)}
         self.monitor.look(line)
         run.note(line)
@@ -79,7 +81,7 @@ class Watch:
 
     def _report(self, phase: Phase, run: Run) -> None:
         if dist.rank() == 0:
-            write_text(run.folder / REPORT, report(run.folder))
+            self._write(REPORT, report(run.folder))
 
     def _position(self, phase: Phase) -> int:
         """Updates since the run's first, by the outline: the same on resume."""
@@ -107,4 +109,8 @@ class Watch:
             "process": os.getpid(),
             "host": socket.gethostname(),
         }
-        write_text(self.run.folder / STATUS, json.dumps(content, indent=1))
+        self._write(STATUS, json.dumps(content, indent=1))
+
+    def _write(self, name: str, text: str) -> None:
+        with self.run.room(len(text)):
+            write_text(self.run.folder / name, text)
