@@ -12,9 +12,9 @@ from typing import TypeVar
 from fewstep.engine.checks import check_loras
 from fewstep.engine.model import Model
 from fewstep.engine.request import Loras, RequestError
-from fewstep.models.adapters import TEXT, UNET, Shapes, places, read_header
+from fewstep.models.adapters import TEXT, UNET, Shapes, places
 from fewstep.models.stack import Lora, Stack
-from fewstep.models.weights import WeightsError, find_weights
+from fewstep.models.weights import WeightsError, find_weights, read_header
 from fewstep.stamp import Stamp, file_hash
 from fewstep.zoo.registry import by_name
 
@@ -133,7 +133,7 @@ def _cached(read: Callable[[Path, int, int], T], path: Path) -> T:
 
 @lru_cache(REMEMBERED)
 def _read(path: Path, changed: int, size: int) -> File:
-    _, metadata = read_header(path)
+    metadata = read_header(path).metadata
     try:
         stamp = Stamp.from_metadata(metadata)
     except ValueError as error:
@@ -153,7 +153,7 @@ def _read(path: Path, changed: int, size: int) -> File:
 
 @lru_cache(REMEMBERED)
 def _shapes(path: Path, changed: int, size: int) -> dict[str, tuple[int, ...]]:
-    return read_header(path)[0]
+    return read_header(path).shapes
 
 
 def _parts(path: Path, model: Model) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,22 @@ from fewstep.models.weights import find_weights
 from fewstep.stamp import Stamp, StepMismatch
 from fewstep.zoo.hub import cached, command, snapshot
 from fewstep.zoo.known import BASE, KNOWN, Known, Weights
+from fewstep.zoo.recognise import Recognised, recognise
 from fewstep.zoo.registry import (
     INDEX,
     ModelError,
     base_of,
-    by_name,
     configured,
     find,
-    is_lora,
-    is_whole,
     missing,
     peek,
     students,
-    text_width,
     weights_file,
 )
 
 SDXL_STEPS, SDXL_GUIDANCE = 50, 5.0  # of a plain model: its pipeline's defaults in diffusers
 SDXL_TEXT = 2048  # width of the text that its UNet reads
-LIGHTNING_FILE = re.compile(r"sdxl_lightning_(\d)step(_x0)?")  # names of published checkpoints in one file that do not say how they are sampled
-TURBO_FILE = "sd_xl_turbo"
+FEW_STEP = ("UNet", "LoRA")  # kinds of files that can make a model few-step
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}  # the one that fewstep.schedule has
 
 
@@ -118,7 +113,7 @@ def _plain(folder: Path) -> Stamp:
 def _foundation(base: str) -> Parts:
     """The whole model that few-step weights are put on, without students of its own. Raises ModelError on one that already is few-step."""
     path = find(base)
-    if path.is_file() and not is_whole(path):
+    if path.is_file() and not recognise(path).whole:
         raise ModelError(f"the base {base} is no whole model: give a diffusers folder, a checkpoint in one file, a known name or an id on the Hub")
     parts = find_parts(base)
     if not parts.teacher:
@@ -172,64 +167,70 @@ def _few_step(spec: str, base: str | None, model: str, steps: int | None) -> Par
     if not Path(name).is_file():
         raise ModelError(f"there are no few-step weights '{spec}': give one of {_with_loras()} with a step count, as lightning-lora:4, or a .safetensors file")
     path, on = find(name), _foundation(base or model)
-    stamp = peek(path) or _row_of(path, wanted)
+    stamp = _row_of(path, wanted)
     if wanted is not None and wanted not in TEACHER_STEPS:
         stamp.check(wanted, str(path))
     return Parts(f"{on.name} with {path.stem}", on.folder, on.base, True, {stamp.steps: path}, {stamp.steps: stamp}, stamp.steps, on.file)
 
 
 def _row_of(path: Path, steps: int | None) -> Stamp:
-    """How a file without a stamp is sampled: as the known file of its name, else in ``steps`` steps as SDXL-Lightning is."""
-    kind = "lora" if is_lora(path) else "unet"
-    if (known := by_name(path)) and known.row.kind == kind:
-        return known.row
+    """How few-step weights are sampled: as their stamp says, as the known file of their name, else in ``steps`` steps as SDXL-Lightning is."""
+    found = recognise(path)
+    if found.kind not in FEW_STEP:
+        raise ModelError(f"{path} is no few-step weights, but {found.sentence()}: give a UNet or a LoRA")
+    if found.rows:
+        return found.rows[0]
     if steps is None:
         raise ModelError(f"{path} does not say how many steps it was trained for: give them as {path}:STEPS, and it is sampled as SDXL-Lightning is")
-    return Stamp(kind, steps)  # type: ignore[arg-type]
+    return Stamp("lora" if found.kind == "LoRA" else "unet", steps, found.prediction_type or "epsilon")
 
 
 def _file(path: Path, steps: int | None, base: str | None) -> Parts:
     """A whole model in one file; or few-step weights: on the given base, the folder around a file that fewstep wrote, or SDXL for a known file."""
-    if is_whole(path):
-        parts = _whole(path, base)
+    found = recognise(path)
+    if found.whole:
+        parts = _whole(path, found, base)
         if steps is not None and not parts.teacher and not parts.rows:
             parts.base.check(steps, str(path))
         return parts
-    stamp = peek(path)
-    if stamp is not None and stamp.kind == "teacher":
+    if found.kind not in FEW_STEP:
+        raise ModelError(f"{path} is no model of SDXL's kind, but {found.sentence()}: give a whole model, or few-step weights")
+    if any(row.kind == "teacher" for row in found.rows):
         raise ModelError(f"{path} is a teacher's UNet alone: give the diffusers folder it belongs to")
-    known = None if stamp else by_name(path)
-    if stamp is None and known is None:
+    if not found.rows:
         raise ModelError(
             f"{path} does not say how many steps it was trained for: give a file that fewstep wrote, a diffusers folder, or --few-step {path}:STEPS on a --base"
         )
-    on = _folder(path.stem, base_of(path), None) if stamp and base is None else _foundation(base or BASE)
-    row = stamp or _row_of(path, None)
+    stamped, row = found.said_by == "stamp", found.rows[0]
+    on = _folder(path.stem, base_of(path), None) if stamped and base is None else _foundation(base or BASE)
     if steps is not None:
         row.check(steps, str(path))
-    return Parts(path.stem, on.folder, on.base, False, {row.steps: path}, {} if stamp else {row.steps: row}, row.steps, on.file)
+    return Parts(path.stem, on.folder, on.base, False, {row.steps: path}, {} if stamped else {row.steps: row}, row.steps, on.file)
 
 
-def _whole(path: Path, base: str | None) -> Parts:
+def _whole(path: Path, found: Recognised, base: str | None) -> Parts:
     """A checkpoint in one file, as fine-tunes are published; ``base`` is a folder whose configurations and tokenizers it has, if not SDXL's."""
-    stamp, name = peek(path), path.stem
+    if found.zero_snr:
+        raise ModelError(f"{path} says that its noise schedule has zero terminal SNR, and fewstep knows SDXL's own noise schedule alone: give another model")
     if base is not None:
         folder = find(base)
-    elif text_width(path) == SDXL_TEXT:
+    elif found.width == SDXL_TEXT:
         folder = configured(KNOWN[BASE])
-    elif stamp is not None:
+    elif found.said_by == "stamp":
         folder = base_of(path)
     else:
         raise ModelError(f"{path} is a model of other dimensions than SDXL's: give with --base a folder whose configurations and tokenizers it has")
-    if stamp is None and (named := LIGHTNING_FILE.fullmatch(name)):
-        stamp = Stamp("unet", int(named[1]), "sample" if named[2] else "epsilon")
-    if stamp is None and name.startswith(TURBO_FILE):
-        known = KNOWN["sdxl-turbo"]
-        rows = dict(known.rows or {})
-        return Parts(name, folder, Stamp("unet", known.default_steps), False, dict.fromkeys(rows, path), rows, known.default_steps, path)
-    if stamp is None or stamp.kind == "teacher":
-        return Parts(name, folder, stamp or _plain(folder), True, file=path)
-    return Parts(name, folder, stamp, False, {stamp.steps: path}, {}, stamp.steps, path)
+    name, row = path.stem, found.rows[0] if found.rows else None
+    if len(found.rows) > 1:  # one file for several step counts
+        rows = {row.steps: row for row in found.rows}
+        default = KNOWN[found.family].default_steps
+        return Parts(name, folder, rows[default], False, dict.fromkeys(rows, path), rows, default, path)
+    if row is None:
+        plain = _plain(folder)
+        return Parts(name, folder, dataclasses.replace(plain, prediction_type=found.prediction_type or plain.prediction_type), True, file=path)
+    if row.kind == "teacher":
+        return Parts(name, folder, row, True, file=path)
+    return Parts(name, folder, row, False, {row.steps: path}, {}, row.steps, path)
 
 
 def _with_loras() -> str:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fewstep.models.keys import original_module
-from fewstep.models.weights import WeightsError, read_weights
+from fewstep.models.weights import WeightsError, read_header, read_weights
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of a model's weights: {part: {name: shape}}
 UNET, TEXT = "unet", ("text_encoder", "text_encoder_2")  # parts, as a model's folder names them
@@ -40,7 +40,7 @@ OTHERS = {  # what names of other kinds of adapters hold
     "oft_": "an OFT",
     "boft_": "a BOFT",
 }
-WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of the text that a UNet's attn2 reads
+WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner", 2048: "SDXL"}  # of the text that a UNet's attn2 reads
 LARGEST_CONFIG = 1 << 20  # bytes
 
 
@@ -100,7 +100,8 @@ def places(path: Path, own: Shapes) -> list[Place]:
     Raises WeightsError on a file that is no LoRA, on another kind of adapter, and, naming the first three that do not fit, on a LoRA for
     another model.
     """
-    shapes, metadata = read_header(path)
+    header = read_header(path)
+    shapes, metadata = header.shapes, header.metadata
     foreign = next(((kind, key) for key in shapes for mark, kind in OTHERS.items() if mark in key), None)
     if foreign:
         raise WeightsError(f"{path} is {foreign[0]} ('{foreign[1]}'), and of adapters only plain LoRAs are read: give it as a LoRA")
@@ -127,21 +128,6 @@ def places(path: Path, own: Shapes) -> list[Place]:
         more = f"; and {len(wrong) - 3} more" * (len(wrong) > 3)
         raise WeightsError(f"{path}: this LoRA is not for this model{_elsewhere(shapes, own)}: {'; '.join(wrong[:3])}{more}")
     return list(found.values())
-
-
-def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """({name: shape}, metadata) of a safetensors file. Raises WeightsError if there is no such file or it is not a whole one."""
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - no mapping
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); it may be truncated: fetch it again") from None
 
 
 def _sorted(shapes: Iterable[str]) -> tuple[dict[str, tuple[dict[str, str], str | None]], list[str]]:

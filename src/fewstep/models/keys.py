@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+T = TypeVar("T")
 Shape = tuple[int, ...]
 UNET, VAE, TEXT, TEXT_2 = PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 PREFIXES = {
@@ -27,6 +28,7 @@ PREFIXES = {
 POSITIONS = PREFIXES[TEXT] + "text_model.embeddings.position_ids"  # int64 [1, L]: 0, 1, 2 …
 LOGIT_SCALE = PREFIXES[TEXT_2] + "logit_scale"  # of the training of the second text encoder; nothing reads it
 EXTRAS = (POSITIONS, LOGIT_SCALE)  # in the original layout alone
+V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"  # empty tensors by which fine-tunes tell ComfyUI what they predict, and that their schedule is not SDXL's
 
 OUTER = {
     "conv_in": "input_blocks.0.0",
@@ -79,6 +81,16 @@ def entries(part: str, shapes: Mapping[str, Shape]) -> list[Entry]:
     """
     made = {UNET: _unet, VAE: _vae, TEXT: _clip, TEXT_2: _open_clip}[part](shapes)
     return [Entry(PREFIXES[part] + entry.name, entry.of, entry.form) for entry in made]
+
+
+def in_diffusers_names(tensors: Mapping[str, T], shapes: Mapping[str, Shape]) -> dict[str, T]:
+    """A UNet's ``tensors`` by diffusers' names, where they are called as in the original layout, with its prefix or without; others keep their names.
+
+    ``shapes`` are those of diffusers' tensors. Nothing but names differs between the two.
+    """
+    names = {entry.name: entry.of[0] for entry in entries(UNET, shapes)}
+    names |= {name.removeprefix(PREFIXES[UNET]): own for name, own in names.items()}
+    return {names.get(name, name): value for name, value in tensors.items()}
 
 
 def original_module(module: str, names: Collection[str]) -> str:

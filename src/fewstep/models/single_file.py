@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from fewstep.models.adapters import read_header
 from fewstep.models.bundle import Bundle, assemble, released_names
-from fewstep.models.keys import EXTRAS, LOGIT_SCALE, PARTS, POSITIONS, PREFIXES, UNET, Entry, entries
-from fewstep.models.weights import WeightsError, check_fit
+from fewstep.models.keys import EXTRAS, LOGIT_SCALE, PARTS, POSITIONS, PREFIXES, UNET, V_PREDICTION, Entry, entries
+from fewstep.models.weights import WeightsError, check_fit, read_header
 from fewstep.stamp import Stamp
 
 SCALE = 4.6052  # ln 100, at which CLIP's training holds its logit_scale
@@ -62,17 +60,15 @@ def read_single_file(path: Path, like: Path, device: Any = "cpu", dtype: torch.d
     Its tensors are brought to ``device`` and ``dtype`` one by one, so that no second copy of the file is in memory. Raises WeightsError on
     a file that cannot be read or holds a NaN, and, naming the first three that do not fit, on one that is not such a model.
     """
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
-    left = {name for name in read_header(path)[0] if name not in EXTRAS}
+    header = read_header(path)
+    left = {name for name in header.tensors if name not in (*EXTRAS, V_PREDICTION)}
 
     def fill(part: str, model: nn.Module) -> None:
         names, own = released_names(model), model.state_dict()
         shapes = {name: tuple(own[key].shape) for name, key in names.items()}
         wanted = {entry.name: entry.shape(shapes) for entry in entries(part, shapes)}
         with safe_open(path, framework="pt") as file:
-            there = {name: _Shaped(tuple(file.get_slice(name).get_shape())) for name in left if name.startswith(PREFIXES[part])}
-            check_fit(path, there, wanted)
+            check_fit(path, {name: header.tensors[name] for name in left if name.startswith(PREFIXES[part])}, wanted)
             taken = {
                 names[name]: _finite(path, value).to(device, dtype, copy=True, memory_format=torch.contiguous_format)
                 for name, value in from_original(part, shapes, file.get_tensor)
@@ -80,7 +76,7 @@ def read_single_file(path: Path, like: Path, device: Any = "cpu", dtype: torch.d
         model.load_state_dict(taken, strict=False, assign=True)
         left.difference_update(wanted)
 
-    bundle = assemble(like, fill, lambda: Stamp.from_metadata(read_header(path)[1]), device)
+    bundle = assemble(like, fill, lambda: Stamp.from_metadata(header.metadata), device)
     if left:
         unknown = "; ".join(f"'{name}' is not known" for name in sorted(left)[:3])
         raise WeightsError(f"{path}: these are not the weights of this model: {unknown}")
@@ -99,10 +95,3 @@ def _finite(path: Path, value: Tensor) -> Tensor:
     if not bool(value.isfinite().all()):
         raise WeightsError(f"{path} holds a value that is not finite; the file is damaged or its training diverged")
     return value
-
-
-@dataclass(frozen=True)
-class _Shaped:
-    """What check_fit asks of a tensor that is not read yet."""
-
-    shape: tuple[int, ...]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewstep.models.adapters import TEXT, UNET, Change, Shapes, read_changes
 from fewstep.models.bundle import Bundle, read_stamp
+from fewstep.models.keys import in_diffusers_names
 from fewstep.models.lora import shapes_of
 from fewstep.models.single_file import read_unet
 from fewstep.models.stack import Stack, changes_of, key_of, total
@@ -87,7 +88,7 @@ class Wardrobe:
         """(a whole UNet's tensors, a LoRA's changes) by name: one of them is empty."""
         shapes = dict(self._shapes[UNET])
         if stamp.kind != "lora":
-            tensors = read_weights(path)
+            tensors = in_diffusers_names(read_weights(path), shapes)
             check_fit(path, tensors, shapes)
             return tensors, {}
         if stamp.base and stamp.base != self._bundle.hash:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from fewstep.models.header import Header, parse_header
 from fewstep.stamp import file_hash
 
 GRAPHS = "graphs"  # in a model's folder: its graphs without weights
@@ -28,6 +30,20 @@ def find_weights(part: Path, name: str = FILE) -> Path:
     return half if half.is_file() and not whole.is_file() else whole
 
 
+def read_header(path: Path) -> Header:
+    """What a safetensors file says of its tensors and of itself. Raises WeightsError if there is no such file or it is not a whole one."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
+    try:
+        with path.open("rb") as stream:
+            return parse_header(stream, os.fstat(stream.fileno()).st_size)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"{path}: not a readable safetensors file ({reason}): fetch it again") from None
+
+
 def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt", only: Collection[str] | None = None) -> dict[str, Any]:
     """The tensors of a safetensors file, torch's or NumPy's; ``only`` some of them, by name, where that is given.
 
@@ -35,17 +51,14 @@ def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt", only: Col
     """
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: only safetensors files are read; a pickle (.ckpt, .pt, .bin) can run code when it is opened")
+    stored = read_header(path).tensors
+    keys = [key for key in stored if only is None or key in only]
+    brief = {key for key in keys if framework == "numpy" and stored[key].dtype == "BF16"}
     try:
         with safe_open(path, framework=framework) as file:
-            keys = [key for key in file.keys() if only is None or key in only]  # noqa: SIM118 - no mapping
-            brief = {key for key in keys if framework == "numpy" and file.get_slice(key).get_dtype() == "BF16"}
             tensors = {key: file.get_tensor(key) for key in keys if key not in brief} | _widened(path, brief)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # AttributeError: a type that NumPy lacks
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); it may be truncated: fetch it again") from None
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}): fetch it again") from None
     for key, value in tensors.items():
         finite = np.isfinite(value).all() if isinstance(value, np.ndarray) else (value if value.itemsize > 1 else value.float()).isfinite().all()
         if not bool(finite):
@@ -73,15 +86,14 @@ def check_fit(path: Path, tensors: dict[str, Any], own: dict[str, tuple[int, ...
 
 def check_decoder(folder: Path) -> None:
     """Raises WeightsError unless the model in ``folder`` has a reduced decoder that was made for its autoencoder."""
-    from safetensors import SafetensorError, safe_open
-
     path = folder / TINY / FILE
     if not path.is_file():
         raise WeightsError(f"{folder} has no reduced decoder ({TINY}): use the full one, or make it with fewstep distill recipes/emoji-decoder.toml")
     try:
-        with safe_open(path, framework="numpy") as file:
-            made_for = str(json.loads((file.metadata() or {})[TINY_KEY])["vae"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        made_for = str(json.loads(read_header(path).metadata[TINY_KEY])["vae"])
+    except WeightsError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: it does not say which autoencoder it was made for ({error}): fetch it again") from None
     there = file_hash(folder / "vae" / FILE)
     if made_for != there:

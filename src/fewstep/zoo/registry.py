@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from fewstep.models.keys import PREFIXES
-from fewstep.models.weights import FILE, find_weights
+from fewstep.models.weights import FILE, WeightsError, find_weights, read_header
 from fewstep.stamp import Stamp
 from fewstep.zoo.hub import REPO, cached, command, snapshot
 from fewstep.zoo.known import KNOWN, Known, Weights
 
 INDEX = "model_index.json"
-LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 NETWORKS = {"text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors", "unet": FILE, "vae": FILE}  # the weights of each, in its folder
 VOCABULARY = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
@@ -148,35 +143,11 @@ def students(folder: Path) -> dict[int, Path]:
 def peek(path: Path) -> Stamp | None:
     """The stamp in a safetensors header, None where there is none. Raises ModelError on a file that is no whole safetensors file."""
     try:
-        return Stamp.from_metadata(_header(path).get("__metadata__"))
-    except (OSError, struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
-
-
-def is_lora(path: Path) -> bool:
-    """Whether the tensors of a safetensors file are low-rank adapters, by their names. Raises ModelError on one that cannot be read."""
-    try:
-        return any("lora" in name.lower() for name in _header(path))
-    except (OSError, struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a safetensors file is a whole model in SDXL's original layout, by its names. Raises ModelError on one that cannot be read."""
-    names = _names(path)
-    return all(any(name.startswith(prefix) for name in names) for prefix in PREFIXES.values())
-
-
-def text_width(path: Path) -> int:
-    """How wide the text is that the UNet in an all-in-one file reads: 2048 for SDXL; 0 where there is none. Raises ModelError as above."""
-    return next((shape[-1] for name, shape in _names(path).items() if name.endswith(".attn2.to_k.weight") and len(shape) == 2), 0)
-
-
-def _names(path: Path) -> dict[str, list[int]]:
-    try:
-        return {name: list(map(int, entry["shape"])) for name, entry in _header(path).items() if name != "__metadata__"}
-    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file ({error}): fetch it again, or take it away") from None
+        return Stamp.from_metadata(read_header(path).metadata)
+    except WeightsError as error:
+        raise ModelError(f"{error}, or take it away") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}; fetch it again, or take it away") from None
 
 
 def configured(known: Known) -> Path:
@@ -186,15 +157,6 @@ def configured(known: Known) -> Path:
     if any(Path(name).name != VOCABULARY[-1] for name in lacking):
         raise ModelError(f"the configurations and tokenizers of {known.name} are not on this disk: fetch them with: {command(known.repo, lacking)}")
     return folder
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > min(LONGEST_HEADER, path.stat().st_size):
-            raise ValueError("it may be truncated")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return header
 
 
 def entries() -> list[Entry]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.headers import original, sparse
 from tests.tiny import tiny_bundle
 
 from fewstep import Engine, Request
-from fewstep.bench.sdxl import random_bundle
 from fewstep.engine.backends import BackendError
 from fewstep.engine.model import open_model
 from fewstep.export import write
-from fewstep.models.bundle import released_names
-from fewstep.models.keys import PARTS, entries
 from fewstep.stamp import StepMismatch
-from fewstep.zoo.registry import ModelError, is_whole, text_width
+from fewstep.zoo.recognise import recognise
+from fewstep.zoo.registry import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,7 @@ def test_a_student_in_one_file_makes_the_folders_picture(tiny: Path, four: Path)
 def test_few_step_weights_go_on_a_checkpoint_and_come_off(tiny: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one network that changes its weights, as SDXL's do: what a student changed is read from the file again."""
     monkeypatch.setattr("fewstep.models.students.ROOM", 0)
-    monkeypatch.setattr("fewstep.engine.parts.SDXL_TEXT", text_width(foreign))  # as if the tiny model were SDXL, and in the Hub's cache
+    monkeypatch.setattr("fewstep.engine.parts.SDXL_TEXT", recognise(foreign).width)  # as if the tiny model were SDXL, and in the Hub's cache
     monkeypatch.setattr("fewstep.engine.parts.configured", lambda known: tiny)
     engine = Engine.load(few_step=str(tiny / "students" / "2-step.safetensors"), base=str(foreign), backend="eager")
     folder = Engine.load(str(tiny), backend="eager")
@@ -85,25 +82,11 @@ def test_onnxruntime_has_no_graphs_for_it(tiny: Path, four: Path) -> None:
 def test_sdxl_is_recognised_in_less_than_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the header of a file of 6.9 GB, none of which is read; its missing tokenizers are a sentence with what to type."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    networks = random_bundle(device="meta").models
-    header, end = {}, 0
-    for part in PARTS:
-        state = networks[part].state_dict()
-        shapes = {name: tuple(state[key].shape) for name, key in released_names(networks[part]).items()}
-        for entry in entries(part, shapes):
-            shape = entry.shape(shapes)
-            size = 2 * int(np.prod(shape))
-            header[entry.name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [end, end + size]}
-            end += size
-    content = json.dumps(header).encode()
-    path = tmp_path / "sd_xl_base_1.0.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(content)) + content)
-        file.truncate(8 + len(content) + end)
+    path = sparse(tmp_path / "sd_xl_base_1.0.safetensors", original())
     assert 6.9e9 < path.stat().st_size < 7e9
     begun = time.perf_counter()
-    assert is_whole(path)
-    assert text_width(path) == 2048
+    found = recognise(path)
     assert time.perf_counter() - begun < 1
+    assert found.whole and found.sentence() == "a checkpoint of SDXL in the original layout; F16, 6.94 GB"
     with pytest.raises(ModelError, match=r"hf download stabilityai/stable-diffusion-xl-base-1\.0"):
         open_model(str(path))

@@ -71,9 +71,12 @@ def test_a_file_without_a_stamp_and_a_teachers_are_refused(copy: Path, tmp_path:
     plain = tmp_path / "plain.safetensors"
     (copy / "other").mkdir()
     for target in (plain, copy / "other" / "plain.safetensors"):
-        save_file({"x": torch.zeros(1)}, target)
+        save_file(load_file(copy / UNET), target)
     with pytest.raises(ModelError, match="does not say how many steps"):
         open_model(str(copy / "other" / "plain.safetensors"))
+    save_file({"x": torch.zeros(1)}, plain)
+    with pytest.raises(ModelError, match=r"is no model of SDXL's kind, but nothing that is known; F32, 0\.0 MB: give a whole model"):
+        open_model(str(plain))
     with pytest.raises(ModelError, match="teacher's UNet alone"):
         open_model(str(copy / UNET))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
 from math import prod
 
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from tests.headers import full_size
 from tests.tiny import build
 
 from fewstep.bench.sdxl import random_bundle
-from fewstep.models.bundle import released_names
 from fewstep.models.keys import EXTRAS, LOGIT_SCALE, PARTS, POSITIONS, PREFIXES, TEXT, TEXT_2, UNET, VAE, Entry, entries
 from fewstep.models.lora import targets
 from fewstep.models.single_file import to_original
@@ -50,14 +49,6 @@ RELEASED = {  # (name there, diffusers' name, shape there), well known from that
         ("text_projection", "text_projection.weight", (1280, 1280)),
     ],
 }
-
-
-@cache
-def full_size() -> dict[str, dict[str, tuple[int, ...]]]:
-    """{part: {diffusers' name: shape}} of SDXL."""
-    networks = random_bundle(device="meta").models
-    states = {part: networks[part].state_dict() for part in PARTS}
-    return {part: {name: tuple(states[part][key].shape) for name, key in released_names(networks[part]).items()} for part in PARTS}
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.hub import make, plain
 
 from fewstep.engine.backends import compiled, eager
@@ -16,6 +17,7 @@ from fewstep.engine.engine import Engine
 from fewstep.engine.model import Model, open_model
 from fewstep.engine.request import Request
 from fewstep.models.bundle import Bundle, load_bundle
+from fewstep.models.keys import PREFIXES, entries
 from fewstep.models.students import Unets, Wardrobe, read_student, share_projections
 from fewstep.models.weights import WeightsError
 from fewstep.stamp import Stamp
@@ -52,6 +54,15 @@ def values(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("prefix", [PREFIXES["unet"], ""])
+def test_a_unet_in_the_original_layout_is_worn_as_its_twin_in_diffusers_names(bundle: Bundle, files: dict[Stamp, Path], tmp_path: Path, prefix: str) -> None:
+    """As ComfyUI saves and loads a UNet alone, with the prefix of a checkpoint and without: to the bit."""
+    tensors = load_file(files[UNET])
+    names = {entry.of[0]: entry.name for entry in entries("unet", {name: tuple(value.shape) for name, value in tensors.items()})}
+    save_file({prefix + names[name].removeprefix(PREFIXES["unet"]): value for name, value in tensors.items()}, tmp_path / "original.safetensors")
+    assert_equal(*(values(read_student(bundle, path, UNET)[0]) for path in (tmp_path / "original.safetensors", files[UNET])))
 
 
 def test_what_is_worn_is_the_student_and_nothing_of_the_last(bundle: Bundle, files: dict[Stamp, Path]) -> None:

@@ -114,7 +114,7 @@ def test_a_model_without_one_says_so(tiny: Path) -> None:
         ("config.json", json.dumps({"latent_channels": 4, "factor": 16, "attention": True}).encode(), "not the dimensions"),
         ("config.json", json.dumps({"latent_channels": 4, "factor": 16, "channels": [8], "blocks": [1]}).encode(), "not the weights of this model"),
         ("config.json", json.dumps({"latent_channels": 4, "factor": 16, "channels": [10**9], "blocks": [1]}).encode(), "not the dimensions"),
-        (WEIGHTS, b"half", "does not say which autoencoder"),
+        (WEIGHTS, b"half", "it has 4 bytes"),
     ],
 )
 def test_damaged_files_are_refused_in_a_sentence(model: Path, file: str, content: bytes, sentence: str) -> None:
