@@ -35,7 +35,7 @@ from fewstep.batch.store import Folders
 from fewstep.bench.clock import Series, interleave, ratio
 from fewstep.bench.machine import QUIET, Others, describe
 from fewstep.bench.results import Bar
-from fewstep.engine.record import FORMATS
+from fewstep.engine.files import FORMATS
 from fewstep.engine.request import MOST_BATCH
 
 RESULTS = Path(__file__).parent / "results" / "batch"

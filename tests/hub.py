@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny import SHAPE, tiny_bundle
 
-from fewstep.models.bundle import build_unet
 from fewstep.models.lora import targets
+from fewstep.models.miniature import build_unet
 from fewstep.stamp import Stamp
 from fewstep.zoo.known import KNOWN, Known, Weights
 

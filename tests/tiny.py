@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from fewstep.data.emoji import COLOURS
-from fewstep.models.bundle import Bundle, Shape, build_bundle, build_unet, save_bundle, save_weights
+from fewstep.models.bundle import Bundle, save_bundle, save_weights
+from fewstep.models.miniature import Shape, build_bundle, build_unet
 from fewstep.stamp import Stamp
 
 SUBJECTS = ("red apple", "cat face", "dog face", "pizza", "rocket", "ghost")

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 from tests.browser.stage import Studio
 
-from fewstep.engine.record import FORMATS, Record, picture_bytes
+from fewstep.engine.files import FORMATS, picture_bytes
+from fewstep.engine.record import Record
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 RECORD = Record("a fox, “quoted” {and} braced", 7, 4, 256, 192, "emoji", "0" * 12, 0.0, "0", "onnxruntime", "cpu", 1)

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from fewstep.cli import main
+from fewstep.engine.files import read_record
 from fewstep.engine.output import Output
-from fewstep.engine.record import read_record
 
 SOURCE = Path(__file__).parents[2] / "src"
 

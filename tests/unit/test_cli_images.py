@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fewstep.cli import main
-from fewstep.engine.record import read_record
+from fewstep.engine.files import read_record
 
 Run = Callable[..., tuple[int, str, str]]
 

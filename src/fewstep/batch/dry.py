@@ -13,7 +13,7 @@ from fewstep.batch.expand import Bad
 from fewstep.batch.make import Made, Walker, make
 from fewstep.batch.plan import Group
 from fewstep.batch.progress import duration, size
-from fewstep.engine.record import picture_bytes
+from fewstep.engine.files import picture_bytes
 from fewstep.engine.request import RequestError
 
 MOST_KINDS = 64  # of which a first group is kept

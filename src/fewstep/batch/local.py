@@ -16,7 +16,7 @@ from fewstep.batch.plan import Group, Item
 from fewstep.batch.progress import Report, Tally
 from fewstep.batch.results import Results
 from fewstep.batch.store import Store
-from fewstep.engine.record import DEFAULT
+from fewstep.engine.files import DEFAULT
 from fewstep.engine.request import RequestError
 from fewstep.engine.run import beside
 

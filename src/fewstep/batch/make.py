@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fewstep.batch.expand import Bad
 from fewstep.batch.plan import Group, Item
-from fewstep.engine.record import picture_bytes
+from fewstep.engine.files import picture_bytes
 from fewstep.engine.request import Frame, Picture, Settled
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from fewstep.batch.expand import Bad, Wanted
-from fewstep.engine.record import check_format
+from fewstep.engine.files import check_format
 from fewstep.engine.request import Limits, RequestError, Settled
 
 OPEN = 512  # pictures that wait for others of their kind

@@ -25,8 +25,8 @@ from fewstep.batch.progress import Tally, duration, json_line, reports, size
 from fewstep.batch.results import NAME, Results
 from fewstep.batch.score import SCORES, judged
 from fewstep.batch.store import Folders, Store, Tars, put
+from fewstep.engine.files import DEFAULT, FORMATS, write_bytes
 from fewstep.engine.model import check_choice, open_model
-from fewstep.engine.record import DEFAULT, FORMATS, write_bytes
 from fewstep.engine.request import MOST_BATCH, Limits, RequestError
 from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, waiting
 

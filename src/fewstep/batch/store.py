@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fewstep.batch.plan import Item
-from fewstep.engine.record import FORMATS
+from fewstep.engine.files import FORMATS
 
 PICTURES, SHARDS = "pictures", "shards"
 FOLDER_ROWS = 1000  # of one folder

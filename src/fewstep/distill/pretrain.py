@@ -31,7 +31,8 @@ from fewstep.distill.text import TextRecipe, TextTowers, text_phase
 from fewstep.distill.trainer import Phase, Routine, train
 from fewstep.distill.watch import Watch
 from fewstep.distill.world import DataRecipe, captions, identity, open_world, words
-from fewstep.models.bundle import Bundle, Shape, build_bundle, load_bundle, save_bundle, save_weights
+from fewstep.models.bundle import Bundle, load_bundle, save_bundle, save_weights
+from fewstep.models.miniature import Shape, build_bundle
 from fewstep.models.weights import read_weights
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import find

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from fewstep.distill.targets import grid
 from fewstep.distill.teacher import FrozenText, gather
 from fewstep.distill.trainer import Phase
 from fewstep.engine.decode import decode
+from fewstep.engine.files import write_bytes
 from fewstep.models.bundle import Bundle
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
@@ -100,9 +102,9 @@ class Probe:
         """One picture of each prompt, side by side, as a JPEG file."""
         with torch.no_grad():
             pictures = decode(self.bundle.vae, latents[::SEEDS].nan_to_num())
-        temporary = path.with_name(f".{path.name}.tmp")
-        Image.fromarray(np.concatenate(list(pictures), axis=1)).save(temporary, "JPEG", quality=88)
-        temporary.replace(path)
+        stream = io.BytesIO()
+        Image.fromarray(np.concatenate(list(pictures), axis=1)).save(stream, "JPEG", quality=88)
+        write_bytes(path, stream.getvalue())
 
     def _moved(self, phase: Phase) -> dict[str, float]:
         """‖w - w'‖ / ‖w‖ since the last look of the same phase, over some of the weights that the student's optimizer moves."""

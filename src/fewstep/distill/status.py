@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.distill.recipe import RecipeError
+from fewstep.engine.files import write_bytes
 
 STATUS = "status.json"
 
@@ -59,9 +60,7 @@ def show(folder: Path, out: Path | None = None) -> list[str]:
     """The lines on the run in ``folder``, which are written as JSON to ``out`` too if that is given. Raises RecipeError, OSError."""
     found = read_status(folder)
     if out is not None:
-        temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_text(json.dumps(found, indent=1), encoding="utf8")
-        temporary.replace(out)
+        write_bytes(out, json.dumps(found, indent=1).encode())
     return lines(found)
 
 

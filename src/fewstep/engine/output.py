@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.engine.record import DEFAULT, ENDINGS, FORMATS, KINDS, format_of
+from fewstep.engine.files import DEFAULT, ENDINGS, FORMATS, KINDS, format_of
 from fewstep.engine.request import RequestError, listed
 
 if TYPE_CHECKING:

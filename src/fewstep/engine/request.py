@@ -249,7 +249,7 @@ class Picture:
 
         Raises RequestError on a name that ends otherwise, OSError where it cannot be written.
         """
-        from fewstep.engine.record import write_picture
+        from fewstep.engine.files import write_picture
 
         return write_picture(self.image, self.record, Path(path))
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from fewstep.engine.adapters import find_stack
+from fewstep.engine.files import check_format, format_of, read_record
 from fewstep.engine.model import open_model
 from fewstep.engine.options import notes
 from fewstep.engine.output import Output, open_output
 from fewstep.engine.preview import can_show, half_blocks
-from fewstep.engine.record import Record, check_format, format_of, read_record
+from fewstep.engine.record import Record
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.engine.summary import as_json, as_line, next_step
 from fewstep.engine.words import hints, read_words

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from fewstep.engine.record import FORMATS, write_bytes
+from fewstep.engine.files import FORMATS, write_bytes
 from fewstep.engine.request import RequestError
 
 MOST_SIDE = 16384  # pixels: larger textures are not loaded everywhere

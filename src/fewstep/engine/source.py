@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
-from fewstep.engine.record import FORMATS, KINDS
+from fewstep.engine.files import FORMATS, KINDS
 from fewstep.engine.request import MOST_PIXELS, RequestError
 
 Bytes = NDArray[np.uint8]

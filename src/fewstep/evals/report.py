@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from fewstep.data.emoji import World
+from fewstep.engine.files import write_bytes
 from fewstep.evals.frechet import frechet, patch_features
 from fewstep.evals.judge import Judge, look
 from fewstep.evals.measure import Answers, Backgrounds, Seen, diversity_of, psnr, rms
@@ -47,11 +48,11 @@ class Report:
 
     def to_json(self, path: Path) -> None:
         """Write ``to_dict``, whole or not at all."""
-        _write(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_bytes(Path(path), (json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def to_html(self, path: Path) -> None:
         """Write the page, whole or not at all: one file, pictures included, that asks for nothing else."""
-        _write(path, page(self.results, self.bars(), self.about, self.samples))
+        write_bytes(Path(path), page(self.results, self.bars(), self.about, self.samples).encode())
 
     def print(self, stream: TextIO | None = None) -> None:
         """The table and the bars; in a file or a pipe without colour and nothing cut off."""
@@ -191,9 +192,3 @@ def _print(console: Any, headings: Sequence[str], rows: Sequence[Sequence[str]])
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(path)

@@ -10,7 +10,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fewstep.engine.record import FORMATS, check_format
+from fewstep.engine.files import FORMATS, check_format
 from fewstep.engine.request import Request as Wish
 from fewstep.engine.request import RequestError, Settled
 from fewstep.engine.source import open_image

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.sse import EventSourceResponse
 
-from fewstep.engine.record import FORMATS, picture_bytes
+from fewstep.engine.files import FORMATS, picture_bytes
 from fewstep.engine.request import RequestError, Settled
 from fewstep.serve import waiting
 from fewstep.serve.orders import Order, Update

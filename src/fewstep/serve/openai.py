@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fewstep.engine.record import check_format
+from fewstep.engine.files import check_format
 from fewstep.engine.request import Picture, RequestError, Settled
 from fewstep.engine.request import Request as Wish
 from fewstep.engine.source import open_image

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, ImageOps
 
-from fewstep.engine.record import COMMENT, FORMATS, picture_bytes
+from fewstep.engine.files import COMMENT, FORMATS, picture_bytes
 from fewstep.engine.request import Picture, RequestError
 from fewstep.engine.source import to_gray
 

@@ -14,7 +14,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
 from fewstep.engine.checks import MOST_LORAS
-from fewstep.engine.record import check_format, picture_bytes
+from fewstep.engine.files import check_format, picture_bytes
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.engine.source import open_image, to_rgb
 from fewstep.serve.pictures import decode_text, preview_as

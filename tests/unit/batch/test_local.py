@@ -17,7 +17,7 @@ from fewstep.batch.make import Made, make
 from fewstep.batch.plan import Group
 from fewstep.batch.results import NAME, read_lines
 from fewstep.batch.store import Folders
-from fewstep.engine.record import read_record
+from fewstep.engine.files import read_record
 from fewstep.engine.request import Frame, RequestError, Settled
 
 

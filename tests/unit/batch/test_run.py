@@ -16,7 +16,7 @@ from tests.unit.batch.fake import files
 from fewstep.batch.results import NAME, read_lines
 from fewstep.cli import main
 from fewstep.engine.engine import Engine
-from fewstep.engine.record import read_record
+from fewstep.engine.files import read_record
 
 SMALL = ("--steps", "1", "--set", "width=64", "--set", "height=64")
 ANIMALS = "animal,colour,sku\npizza,red,p1\nghost,blue,g1\ncat face,green,c1\n"

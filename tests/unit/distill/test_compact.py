@@ -19,7 +19,8 @@ from fewstep.distill.compact import CompactPlan, CompactRecipe, Studio, imitate_
 from fewstep.distill.patches import Contest, PatchCritic
 from fewstep.distill.recipe import RecipeError, read_recipe
 from fewstep.distill.trainer import Phase, update
-from fewstep.models.bundle import WEIGHTS, Shape, build_autoencoder, build_bundle, load_weights, save_bundle
+from fewstep.models.bundle import WEIGHTS, load_weights, save_bundle
+from fewstep.models.miniature import Shape, build_autoencoder, build_bundle
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "emoji-autoencoder.toml"
 WORLD = World(tuple(shapes()), Dials(), 0)

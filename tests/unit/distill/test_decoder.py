@@ -24,7 +24,8 @@ from fewstep.distill.decoder import DecoderPlan, DecoderRecipe, decoder_phase, t
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.recipe import RecipeError, read_recipe
 from fewstep.distill.trainer import update
-from fewstep.models.bundle import WEIGHTS, Shape, build_bundle, save_bundle
+from fewstep.models.bundle import WEIGHTS, save_bundle
+from fewstep.models.miniature import Shape, build_bundle
 from fewstep.models.tiny_decoder import TinyConfig, build_tiny, load_tiny
 from fewstep.models.weights import TINY
 

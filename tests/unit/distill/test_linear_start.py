@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewstep.distill.linear_start import linear_start
-from fewstep.models.bundle import Shape, build_autoencoder
+from fewstep.models.miniature import Shape, build_autoencoder
 
 
 def smooth_pictures(seed: int) -> Tensor:

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from fewstep.cli import app
 from fewstep.engine.adapters import FEW_STEP, _plain, find_again, parse_lora
 from fewstep.engine.engine import Engine
+from fewstep.engine.files import read_record
 from fewstep.engine.model import open_model
-from fewstep.engine.record import read_record
 from fewstep.engine.request import Picture, Request, RequestError
-from fewstep.models.bundle import build_unet, load_bundle, save_weights
+from fewstep.models.bundle import load_bundle, save_weights
+from fewstep.models.miniature import build_unet
 from fewstep.models.weights import WeightsError
 from fewstep.stamp import Stamp, file_hash
 

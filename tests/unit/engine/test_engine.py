@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fewstep.engine.engine import REMEMBERED, Engine
-from fewstep.engine.record import picture_bytes
+from fewstep.engine.files import picture_bytes
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.models.bundle import load_bundle, load_weights
 from fewstep.models.chunks import Words

@@ -10,7 +10,8 @@ import pytest
 
 from fewstep.engine.backends import BackendError
 from fewstep.engine.engine import Engine
-from fewstep.engine.record import Record, picture_bytes, read_record, write_picture
+from fewstep.engine.files import picture_bytes, read_record, write_picture
+from fewstep.engine.record import Record
 from fewstep.engine.request import Limits, Picture, Request, RequestError
 from fewstep.engine.steering import NAG_SCALE
 from fewstep.engine.texts import MOST_CHUNKS

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from fewstep.engine.record import FORMATS, Record, format_of, picture_bytes, read_record, write_picture
+from fewstep.engine.files import FORMATS, format_of, picture_bytes, read_record, write_picture
+from fewstep.engine.record import Record
 from fewstep.engine.request import LONGEST_PROMPT, RequestError
 
 RECORD = Record("a red apple", 7, 4, 64, 64, "emoji", "0123456789ab", 0.0, "0.1.0", "eager", "cpu", 2, batch=8, row=3)

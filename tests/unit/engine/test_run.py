@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fewstep.engine.files import read_record
 from fewstep.engine.output import Output
-from fewstep.engine.record import Record, read_record
+from fewstep.engine.record import Record
 from fewstep.engine.request import Picture, Request
 from fewstep.engine.run import BAD_INPUT, DONE, INTERRUPTED, MOST_PENDING, SOME_FAILED, beside, run
 

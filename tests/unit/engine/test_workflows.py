@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fewstep.engine.engine import Engine
-from fewstep.engine.record import picture_bytes, read_record
+from fewstep.engine.files import picture_bytes, read_record
 from fewstep.engine.request import Picture, Request, RequestError
 
 BOUND = 2  # of 255

@@ -13,17 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fewstep.models.bundle import (
-    WEIGHTS,
-    Bundle,
-    WeightsError,
-    load_bundle,
-    load_weights,
-    read_stamp,
-    read_weights,
-    save_bundle,
-    save_weights,
-)
+from fewstep.models.bundle import WEIGHTS, Bundle, WeightsError, load_bundle, load_weights, read_stamp, read_weights, save_bundle, save_weights
 from fewstep.models.prompt import conditioning, encode, time_ids
 from fewstep.stamp import KEY, Stamp
 

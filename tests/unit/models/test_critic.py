@@ -7,8 +7,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tests.tiny import SHAPE
 
-from fewstep.models.bundle import build_unet
 from fewstep.models.critic import Backbone, Critic, head
+from fewstep.models.miniature import build_unet
 from fewstep.models.prompt import Prompt, time_ids
 
 

@@ -15,8 +15,9 @@ from tests.tiny import SHAPE, tiny_bundle
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import Request
 from fewstep.export import write
-from fewstep.models.bundle import Bundle, build_unet, load_bundle, save_weights
+from fewstep.models.bundle import Bundle, load_bundle, save_weights
 from fewstep.models.graphs import plain, upsample
+from fewstep.models.miniature import build_unet
 from fewstep.stamp import Stamp
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tests.tiny import SHAPE
 
-from fewstep.models.bundle import build_unet, save_weights
+from fewstep.models.bundle import save_weights
 from fewstep.models.lora import Worn, adapters, add_lora, extract_lora, fuse_lora, set_adapters, shapes_of, targets
+from fewstep.models.miniature import build_unet
 from fewstep.models.stack import Lora, changes_of
 from fewstep.models.weights import WeightsError
 

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from tests.unit.serve.fake import LIMITS, FakeEngine, run, settled
 from tests.unit.serve.test_app import LIVE, events, problem, serving, unpack, until
 
-from fewstep.engine.record import KEY
+from fewstep.engine.files import KEY
 from fewstep.engine.request import Request, RequestError, Settled
 from fewstep.serve import live
 from fewstep.serve.kept import LONGEST_HEADER, Kept, smaller

@@ -1,4 +1,4 @@
-/** The record that a picture file carries (engine/record.py): PNG text chunks, or the maker's note of JPEG and WebP. */
+/** The record that a picture file carries (engine/files.py): PNG text chunks, or the maker's note of JPEG and WebP. */
 
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const LARGEST = 1 << 27; // bytes of a file that is looked into
