@@ -148,11 +148,19 @@ def test_a_session_that_was_left_does_not_open_itself_again(studio: Studio) -> N
     assert studio.run(code) == ["connecting", "closed"]
 
 
+ODD = {"prompt": "x", "seed": 7, "steps": "2", "width": "a", "height": {}, "blend": 5, "blend_weight": [], "variation": "1", "negative": 5, "loras": []}
+
+
 def test_what_a_file_says_is_restored_only_where_it_can_be(studio: Studio) -> None:
     studio.open()
-    code = "async (record) => (await import('/web/studio/settings.js')).fromRecord(record, { '1:1': [256, 256] })"
-    good = studio.run(code, {"prompt": "x", "seed": 7, "steps": 2, "width": 256, "height": 256, "blend": "y", "blend_weight": 0.25, "variation": 0.5})
+    model = "{ sizes: { '1:1': [256, 256] }, steps: [1, 2, 4, 8] }"
+    code = f"async (record) => (await import('/web/studio/settings.js')).fromRecord(record, {model})"
+    full = studio.run(code, {"prompt": "x", "seed": 7, "steps": 50, "negative": "a tree", "guidance_scale": 6.0, "loras": [["style", 1.0, "a"]], "image": "a"})
+    assert (full["settings"]["steps"], full["settings"]["avoiding"], full["settings"]["negative"]) == (8, True, "a tree")
+    assert full["lost"] == ["its 50 steps, which are 8 here", "the image that it began from", "its LoRAs", "its guidance"]
+    whole = studio.run(code, {"prompt": "x", "seed": 7, "steps": 2, "width": 256, "height": 256, "blend": "y", "blend_weight": 0.25, "variation": 0.5})
+    good, odd = (one["settings"] for one in (whole, studio.run(code, ODD)))
+    assert whole["lost"] == []
     assert (good["steps"], good["aspect"], good["size"], good["blend"], good["blendWeight"], good["variation"]) == (2, "1:1", None, "y", 0.25, 0.5)
-    odd = studio.run(code, {"prompt": "x", "seed": 7, "steps": "2", "width": "a", "height": {}, "blend": 5, "blend_weight": [], "variation": "1"})
     assert "steps" not in odd
     assert (odd["blending"], odd["blend"], odd["blendWeight"], odd["size"], odd["variation"]) == (False, "", 0.5, None, 0)

@@ -138,6 +138,39 @@ def test_a_dropped_picture_restores_its_settings_and_a_download_says_how_it_was_
     assert studio.page.get_by_text("This picture does not say how it was made.").is_visible()
 
 
+def test_a_picture_of_the_teachers_is_restored_as_near_as_the_students_come(studio: Studio) -> None:
+    studio.open()
+    studio.write(OWL)
+    drop(studio, generated(studio.url, prompt=APPLE, seed=11, steps=20))
+    studio.page.get_by_text("all but its 20 steps, which are 8 here").wait_for()
+    studio.finished(APPLE, steps=8, seed=11)
+    assert studio.page.locator("#steps").get_attribute("aria-valuetext").startswith("8 steps")
+    until(lambda: studio.page.locator("#strip button").first.get_attribute("aria-label") == f"{APPLE}, 8 steps")
+
+
+def test_what_should_not_be_there_is_said_kept_and_sent(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.keys("n")
+    avoid = studio.page.get_by_label("What should not be there")
+    assert avoid.evaluate("one => one === document.activeElement")
+    studio.page.keyboard.type("a blue background")
+    with studio.page.expect_download() as download:
+        avoid.press("Enter")
+        studio.keys("s")
+    record = json.loads(Image.open(download.value.path()).info["fewstep"])
+    assert (record["prompt"], record["negative"]) == (APPLE, "a blue background")
+    studio.keys("n")
+    assert avoid.is_hidden()
+    with studio.page.expect_download() as download:
+        studio.keys("s")
+    plain = json.loads(Image.open(download.value.path()).info["fewstep"])
+    assert plain.get("negative") is None
+    drop(studio, generated(studio.url, prompt=OWL, seed=3, steps=2, negative="a tree"))
+    studio.finished(OWL, steps=2, seed=3)
+    assert (avoid.is_visible(), avoid.input_value()) == (True, "a tree")
+
+
 def test_the_history_is_there_after_a_reload_and_restores_everything(studio: Studio) -> None:
     studio.open()
     strip = studio.page.locator("#strip button")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fewstep import __version__
 from fewstep.engine.request import SEEDS, Picture, RequestError, Settled
@@ -27,6 +27,18 @@ from fewstep.serve.waiting import NOBODY, finished, settle
 from fewstep.serve.wire import LARGEST_UPLOAD, MOST_COUNT, base64_jpeg
 
 
+def finite(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings``, which are echoed. Raises ValueError on numbers that JSON does not have."""
+    try:
+        json.dumps(settings, allow_nan=False)
+    except ValueError:
+        raise ValueError("a number in it is none that JSON has") from None
+    return settings
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(finite)]
+
+
 class Txt2Img(BaseModel):
     """The body of txt2img. What is not listed is passed over, for clients send all that a Stable Diffusion WebUI could do."""
 
@@ -35,6 +47,8 @@ class Txt2Img(BaseModel):
     prompt: str | None = Field(None, description="What to draw; <lora:name:0.8> puts one of /sdapi/v1/loras over the weights.")
     negative_prompt: str | None = Field(None, description="What to lead the picture away from; works without guidance.")
     seed: int | None = Field(None, ge=-1, lt=SEEDS, description="-1 is random.")
+    subseed: int | None = Field(None, ge=-1, lt=SEEDS, description="Another seed, to go some of the way to; -1 is random.")
+    subseed_strength: float | None = Field(None, ge=0, le=1, description="How much of the way; above 0 the subseeds count up and the seed stays.")
     steps: int | None = Field(None, description="The nearest trained number is used.")
     cfg_scale: float | None = Field(None, description="Told to be otherwise.")
     width: int | None = Field(None, description="The nearest training size of this shape is used.")
@@ -44,9 +58,9 @@ class Txt2Img(BaseModel):
     sampler_name: str | None = Field(None, description="The model's own is used.")
     sampler_index: str | None = None
     scheduler: str | None = None
-    override_settings: dict[str, Any] | None = None
+    override_settings: Settings | None = None
     script_name: str | None = Field(None, description="There are none.")
-    alwayson_scripts: dict[str, Any] | None = Field(None, description="There are none.")
+    alwayson_scripts: Settings | None = Field(None, description="There are none.")
     send_images: bool | None = None
 
     def check(self, model: str) -> None:
@@ -65,6 +79,18 @@ class Img2Img(Txt2Img):
     denoising_strength: float | None = Field(None, description="How much of it is made anew; the nearest level of the steps is used.")
     mask: str | None = Field(None, description="White is painted anew.")
     inpainting_mask_invert: int | None = Field(None, description="1: black is.")
+
+
+MADE: dict[str, Any] = {
+    "type": "object",
+    "required": ["images", "parameters", "info"],
+    "properties": {
+        "images": {"type": "array", "items": {"type": "string"}, "description": "PNGs in Base64."},
+        "parameters": {"type": "object", "description": "What was asked for."},
+        "info": {"type": "string", "description": "What was made, as JSON."},
+    },
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {200: {"description": "The pictures.", "content": {"application/json": {"schema": MADE}}}}
 
 
 class Jobs:
@@ -139,12 +165,12 @@ def add_a1111(app: FastAPI, scheduler: Scheduler, rack: Rack) -> None:
     jobs = Jobs()
     add_facts(app, scheduler, rack)
 
-    @app.post(f"{A1111}txt2img", response_model=None)
+    @app.post(f"{A1111}txt2img", response_model=None, responses=ANSWERS)
     async def txt2img(request: Request, wanted: Annotated[Txt2Img, Body()]) -> Any:
         """Make pictures of a prompt."""
         return await answer(request, wanted)
 
-    @app.post(f"{A1111}img2img", response_model=None, max_body_size=LARGEST_UPLOAD)
+    @app.post(f"{A1111}img2img", response_model=None, responses=ANSWERS, max_body_size=LARGEST_UPLOAD)
     async def img2img(request: Request, wanted: Annotated[Img2Img, Body()]) -> Any:
         """Make pictures that begin from an image."""
         if not wanted.init_images:
@@ -202,13 +228,17 @@ def settle_images(scheduler: Scheduler, wanted: Txt2Img) -> tuple[Nearest, list[
         size = (wanted.width or wanted.height or 0, wanted.height or wanted.width or 0)
     asked = {"guidance_scale": wanted.cfg_scale, "sampler": wanted.sampler_name or wanted.sampler_index, "scheduler": wanted.scheduler}
     near = nearest(scheduler.limits, steps, size, **asked, negative_prompt=wanted.negative_prompt, strength=begin.get("strength"))
-    first = Wish("", None if wanted.seed in (None, -1) else wanted.seed).seed_or_random()
+    first, other = (Wish("", None if seed in (None, -1) else seed).seed_or_random() for seed in (wanted.seed, wanted.subseed))
     count = (wanted.batch_size or 1) * (wanted.n_iter or 1)
     if count > MOST_COUNT:
         raise RequestError(f"batch_size times n_iter = {count}: give at most {MOST_COUNT} pictures")
     prompt, loras = tagged(wanted.prompt or "")
     made = {"loras": loras, "steps": near.steps, "width": near.width, "height": near.height, "negative": wanted.negative_prompt, **begin}
-    return near, settle(scheduler.limits, [Wish(prompt, first + i, **made) for i in range(count)])
+    if wanted.subseed_strength:
+        wishes = [Wish(prompt, first, variation=wanted.subseed_strength, variation_seed=other + i, **made) for i in range(count)]
+    else:
+        wishes = [Wish(prompt, first + i, **made) for i in range(count)]
+    return near, settle(scheduler.limits, wishes)
 
 
 def info(near: Nearest, wanted: Txt2Img, pictures: Sequence[Picture]) -> dict[str, Any]:
@@ -218,6 +248,7 @@ def info(near: Nearest, wanted: Txt2Img, pictures: Sequence[Picture]) -> dict[st
     first = pictures[0]
     drawn, negatives = [picture.record.prompt for picture in pictures], [picture.record.negative or "" for picture in pictures]
     seeds, used = [picture.seed for picture in pictures], used_for(first)
+    subseeds = [-1 if picture.record.variation_seed is None else picture.record.variation_seed for picture in pictures]
     extra = {f"Asked {name}": both["asked"] for name, both in near.changed(first).items()}
     return {
         "prompt": drawn[0],
@@ -226,9 +257,9 @@ def info(near: Nearest, wanted: Txt2Img, pictures: Sequence[Picture]) -> dict[st
         "all_negative_prompts": negatives,
         "seed": seeds[0],
         "all_seeds": seeds,
-        "subseed": -1,
-        "all_subseeds": [-1] * len(pictures),
-        "subseed_strength": 0,
+        "subseed": subseeds[0],
+        "all_subseeds": subseeds,
+        "subseed_strength": first.record.variation or 0,
         "width": first.width,
         "height": first.height,
         "sampler_name": SAMPLER,

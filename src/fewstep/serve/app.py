@@ -11,8 +11,10 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.routing import Match
 
 from fewstep import __version__
 from fewstep.engine.request import ASPECTS, TEACHER_STEPS, RequestError
@@ -52,6 +54,9 @@ def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words, 
             yield
         tickets.close()
 
+    def count(route: str, status: int) -> None:
+        metrics.answers.labels(route, str(status)).inc()
+
     quiet: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # what is wrong with a prompt may quote it
     app = FastAPI(
         title="fewstep",
@@ -73,12 +78,9 @@ def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words, 
     add_a1111(app, scheduler, rack)
     add_huggingface(app, scheduler)
     add_studio(app, files)
-    describe(app)
-
-    def count(route: str, status: int) -> None:
-        metrics.answers.labels(route, str(status)).inc()
-
-    return Guard(app, access, count, files, tickets)
+    guard = Guard(app, access, count, files, tickets)
+    describe(app, bool(access.keys), guard.public)
+    return guard
 
 
 def open_app(
@@ -116,7 +118,12 @@ def add_errors(app: FastAPI) -> None:
         if problem.status_code == 413:
             return refuse_to(scope, 413, too_large(scope["path"]), None, "too_large")
         said = problem.detail if problem.detail != HTTPStatus(problem.status_code).phrase else SAID.get(problem.status_code, problem.detail)
-        return refuse_to(scope, problem.status_code, said, headers=problem.headers)
+        headers = {"Allow": methods_for(scope)} if problem.status_code == 405 else problem.headers
+        return refuse_to(scope, problem.status_code, said, headers=headers)
+
+    def methods_for(scope: dict[str, Any]) -> str:
+        """All of an address: the framework names those of the first of its routes alone."""
+        return ", ".join(sorted({method for route in app.routes if route.matches(scope)[0] != Match.NONE for method in getattr(route, "methods", ())}))
 
     on(RequestValidationError, invalid)
     on(RequestError, lambda scope, problem: refuse_to(scope, 400, sentence(problem), None, "invalid_request"))
@@ -145,7 +152,7 @@ def add_watching(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
             return refuse_to(request.scope, 503, why, None, "not_ready", {"Retry-After": "1"})
         return {"status": "ok"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def numbers() -> Response:
         """Counters and histograms in Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -26,13 +26,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewstep.engine.request import RequestError
 from fewstep.serve.rate import Buckets, Rate
-from fewstep.serve.shapes import A1111, limit_of, refuse_to, too_large
+from fewstep.serve.shapes import A1111, SECRET, limit_of, refuse_to, too_large
 from fewstep.serve.shares import Shares
 from fewstep.serve.tickets import Tickets
 from fewstep.serve.wire import LARGEST_BODY
 
 OPEN = ("/healthz", "/readyz", "/health")  # to whoever watches whether the server lives
-SECRET = ("/out/", "/v1/pictures/")  # what follows is a name that nobody can guess: it lets in, and it is not logged
 FREE = (f"{A1111}interrupt", f"{A1111}skip")  # they end work and make none, so the rate does not count them
 DEFAULT_RATE = Rate(300, 60)  # of a server that others than this machine reach
 WRONG_KEYS = Rate(20, 60)  # from one address; until then the right one is not heard either, or who guesses would lose nothing

@@ -30,7 +30,25 @@ from fewstep.serve.wire import LARGEST_UPLOAD, event
 
 MOST = 10  # pictures of one request
 ALIASES = ("gpt-image-", "dall-e-", "chatgpt-image-")  # models that clients ask for unless they are told otherwise
-ANSWERS: dict[int | str, dict[str, Any]] = {200: {"description": "The pictures, or a stream of events.", "content": {"text/event-stream": {}}}}
+BROUGHT: dict[str, Any] = {
+    "type": "object",
+    "required": ["created", "data", "fewstep"],
+    "properties": {
+        "created": {"type": "integer"},
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["b64_json", "url", "seed"],
+                "properties": {"b64_json": {"type": ["string", "null"]}, "url": {"type": ["string", "null"]}, "seed": {"type": "integer"}},
+            },
+        },
+        "fewstep": {"type": "object", "required": ["model", "steps", "changed"]},
+    },
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The pictures, or a stream of events.", "content": {"application/json": {"schema": BROUGHT}, "text/event-stream": {}}}
+}
 EDITED = {"image": {"type": "string", "format": "binary"}, "mask": {"type": "string", "format": "binary"}}
 
 
@@ -206,4 +224,8 @@ def due(update: Update, partial: int, sent: int) -> bool:
 def edit_schema() -> dict[str, Any]:
     """The fields of an edit, for the OpenAPI document."""
     schema = Images.model_json_schema()
-    return {**schema, "properties": {**schema["properties"], **EDITED}, "required": [*schema["required"], "image"]}
+    fields: dict[str, Any] = {}
+    for name, field in schema["properties"].items():
+        kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]  # a form has no null
+        fields[name] = {**{key: value for key, value in field.items() if key not in ("anyOf", "default")}, **kinds[0]} if kinds else field
+    return {**schema, "properties": {**fields, **EDITED}, "required": [*schema["required"], "image"]}

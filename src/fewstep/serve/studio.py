@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
 
 WEB = Path(__file__).parent / "web"
 TYPES = {
@@ -49,7 +51,10 @@ def files_of(folder: Path = WEB) -> dict[str, Path]:
 def add_studio(app: FastAPI, files: dict[str, Path]) -> None:
     """A route for each file."""
     for address, path in files.items():
-        app.add_api_route(address, answer(path), methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
+        told: dict[str, Any] = {"response_class": HTMLResponse, "summary": "The studio.", "responses": {304: {"description": "It has not changed."}}}
+        here: dict[str, Any] = told if address == "/" else {"include_in_schema": False}
+        for method in ("GET", "HEAD"):
+            app.add_api_route(address, answer(path), methods=[method], name=f"{method} {address}", response_model=None, **here)
 
 
 def answer(path: Path) -> Callable[[Request], Awaitable[Response]]:

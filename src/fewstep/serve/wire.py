@@ -134,7 +134,8 @@ def explain(problems: list[Any]) -> tuple[str, str | None]:
         return "the body is not valid JSON", None
     if first["type"] == "extra_forbidden":
         return f"{field!a}: there is no such field", field
-    return f"{field or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", field or None
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{field or 'the body'}: {said[:1].lower()}{said[1:]}", field or None
 
 
 def sentence(problem: RequestError) -> str:

@@ -55,6 +55,16 @@ def test_seeds_of_minus_one_are_random(api: webuiapi.WebUIApi) -> None:
     assert api.txt2img(prompt="pizza").info["seed"] != api.txt2img(prompt="pizza").info["seed"]
 
 
+def test_a_subseed_is_a_variation_seed(api: webuiapi.WebUIApi) -> None:
+    made = api.txt2img(prompt="pizza", seed=7, subseed=20, subseed_strength=0.25, batch_size=3)
+    info = made.info
+    assert (info["all_seeds"], info["all_subseeds"], info["subseed_strength"]) == ([7, 7, 7], [20, 21, 22], 0.25)
+    assert "Variation seed: 21, Variation seed strength: 0.25" in info["infotexts"][1]
+    plain = api.txt2img(prompt="pizza", seed=7, subseed=20, subseed_strength=0, batch_size=2).info
+    assert (plain["all_seeds"], plain["all_subseeds"], plain["subseed_strength"]) == ([7, 8], [-1, -1], 0)
+    assert api.txt2img(prompt="pizza", subseed=-1, subseed_strength=1).info["subseed"] >= 0
+
+
 def test_what_clients_ask_when_they_connect(api: webuiapi.WebUIApi) -> None:
     assert api.get_options()["sd_model_checkpoint"] == api.util_get_current_model() == "fake"
     assert api.util_get_model_names() == ["fake"]
@@ -166,9 +176,13 @@ def test_errors_have_their_shape(url: str, path: str, body: Any, status: int, sa
     assert said in answer.json()["detail"]
 
 
-def test_a_number_that_json_does_not_have_is_refused_and_not_echoed(url: str) -> None:
-    answer = httpx2.post(f"{url}/sdapi/v1/txt2img", content=b'{"cfg_scale": NaN}', headers={"content-type": "application/json"})
-    assert (answer.status_code, "cfg_scale" in answer.json()["detail"]) == (422, True)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("cfg_scale", "NaN"), ("subseed_strength", "Infinity"), ("override_settings", '{"a": [1, {"b": -Infinity}]}'), ("alwayson_scripts", '{"a": NaN}')],
+)
+def test_a_number_that_json_does_not_have_is_refused_and_not_echoed(url: str, field: str, value: str) -> None:
+    answer = httpx2.post(f"{url}/sdapi/v1/txt2img", content=f'{{"{field}": {value}}}', headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"].startswith(f"{field}: ")) == (422, True)
 
 
 def test_a_small_file_with_large_texts_is_answered_small(url: str) -> None:

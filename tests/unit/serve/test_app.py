@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -257,6 +258,35 @@ def test_a_page_that_was_let_in_is_let_in() -> None:
         shown = answer.headers["access-control-expose-headers"].split(", ")
         assert {"X-Fewstep-Seed", "X-Fewstep-Steps", "Server-Timing", "Retry-After"} <= set(shown), "what fewstep.js reads of an answer"
         problem(client.options("/v1/generate", headers={**asked, "origin": "https://evil.example"}), 403)
+
+
+def test_a_page_that_was_let_in_can_read_why_it_is_refused() -> None:
+    page = {"origin": "https://studio.example"}
+    keyed = {**page, "authorization": "Bearer key"}
+    with serving(access=Access(keys=("key",), origins=("https://studio.example",), rate="2/hour")) as (client, _):
+        until(lambda: client.get("/readyz").status_code == 200)
+        refused = {
+            401: client.get("/v1/models", headers=page),
+            413: client.post("/v1/generate", content=b"x" * (LARGEST_UPLOAD + 1), headers=keyed),
+            404: client.get("/v1/pictures/none", headers=keyed),
+            400: client.post("/v1/generate", json={"prompt": 7}, headers=keyed),
+            429: client.post("/v1/generate", json={"prompt": "x"}, headers=keyed),
+        }
+        for status, answer in refused.items():
+            problem(answer, status)
+            assert (answer.headers["access-control-allow-origin"], answer.headers["vary"]) == ("https://studio.example", "Origin")
+        evil = client.get("/v1/models", headers={**keyed, "origin": "https://evil.example"})
+        assert problem(evil, 403) and "access-control-allow-origin" not in evil.headers
+
+
+def test_a_page_that_was_let_in_may_use_openais_client() -> None:
+    sent = "authorization,content-type,idempotency-key,openai-organization,openai-project,x-stainless-arch,x-stainless-lang,x-stainless-os"
+    sent += ",x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout"
+    asked = {"origin": "https://studio.example", "access-control-request-method": "POST", "access-control-request-headers": sent}
+    with serving(access=Access(keys=("key",), origins=("https://studio.example",))) as (client, _):
+        before = client.options("/v1/images/generations", headers=asked)
+        assert before.status_code == 200
+        assert set(sent.split(",")) <= set(re.split(r",\s*", before.headers["access-control-allow-headers"].lower()))
 
 
 @pytest.mark.parametrize(

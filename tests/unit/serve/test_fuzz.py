@@ -266,7 +266,6 @@ def test_every_route_of_the_document_is_among_those(server: str) -> None:
     posts = {path for path, methods in paths.items() if "post" in methods}
     nothing_to_do = re.compile(r"/sdapi/v1/(refresh|unload|reload)-|/sdapi/v1/skip")
     assert {path for path in posts if not nothing_to_do.match(path)} == {*BODIES, "/v1/images/edits"} - {"/models/fake"} | {"/models/{name}"}
-    assert all("default" in operation["responses"] and "422" not in operation["responses"] for methods in paths.values() for operation in methods.values())
     parts = document.json()["components"]["schemas"]
     assert set(re.findall(r'"#/components/schemas/(\w+)"', document.text)) <= set(parts)
     assert document.text.count('"$ref"') == len(re.findall(r'"\$ref":\s*"#/components/schemas/', document.text))

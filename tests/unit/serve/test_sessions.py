@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
-from tests.unit.serve.fake import PATIENCE, run
+from tests.unit.serve.fake import PATIENCE, FakeEngine, run
 from tests.unit.serve.listening import listening
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from fewstep.engine.request import RequestError
 from fewstep.serve import out, tickets
 from fewstep.serve.guard import Access
+from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.tickets import LINGER, TOKEN, Full, Outlet, Tickets
 
 KEYED = Access(keys=("secret", "other"), origins=("https://studio.example",))
@@ -164,6 +165,33 @@ def test_viewers_have_a_limit_and_leave_no_trace(monkeypatch: pytest.MonkeyPatch
                     return
             time.sleep(0.02)
         raise AssertionError("the viewer that left still counts")
+
+
+def test_viewers_who_come_at_once_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "MOST_VIEWERS", 2)
+    monkeypatch.setattr(out, "LOOK", 0.01)
+
+    async def main() -> None:
+        async with Scheduler(FakeEngine()) as scheduler:
+            outlet, statuses = Outlet("me", 0), list[int]()
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+                    await asyncio.sleep(0.01)
+
+            async def receive() -> Any:
+                await asyncio.Event().wait()
+
+            scope = {"type": "http", "method": "GET", "path": "/out/x.mjpeg", "headers": []}
+            looking = [asyncio.create_task(out.View(outlet, scheduler)(dict(scope), receive, send)) for _ in range(5)]
+            await asyncio.sleep(0.1)
+            assert (sorted(statuses), outlet.viewers) == ([200, 200, 429, 429, 429], 2)
+            outlet.close()
+            await asyncio.gather(*looking)
+            assert outlet.viewers == 0
+
+    run(main())
 
 
 def test_a_viewer_gets_the_newest_and_never_one_twice() -> None:

@@ -1,6 +1,7 @@
 /** The studio: finds out what the server can do, makes the parts and ties them together. */
 
 import { connect, generate, get } from "./fewstep.js";
+import { createAvoid } from "./studio/avoid.js";
 import { createBlend } from "./studio/blend.js";
 import { createAspects, createSeed } from "./studio/choices.js";
 import { createCompare } from "./studio/compare.js";
@@ -13,7 +14,7 @@ import { createHistory } from "./studio/history.js";
 import { askKey, keptKey } from "./studio/key.js";
 import { createKeys } from "./studio/keys.js";
 import { createMeter } from "./studio/meter.js";
-import { createNotices, inWords } from "./studio/notices.js";
+import { createNotices, inWords, sentence } from "./studio/notices.js";
 import { readRecord } from "./studio/png.js";
 import { createPrompt } from "./studio/prompt.js";
 import { createRooms } from "./studio/rooms.js";
@@ -58,6 +59,7 @@ async function start() {
   createDial({ track: document.querySelector(".dial-track"), input: $("steps"), stops: $("stops") }, students, store, meter);
   const tools = createTools({
     blend: createBlend({ panel: $("blend"), weight: $("blend-weight"), text: $("blend-prompt") }, store),
+    avoid: createAvoid($("avoid-prompt"), store),
     variations: createVariations({ place: $("variations"), panel: $("panel-variations"), spread: $("spread"), reroll: $("reroll") }, store, director, studio),
     walk: createWalk({ panel: $("panel-walk"), pace: $("pace"), stop: $("walk-stop"), ring: $("walkring") }, store, director, () => tools.render()),
     compare: createCompare($("versus"), store, studio),
@@ -83,8 +85,9 @@ async function start() {
     const room = rooms.current();
     if (room.take) return room.take(file);
     try {
-      store.set(fromRecord(await readRecord(file), model.sizes), "restore");
-      notices.say("Restored from the picture.");
+      const { settings, lost } = fromRecord(await readRecord(file), model);
+      store.set(settings, "restore");
+      notices.say(lost.length ? `Restored from the picture, all but ${sentence(lost)}.` : "Restored from the picture.");
     } catch (problem) {
       notices.problem(problem);
     }
@@ -95,7 +98,7 @@ async function start() {
     "/": () => (document.querySelector(".room:not([hidden]) .prompt") ?? $("prompt")).focus(),
     ...Object.fromEntries(students.map((steps) => [String(steps), () => store.set({ steps }, "dial")])),
     a: creating(aspects.next), d: creating(seed.roll), l: seed.toggle, s: creating(save), y: creating(() => $("copy").click()),
-    b: creating(() => tools.press("blend")), v: creating(() => tools.press("variations")), w: creating(() => tools.press("walk")), c: creating(() => tools.press("compare")),
+    b: creating(() => tools.press("blend")), n: creating(() => tools.press("avoid")), v: creating(() => tools.press("variations")), w: creating(() => tools.press("walk")), c: creating(() => tools.press("compare")),
     ArrowLeft: creating(() => history.step(-1)), ArrowRight: creating(() => history.step(1)),
     Escape: creating(() => tools.close()),
   });

@@ -6,7 +6,7 @@ import { keyOf, wireOf } from "./settings.js";
 const REST = 150; // milliseconds without a change; shorter than the server's own wait for its second look
 const QUICK = 110; // milliseconds that a picture may take and still follow typing
 const MOVING = new Set(["typing", "slide", "walk", "demo"]);
-const SHAPING = ["prompt", "blend", "blending", "blendWeight", "seed", "variationSeed", "variation", "steps", "aspect", "size"];
+const SHAPING = ["prompt", "blend", "blending", "blendWeight", "avoiding", "negative", "seed", "variationSeed", "variation", "steps", "aspect", "size"];
 
 /**
  * @param {{store: object, live: import("../fewstep.js").Live, meter: object, students: number[], canvas: HTMLCanvasElement}} parts

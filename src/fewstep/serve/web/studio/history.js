@@ -1,7 +1,7 @@
 /** Pictures made before, each with everything that it was made from. They stay in this browser. */
 
 import { el, later } from "./dom.js";
-import { keyOf } from "./settings.js";
+import { fresh, keyOf } from "./settings.js";
 
 const MOST = 60; // pictures that are kept
 const SIDE = 168; // pixels of the shorter side of a thumbnail
@@ -16,7 +16,10 @@ export async function createHistory({ strip, forget }, store, notices) {
   function item(entry, arriving = false) {
     const image = el("img", { src: URL.createObjectURL(entry.thumb), alt: "", decoding: "async" });
     const open = el("button", { type: "button", title: entry.settings.prompt, class: arriving ? "arriving" : "", aria: { label: `${entry.settings.prompt}, ${entry.settings.steps} steps` } }, image);
-    open.onclick = () => store.set(entry.settings, "history");
+    open.onclick = () => {
+      const { locked, ...plain } = fresh(); // what an older studio did not keep is as it was then
+      store.set({ ...plain, ...entry.settings }, "history");
+    };
     entry.element = el("li", {}, open);
     return entry.element;
   }

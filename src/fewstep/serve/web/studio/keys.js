@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 const LISTED = [
   ["/", "To the prompt"], ["Esc", "Out of the prompt"], ["Enter", "Another picture of these words"], ["↓ ↑", "Go through the suggestions"],
   ["1 2 4 8", "Steps"], ["A", "Next shape"], ["D", "Another seed"], ["L", "Lock the seed"],
-  ["B", "Blend two prompts"], ["V", "Variations"], ["W", "Walk"], ["C", "Compare"],
+  ["B", "Blend two prompts"], ["V", "Variations"], ["N", "Say what to avoid"], ["W", "Walk"], ["C", "Compare"],
   ["← →", "Through the history"], ["S", "Download"], ["Y", "Copy"], ["?", "This list"],
 ];
 

@@ -24,6 +24,9 @@ export function inWords(problem) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
+/** "one, two and three". @param {string[]} parts */
+export const sentence = (parts) => [parts.slice(0, -1).join(", "), parts.at(-1)].filter(Boolean).join(" and ");
+
 /** @param {Element} place */
 export function createNotices(place) {
   let shown = null;

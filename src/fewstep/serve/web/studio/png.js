@@ -17,7 +17,7 @@ export async function readRecord(file) {
     const record = makersNote(bytes);
     if (record) return record;
   }
-  throw new Error("this picture does not say how it was made");
+  throw new Error("this picture does not say how it was made. To begin from it, drop it on the Canvas");
 }
 
 /** Texts of a PNG by keyword: tEXt, zTXt and iTXt. @param {Uint8Array} bytes */
@@ -69,8 +69,8 @@ export function fromParameters(text) {
   if (last < 1) throw new Error("its text has no seed");
   const number = (name) => Number(lines[last].match(new RegExp(`(?:^|, )${name}: (\\d+)`))?.[1] ?? NaN);
   const [, width, height] = lines[last].match(/Size: (\d+)x(\d+)/) ?? [];
-  const prompt = lines.slice(0, last).filter((line) => !line.startsWith("Negative prompt:")).join("\n");
-  return { prompt, seed: number("Seed"), steps: number("Steps"), width: Number(width), height: Number(height) };
+  const [prompt, negative] = lines.slice(0, last).join("\n").split(/\n?Negative prompt: ?/);
+  return { prompt, ...(negative && { negative }), seed: number("Seed"), steps: number("Steps"), width: Number(width), height: Number(height) };
 }
 
 function makersNote(bytes) {

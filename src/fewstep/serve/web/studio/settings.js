@@ -1,6 +1,7 @@
 /** What the person wants, in one place; who is interested is told what changed and why. */
 
 const KEPT = "fewstep.settings";
+const ELSEWHERE = { image: "the image that it began from", loras: "its LoRAs", prompt_2: "its second text", guidance_scale: "its guidance" }; // of a record
 const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
 
 /**
@@ -9,6 +10,8 @@ const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
  * @property {boolean} blending   whether the second prompt counts
  * @property {string} blend       the second prompt
  * @property {number} blendWeight its share, 0 to 1
+ * @property {boolean} avoiding   whether the negative prompt counts
+ * @property {string} negative    what to lead the picture away from
  * @property {number} seed
  * @property {boolean} locked
  * @property {?number} variationSeed
@@ -20,7 +23,7 @@ const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
 
 /** @returns {Settings} */
 export const fresh = () => ({
-  prompt: "", blending: false, blend: "", blendWeight: 0.5, seed: randomSeed(), locked: false, variationSeed: null, variation: 0, steps: 4, aspect: "1:1", size: null,
+  prompt: "", blending: false, blend: "", blendWeight: 0.5, avoiding: false, negative: "", seed: randomSeed(), locked: false, variationSeed: null, variation: 0, steps: 4, aspect: "1:1", size: null,
 });
 
 export const randomSeed = () => Math.floor(Math.random() * SEEDS);
@@ -44,11 +47,12 @@ export function createStore() {
 
 /** A request as the server takes it. @param {Settings} settings */
 export function wireOf(settings, steps = settings.steps) {
-  const { prompt, seed, aspect, size, blend, blending, blendWeight, variation, variationSeed } = settings;
+  const { prompt, seed, aspect, size, blend, blending, blendWeight, avoiding, negative, variation, variationSeed } = settings;
   return {
     prompt: prompt.trim(), seed, steps,
     ...(size ? { width: size[0], height: size[1] } : { aspect }),
     ...(blending && blend.trim() && blendWeight > 0 && { blend: blend.trim(), blend_weight: blendWeight }),
+    ...(avoiding && negative.trim() && { negative: negative.trim() }),
     ...(variation > 0 && variationSeed != null && { variation_seed: variationSeed, variation }),
   };
 }
@@ -56,21 +60,35 @@ export function wireOf(settings, steps = settings.steps) {
 /** What names the picture that these settings give. */
 export const keyOf = (settings) => JSON.stringify(wireOf(settings));
 
-/** Settings from the record that a picture carries (engine/record.py). @param {object} record @param {object} sizes of the model, by aspect */
-export function fromRecord(record, sizes) {
+/**
+ * Settings from the record that a picture carries (engine/record.py), and `lost`: what of it the studio cannot do, in words.
+ * @param {object} record @param {{sizes: object, steps: number[]}} model its sizes by aspect, and the step counts of its students
+ */
+export function fromRecord(record, { sizes, steps: students }) {
   const { prompt, seed, steps, width, height } = record;
   if (typeof prompt !== "string" || !Number.isInteger(seed)) throw new Error("its record has no prompt and seed");
   if (!Number.isSafeInteger(seed)) throw new Error("its seed has more digits than a browser can count: use fewstep generate --from");
   const aspect = Object.keys(sizes).find((name) => sizes[name][0] === width && sizes[name][1] === height);
-  const blend = typeof record.blend === "string" ? record.blend : "";
+  const text = (value) => (typeof value === "string" ? value : "");
+  const [blend, negative] = [text(record.blend), text(record.negative)];
   const number = (value, otherwise) => (Number.isFinite(value) ? value : otherwise); // a file may say anything, and what is restored is kept
-  return {
-    prompt, seed, ...(Number.isInteger(steps) && steps > 0 && { steps }),
+  const near = Number.isInteger(steps) && steps > 0 ? nearest(steps, students) : null;
+  const settings = {
+    prompt, seed, ...(near && { steps: near }),
     aspect: aspect ?? "1:1", size: aspect || !Number.isInteger(width) || !Number.isInteger(height) ? null : [width, height],
     blending: Boolean(blend), blend, blendWeight: number(record.blend_weight, 0.5),
+    avoiding: Boolean(negative), negative,
     variationSeed: number(record.variation_seed, null), variation: number(record.variation, 0),
   };
+  const lost = [
+    ...(near && near !== steps ? [`its ${steps} steps, which are ${near} here`] : []),
+    ...Object.entries(ELSEWHERE).filter(([name]) => (name === "guidance_scale" ? record[name] > 1 : record[name]?.length)).map(([, words]) => words),
+  ];
+  return { settings, lost };
 }
+
+/** The student that is nearest to `steps`, of two the finer one. */
+const nearest = (steps, students) => students.reduce((best, one) => (Math.abs(one - steps) <= Math.abs(best - steps) ? one : best), students[0] ?? steps);
 
 function read() {
   try {
