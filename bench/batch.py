@@ -10,7 +10,6 @@ they take as long for a hundred pictures as for a million.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from load import TEXTS
+from verdict import close
 
 from fewstep import Engine, Request
 from fewstep.batch.expand import Expansion
@@ -33,7 +33,7 @@ from fewstep.batch.progress import Tally
 from fewstep.batch.results import NAME, Results
 from fewstep.batch.store import Folders
 from fewstep.bench.clock import Series, interleave, ratio
-from fewstep.bench.machine import QUIET, Others, describe
+from fewstep.bench.machine import Others, describe
 from fewstep.bench.results import Bar
 from fewstep.engine.files import FORMATS
 from fewstep.engine.request import MOST_BATCH
@@ -157,14 +157,7 @@ def main(arguments: list[str]) -> int:
         "bars": told,
     }
     file = options.json or (None if options.quick else RESULTS / f"{machine['kind']}.json")
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    missed = sum(not bar.met for bar in bars)
-    print(f"{len(bars) - missed} of {len(bars)} bars met; the end of a job takes {finish:.1f} s; {file or 'nothing was written'}")
-    if (machine["others"] or 0) > QUIET:
-        print(f"NOT QUIET: others used {machine['others']:.1f} cores meanwhile; these figures are not to be quoted")
-    return 1 if missed else 0
+    return close(content, bars, file, machine["others"], f"the end of a job takes {finish:.1f} s; ")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 from load import TEXTS, Answer, Client, Typed, begun, hammer, numbers, post, type_live, vanish
 from PIL import Image
+from verdict import close
 
 from fewstep import Engine, Request
-from fewstep.bench.machine import QUIET, Others, describe
+from fewstep.bench.machine import Others, describe
 from fewstep.bench.results import Bar
 
 RESULTS = Path(__file__).parent / "results" / "serve"
@@ -255,15 +256,8 @@ def main(arguments: list[str]) -> int:
     }
     bars = [{"name": bar.name, "value": bar.value, "needed": bar.needed, "at_most": bar.at_most, "met": bar.met} for bar in report.bars]
     file = options.json or (None if options.quick else RESULTS / f"{machine['kind']}.json")
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = {"format": 1, "machine": machine, "settings": settings, "figures": report.figures, "bars": bars}
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    missed = sum(not bar.met for bar in report.bars)
-    print(f"{len(report.bars) - missed} of {len(report.bars)} bars met; {file or 'nothing was written'}")
-    if (machine["others"] or 0) > QUIET:
-        print(f"NOT QUIET: others used {machine['others']:.1f} cores meanwhile; these figures are not to be quoted")
-    return 1 if missed else 0
+    content = {"format": 1, "machine": machine, "settings": settings, "figures": report.figures, "bars": bars}
+    return close(content, report.bars, file, machine["others"])
 
 
 if __name__ == "__main__":
