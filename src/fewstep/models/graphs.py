@@ -180,9 +180,9 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], dy
         nn.init.normal_(parameter, std=0.02)
     with plain(module.eval()), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module, kwargs=inputs, dynamo=True, input_names=list(inputs), output_names=outputs, dynamic_shapes=dynamic, optimize=False, verbose=False
-        )
+        # captured here, for the exporter's own way fails at what it does to unknown sizes, and falls back to one that takes three times as long
+        captured = torch.export.export(module, (), kwargs=inputs, dynamic_shapes=dynamic, strict=False)
+        program = torch.onnx.export(captured, kwargs=inputs, dynamo=True, input_names=list(inputs), output_names=outputs, optimize=False, verbose=False)
     return _weightless(program.model_proto, frozenset(name for name, _ in module.named_parameters()))  # type: ignore[union-attr]
 
 

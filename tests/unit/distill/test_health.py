@@ -213,11 +213,15 @@ def test_durations_have_two_units_at_most() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_looks_leave_a_distillation_as_it_is_and_stop_a_frozen_student(tmp_path: Path) -> None:
-    """The smoke plan's losses are the same with looks and without; with a learning rate of nothing the second look ends it."""
+    """A tiny plan's losses are the same with looks and without; with a learning rate of nothing the second look ends it."""
     recipes = ROOT / "recipes"
     small = ["autoencoder.updates=2", "text.updates=2", "teacher.updates=2", "vocabulary_captions=50", "data.pictures=64"]
     teacher = train_teacher(recipes / "smoke-teacher.toml", tmp_path / "teacher", small)
-    settings = ["data.pictures=64", "batch_size=2", f"teacher={json.dumps(str(teacher))}"]
+    stages = (
+        "stages=[{kind='mse', teacher_steps=4, steps=2, n=2, mse=6}, {teacher_steps=2, steps=1, n=2, prediction_type='sample', "
+        "convert=4, warm=4, conditional=4, unconditional=4, full=4}]"
+    )
+    settings = ["data.pictures=64", "batch_size=2", f"teacher={json.dumps(str(teacher))}", stages]
     for name, every in (("blind", 0), ("seen", 3)):
         distill(recipes / "smoke.toml", tmp_path / name, [*settings, f"health.every={every}"])
     assert (tmp_path / "seen" / "metrics.jsonl").read_text() == (tmp_path / "blind" / "metrics.jsonl").read_text()
