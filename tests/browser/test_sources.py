@@ -70,15 +70,28 @@ def unchanged(studio: Studio) -> bool:
     return result(studio) == before
 
 
-def test_a_camera_is_let_go_when_the_room_is_left(studio: Studio) -> None:
-    studio.page.add_init_script("""
-        const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-        navigator.mediaDevices.getUserMedia = async (wanted) => (window.stream = await real(wanted));
-    """)
-    at_the_canvas(studio).page.get_by_role("button", name="Camera").click()
-    until(lambda: studio.run("() => window.stream?.getTracks().every((track) => track.readyState === 'live')"))
+OPENED = """
+    const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await window.permission;
+        return (window.stream = await real(wanted));
+    };
+"""
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=["looking", "still-asking"])
+def test_a_camera_is_let_go_when_the_room_is_left(studio: Studio, asking: bool) -> None:
+    studio.page.add_init_script(OPENED)
+    if asking:  # as while the browser asks its person, who leaves before answering
+        studio.page.add_init_script("window.permission = new Promise((resolve) => (window.allow = resolve));")
+    source = at_the_canvas(studio).page.get_by_role("button", name="Camera")
+    source.click()
+    if not asking:
+        until(lambda: source.get_attribute("aria-pressed") == "true")
     studio.page.get_by_role("link", name="Create").click()
-    until(lambda: studio.run("() => window.stream.getTracks().every((track) => track.readyState === 'ended')"))
+    if asking:
+        studio.run("() => window.allow()")
+    until(lambda: studio.run("() => window.stream?.getTracks().every((track) => track.readyState === 'ended')"))
 
 
 def test_a_camera_that_may_not_look_is_said_in_words(studio: Studio) -> None:

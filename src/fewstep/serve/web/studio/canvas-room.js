@@ -39,6 +39,7 @@ export function build(room, studio) {
     </section>`;
   const result = $("result");
   let feed = null;
+  let asked = 0; // what was asked for last: people leave or change their minds while the browser asks whether it may look
   let busy = false;
   let again = false;
   let here = false;
@@ -161,8 +162,11 @@ export function build(room, studio) {
     const stopping = pressed.getAttribute("aria-pressed") === "true";
     hush();
     if (stopping) return;
+    const mine = asked;
     try {
-      feed = await openFeed(kind, hush);
+      const opened = await openFeed(kind, hush);
+      if (mine !== asked) return opened.stop();
+      feed = opened;
       pressed.setAttribute("aria-pressed", "true");
       while (feed && here) {
         board.put(feed.video, ...board.size, { quietly: true });
@@ -174,6 +178,7 @@ export function build(room, studio) {
     }
   }
   function hush() {
+    asked += 1;
     feed?.stop();
     feed = null;
     for (const one of feeds) one.setAttribute("aria-pressed", "false");
