@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ SHAPE = Shape(
     autoencoder_channels=(16, 16, 16, 16, 16),
     autoencoder_groups=4,
 )
+SMALLER = replace(SHAPE, unet_channels=(32, 64), unet_heads=(1, 2), unet_transformers=(1, 1))  # every kind of block once: for what takes long by the block
 
 
 def words() -> dict[str, list[str]]:
@@ -34,23 +36,23 @@ def words() -> dict[str, list[str]]:
     return {"subjects": list(SUBJECTS), "colours": list(COLOURS), "places": list(PLACES), "words": taught}
 
 
-def build(seed: int = 0) -> Bundle:
+def build(seed: int = 0, shape: Shape = SHAPE) -> Bundle:
     """The tiny bundle in memory: a teacher."""
-    bundle = build_bundle(SHAPE, CAPTIONS, seed)
+    bundle = build_bundle(shape, CAPTIONS, seed)
     bundle.words = words()
     for network in bundle.models.values():
         network.eval().requires_grad_(False)
     return bundle
 
 
-def tiny_bundle(folder: Path, students: Sequence[int] = (1, 2, 4, 8), seed: int = 0) -> Path:
+def tiny_bundle(folder: Path, students: Sequence[int] = (1, 2, 4, 8), seed: int = 0, shape: Shape = SHAPE) -> Path:
     """Write the tiny model with a stamped random student for each step count; the one-step student predicts x0. Returns ``folder``."""
-    bundle = build(seed)
+    bundle = build(seed, shape)
     save_bundle(bundle, folder)
     (folder / "students").mkdir()
     for steps in students:
         torch.manual_seed(1000 * seed + steps)
         stamp = Stamp(kind="unet", steps=steps, prediction_type="sample" if steps == 1 else "epsilon", base=bundle.hash)
-        tensors = {key: value.to(torch.float16).contiguous() for key, value in build_unet(SHAPE).state_dict().items()}
+        tensors = {key: value.to(torch.float16).contiguous() for key, value in build_unet(shape).state_dict().items()}
         save_weights(tensors, folder / "students" / f"{steps}-step.safetensors", stamp.to_metadata())
     return folder

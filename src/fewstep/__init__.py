@@ -12,14 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewstep.engine.control import Control as Control
     from fewstep.engine.engine import Engine as Engine
     from fewstep.engine.engine import load as load
     from fewstep.engine.request import Picture as Picture
     from fewstep.engine.request import Request as Request
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Picture", "Request", "__version__", "load"]
+__all__ = ["Control", "Engine", "Picture", "Request", "__version__", "load"]
 _HOMES = {
+    "Control": "fewstep.engine.control",
     "Engine": "fewstep.engine.engine",
     "load": "fewstep.engine.engine",
     "Picture": "fewstep.engine.request",

@@ -81,7 +81,7 @@ def pipe(tiny: Path) -> Any:
 @torch.inference_mode()
 def ours(bundle: Bundle, row: Stamp) -> torch.Tensor:
     side = SIDE // bundle.factor
-    draws = Draws([partial(drawing, SEED, None, None)], (1, bundle.unet.config.in_channels, side, side))
+    draws = Draws([partial(drawing, SEED)], (1, bundle.unet.config.in_channels, side, side))
     denoise = denoiser(bundle.unet, encode(bundle, [PROMPT]), time_ids(1, SIDE, SIDE), row.guidance_scale)
     *_, last = sample(denoise, torch.from_numpy(draws(0)), renoise=lambda step: torch.from_numpy(draws(step)), **row.walk())
     return last.latents

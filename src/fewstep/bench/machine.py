@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fewstep.engine.device import memory
 from fewstep.engine.doctor import installed
+from fewstep.engine.doctor import processor as cpu_name
 
 PACKAGES = ("fewstep", "torch", "diffusers", "transformers", "onnxruntime", "openvino", "numpy")
 QUIET = 0.1  # cores that others may use before it is worth saying
@@ -62,28 +64,9 @@ def describe(device: str, threads: int, architecture: str | None = None) -> dict
     }
 
 
-def cpu_name() -> str:
-    """The processor's name as it gives it itself."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def kind(name: str) -> str:
     """A name for files: "AMD EPYC 7763 64-Core Processor" is amd-epyc-7763-64-core-processor."""
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-") or "unknown"
-
-
-def memory() -> tuple[int, int]:
-    """Bytes of main memory (all, available); (0, 0) where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-        total, available = (int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1]) << 10 for name in ("MemTotal", "MemAvailable"))  # type: ignore[index]
-        return total, available
-    except (OSError, TypeError):
-        return 0, 0
 
 
 class Others:

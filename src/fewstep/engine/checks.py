@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewstep.engine.request import ASPECTS, LONGEST_PROMPT, MOST_PIXELS, SEEDS, Request, RequestError
+from fewstep.engine.request import ASPECTS, LONGEST_PROMPT, MOST_PIXELS, SEEDS, TILES, Request, RequestError
 
 TEXTS = ("prompt", "prompt_2", "blend", "negative")
 SHARES = ("blend_weight", "variation", "strength")  # numbers from 0 to 1
@@ -21,6 +21,7 @@ NEEDS = {
     "nag_scale": "negative",
 }  # what says nothing without another field
 MOST_WEIGHT, MOST_LORAS = 20, 16
+MOST_VARIATIONS = 32  # after the first
 MOST_TOLD = 1 << 16  # pixels a side that a model may be told
 
 
@@ -29,21 +30,20 @@ def check(request: Request) -> None:
     for name in TEXTS:
         _check_text(name, getattr(request, name))
     for name in ("seed", "steps", "width", "height", "variation_seed"):
-        value = getattr(request, name)
-        if value is not None and type(value) is not int:
-            raise RequestError(f"{name} = {value!r}: give a whole number")
-        if value is not None and "seed" in name and not 0 <= value < SEEDS:
-            raise RequestError(f"{name} = {value}: give a whole number from 0 to 2^63 - 1")
+        if (value := getattr(request, name)) is not None:
+            _check_whole(name, value)
     for name, (least, most) in {**dict.fromkeys(SHARES, (0, 1)), **SCALES}.items():
-        value = getattr(request, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most):
-            raise RequestError(f"{name} = {value!r}: give a number from {least} to {most}")
+        if (value := getattr(request, name)) is not None:
+            _check_number(name, value, least, most)
+    check_variations(request.variations)
     for name, least in PAIRS.items():
         _check_pair(name, getattr(request, name), least)
     if request.aspect is not None and request.aspect not in ASPECTS:
         raise RequestError(f"aspect = {request.aspect!r}: give one of {', '.join(ASPECTS)}")
     if request.aspect is not None and (request.width, request.height) != (None, None):
         raise RequestError("a size and an aspect were both given: give one of them")
+    if request.tile is not None and request.tile not in TILES:
+        raise RequestError(f"tile = {request.tile!r:.40}: give one of {', '.join(TILES)}")
     for name in FLAGS:
         if not isinstance(getattr(request, name), bool):
             raise RequestError(f"{name} = {getattr(request, name)!r}: give true or false")
@@ -52,8 +52,23 @@ def check(request: Request) -> None:
             raise RequestError(f"{name} was given without {needs}: give both, or neither")
     if request.loras is not None:
         check_loras(request.loras)
+    if request.control:
+        from fewstep.engine.control import check_controls
+
+        check_controls(request.control)
     if request.image is not None:
         _check_image(request, request.image)
+
+
+def check_variations(variations: Any) -> None:
+    """Raises RequestError unless these are (seed, share) of a few variations."""
+    if not isinstance(variations, tuple | list) or not all(isinstance(one, tuple | list) and len(one) == 2 for one in variations):
+        raise RequestError(f"variations = {variations!r:.60}: give pairs of a seed and a share, for instance [(9, 0.3)]")
+    if len(variations) > MOST_VARIATIONS:
+        raise RequestError(f"{len(variations)} variations were given: give at most {MOST_VARIATIONS} besides the first")
+    for number, (seed, share) in enumerate(variations):
+        _check_whole(f"the seed of variations[{number}]", seed)
+        _check_number(f"the share of variations[{number}]", share, 0, 1)
 
 
 def check_loras(loras: Any) -> None:
@@ -67,6 +82,18 @@ def check_loras(loras: Any) -> None:
             raise RequestError(f"the weight of {path} is {weight!r:.40}: give a number from -{MOST_WEIGHT} to {MOST_WEIGHT}")
     if len(loras) > MOST_LORAS:
         raise RequestError(f"{len(loras)} LoRAs were given: give at most {MOST_LORAS}")
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if type(value) is not int:
+        raise RequestError(f"{name} = {value!r:.60}: give a whole number")
+    if "seed" in name and not 0 <= value < SEEDS:
+        raise RequestError(f"{name} = {value}: give a whole number from 0 to 2^63 - 1")
+
+
+def _check_number(name: str, value: Any, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise RequestError(f"{name} = {value!r:.60}: give a number from {least} to {most}")
 
 
 def _check_text(name: str, text: Any) -> None:

@@ -17,25 +17,28 @@ SCALING_FACTOR = 0.18215  # of an autoencoder whose configuration does not say, 
 ENCODED = 2  # pictures that an autoencoder encodes at once: the activations of more fall out of a processor's cache
 
 
-def decode(vae: Any, latents: Tensor, decoder: Any = None) -> np.ndarray:
+def decode(vae: Any, latents: Tensor, decoder: Any = None, most: int = MOST_BATCH) -> np.ndarray:
     """Pictures of unit-variance ``latents`` [B, C, H/f, W/f]: uint8 [B, H, W, 3]. ``decoder`` stands in for that of the autoencoder ``vae``.
 
-    On a CPU one by one, which keeps the activations in its cache: a batch of eight takes a quarter longer for each.
+    At most ``most`` at once; on a CPU one by one, which keeps the activations in its cache: a batch of eight takes a quarter longer for each.
     Raises WeightsError if the decoder answers with values that are not finite.
     """
     import torch
 
-    few = 1 if latents.device.type == "cpu" else MOST_BATCH
+    few = 1 if latents.device.type == "cpu" else most
     parts = torch.split(unscaled(vae.config, latents).to(vae.dtype), few)
     pixels = [vae.decode(part, return_dict=False)[0] if decoder in (None, vae) else decoder(part) for part in parts]
     return to_bytes(torch.cat(pixels).float().cpu().numpy())
 
 
-def encode(vae: Any, pixels: np.ndarray) -> np.ndarray:
-    """Unit-variance latents, float32 [1, C, H/f, W/f], of a picture, uint8 [H, W, 3]: the mean that the autoencoder ``vae`` gives, no draw."""
+def encode(vae: Any, pixels: np.ndarray, device: str | None = None) -> np.ndarray:
+    """Unit-variance latents, float32 [1, C, H/f, W/f], of a picture, uint8 [H, W, 3]: the mean that the autoencoder ``vae`` gives, no draw.
+
+    ``device`` is where it computes, where that is not where it lies.
+    """
     import torch
 
-    x = torch.from_numpy(to_values(pixels)).to(vae.device, vae.dtype)
+    x = torch.from_numpy(to_values(pixels)).to(device or vae.device, vae.dtype)
     return scaled(vae.config, vae.encode(x).latent_dist.mean.float().cpu().numpy()).astype(np.float32)
 
 

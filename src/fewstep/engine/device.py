@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
@@ -42,6 +43,41 @@ def cores() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     limits = [available, quota(CGROUPS), int(asked) if asked.isdecimal() and int(asked) > 0 else None]
     return max(1, min(limit for limit in limits if limit is not None))
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of main memory (all, available); (0, 0) where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        total, available = (int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1]) << 10 for name in ("MemTotal", "MemAvailable"))  # type: ignore[index]
+        return total, available
+    except (OSError, TypeError):
+        return 0, 0
+
+
+def allowed(root: Path) -> int | None:
+    """The bytes of memory that a container still allows; None where there is no limit. Reads cgroup v2, then v1."""
+    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            given, taken = ((root / name).read_text().strip() for name in (most, used))
+        except OSError:
+            continue
+        if given.isdecimal() and taken.isdecimal() and int(given) < 1 << 60:  # v1 writes a huge number for none
+            return max(0, int(given) - int(taken))
+    return None
+
+
+def free(device: str) -> int | None:
+    """Bytes that are free on ``device`` for a model, what torch keeps for itself included; None where that is not known."""
+    if device.startswith("cuda"):
+        import torch
+
+        there, _ = torch.cuda.mem_get_info(device)
+        return int(there + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device != "cpu":
+        return None
+    known = [given for given in (memory()[1] or None, allowed(CGROUPS)) if given is not None]
+    return min(known, default=None)
 
 
 def quota(root: Path) -> int | None:

@@ -1,48 +1,171 @@
-"""What is installed here and how it is set up: the first thing to look at when something is slow or does not start."""
+"""What this machine can run, with the numbers behind it: the first thing to look at when something is slow or does not start. Loads torch only
+where there may be a card.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from fewstep import __version__
-from fewstep.engine.device import best_device, cores
-from fewstep.engine.request import listed
-from fewstep.zoo.registry import ModelError, entries
+from fewstep.engine.device import CGROUPS, allowed, best_device, cores, free, memory
+from fewstep.engine.memory import Need, choose, need, sdxl
+from fewstep.engine.model import open_model
+from fewstep.engine.request import RequestError, listed
+from fewstep.models.weights import WeightsError
+from fewstep.zoo.registry import Entry, ModelError, entries
 
 PACKAGES = ("onnxruntime", "tokenizers", "safetensors", "numpy", "pillow")
-EXTRAS = {"torch": "sdxl", "diffusers": "sdxl", "transformers": "sdxl", "peft": "sdxl", "accelerate": "sdxl", "onnx": "onnx", "onnxscript": "onnx"}
+EXTRAS = {  # {package: (the extra that brings it, what that is good for)}
+    "torch": ("sdxl", "SDXL and its few-step models, the eager backend, training and evaluation"),
+    "diffusers": ("sdxl", "SDXL and its few-step models"),
+    "transformers": ("sdxl", "SDXL and its few-step models"),
+    "peft": ("sdxl", "SDXL and its few-step models"),
+    "accelerate": ("sdxl", "models that are larger than the card"),
+    "huggingface_hub": ("sdxl", "fetching models, and fewstep export --push"),
+    "skimage": ("controlnet", "edges for ControlNets"),
+    "onnx": ("onnx", "exporting to ONNX"),
+    "onnxscript": ("onnx", "exporting to ONNX"),
+    "pyarrow": ("parquet", "lists of prompts in parquet"),
+}
+NAMES = {"skimage": "scikit-image"}  # of distributions, where they differ
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bfloat16", "amx_tile": "AMX", "asimd": "NEON", "sve": "SVE"}
+GB = 1e9
 
 
-def report() -> Iterator[tuple[str, str]]:
-    """(what, how it is), line by line."""
-    yield "fewstep", __version__
-    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    for package in PACKAGES:
-        yield package, installed(package) or "not installed: install fewstep again"
-    for package, extra in EXTRAS.items():
-        yield package, installed(package) or f"not installed; the extra fewstep[{extra}] brings it"
-    if found := installed("torchvision"):
-        yield "torchvision", f"{found}: beside a CPU build of torch it breaks transformers and diffusers; uninstall it if imports fail"
+def facts() -> dict[str, Any]:
+    """Everything that :func:`report` says, as plain values."""
+    total, available = memory()
+    return {
+        "fewstep": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": {"name": processor(), "cores": os.cpu_count(), "threads": cores(), "instructions": instructions()},
+        "memory": {"bytes": total, "available": available, "container": allowed(CGROUPS)},
+        "accelerator": accelerator(),
+        "packages": {package: installed(package) for package in (*PACKAGES, *EXTRAS)},
+        "models": models(),
+    }
+
+
+def report(found: dict[str, Any] | None = None) -> Iterator[tuple[str, str]]:
+    """(what, how it is), line by line, of what was ``found``, or of this machine."""
+    found = found or facts()
+    yield "fewstep", found["fewstep"]
+    yield "python", f"{found['python']} on {found['system']}"
+    own, room = found["processor"], found["memory"]
+    yield "processor", f"{own['name']}, {', '.join(own['instructions']) or 'no vector instructions that are looked for'}"
+    yield "threads", f"{own['threads']} of {own['cores']} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+    inside = f"; this container allows {room['container'] / GB:.1f} GB more" if room["container"] is not None else ""
+    yield "memory", f"{room['available'] / GB:.1f} of {room['bytes'] / GB:.1f} GB free{inside}" if room["bytes"] else "not known on this system"
+    card = found["accelerator"]
+    if "error" in card:
+        yield "device", card["error"]
+    else:
+        of = f", {card['name']}, {card['free'] / GB:.1f} of {card['bytes'] / GB:.1f} GB free" if "name" in card else ""
+        yield "device", f"{card['device']}{of}; numbers are {card['dtype']}"
+    for package, there in found["packages"].items():
+        if package in EXTRAS and there is None:
+            extra, good = EXTRAS[package]
+            yield NAMES.get(package, package), f"not installed; the extra fewstep[{extra}] brings it, for {good}"
+        else:
+            yield NAMES.get(package, package), there or "not installed: install fewstep again"
+    if there := installed("torchvision"):
+        yield "torchvision", f"{there}: beside a CPU build of torch it breaks transformers and diffusers; uninstall it if imports fail"
+    for one in found["models"]:
+        yield f"model {one['name']}", one["says"]
+
+
+def accelerator() -> dict[str, Any]:
+    """The device that pictures are made on, its memory and what it computes with; or the error of a torch that cannot be used."""
     try:
-        yield "device", best_device()
+        device = best_device()
+        if device != "cuda":
+            return {"device": device, "dtype": "float32"}
+        import torch
+
+        from fewstep.engine.backends.compiled import precision
+
+        there, total = torch.cuda.mem_get_info()
+        dtype = str(precision(device)).removeprefix("torch.")
+        return {"device": device, "name": torch.cuda.get_device_name(), "bytes": int(total), "free": int(there), "dtype": dtype}
     except (ImportError, RuntimeError, OSError) as error:
-        yield "device", f"torch cannot be used: {error}"
-    yield "threads", f"{cores()} of {os.cpu_count()} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+        return {"error": f"torch cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}"}
+
+
+def models() -> list[dict[str, Any]]:
+    """The known models on this disk: what each needs, whether that fits, and the setting for it; and SDXL, whether or not it is here."""
+    found = []
     try:
         for one in entries():
-            if one.state != "not here" or not one.known.repo:
-                steps = f", students for {listed(one.steps)} steps" if one.steps else ""
-                yield f"model {one.known.name}", f"{one.megabytes:.1f} MB{steps}, {one.state}{f' ({one.folder})' if one.folder else ''}"
+            here = one.state != "not here" or not one.known.repo
+            if here or one.known.name == "sdxl":
+                found.append({"name": one.known.name, "state": one.state, "folder": str(one.folder) if one.folder else None, **fits(one)})
     except ModelError as error:
-        yield "models", str(error)
+        found.append({"name": "models", "says": str(error)})
+    return found
+
+
+def fits(one: Entry) -> dict[str, Any]:
+    """What a model needs for a picture of its own size, what is free for it, and what to type."""
+    try:
+        device, size = best_device(), 4
+    except (ImportError, RuntimeError, OSError):
+        device, size = "cpu", 4
+    size = 2 if device == "cuda" else size
+    steps = f", students for {listed(one.steps)} steps" if one.steps else ""
+    where = f"{one.megabytes:.1f} MB{steps}, {one.state}" + (f" ({one.folder})" if one.folder else "")
+    try:
+        model = open_model(one.known.name) if one.state == "here" else None
+        wanted = sdxl(size) if model is None else need(model, model.limits.native, model.limits.native, size, guided=model.limits.teacher)
+    except (ModelError, RequestError, WeightsError) as error:
+        return {"says": f"{where}; {error}"}
+    there = free(device)
+    setting, verdict = advice(wanted, there, device)
+    needs = {way: wanted.of(way) for way in ("full", "model", "sequential")}
+    return {"needs": needs, "free": there, "setting": setting, "says": f"{where}; needs {wanted.of('full') / GB:.2g} GB on {device}: {verdict}"}
+
+
+def advice(wanted: Need, there: int | None, device: str) -> tuple[str | None, str]:
+    """(What to add to the command, None where it does not fit; what to say) for so much memory on ``device``."""
+    if there is None:
+        return "", "how much is free is not known"
+    if wanted.of("full") <= there:
+        return "", "fits"
+    if not device.startswith("cuda"):
+        return None, f"does not fit the {there / GB:.1f} GB that are free"
+    way = choose(wanted, there)
+    return f"--memory {way}", f"more than the {there / GB:.1f} GB that are free, and {wanted.of(way) / GB:.2g} GB with --memory {way}"
+
+
+def processor() -> str:
+    """The processor's name as it gives it itself."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """The vector and matrix instructions that the processor has, of those that runtimes gain by."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    return [name for flag, name in INSTRUCTIONS.items() if flag in flags]
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 def installed(package: str) -> str | None:
     """The version of a package, None where it is not installed."""
     try:
-        return version(package)
+        return version(NAMES.get(package, package))
     except PackageNotFoundError:
         return None

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from fewstep import __version__
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
 from fewstep.engine.clock import Clock
+from fewstep.engine.control import Control, Controls, settle_controls
 from fewstep.engine.matte import cut_out
-from fewstep.engine.model import Model, check_choice, open_model
+from fewstep.engine.model import Model, check_choice, check_tiled, open_model
 from fewstep.engine.noise import Draws, drawing
 from fewstep.engine.record import Record
-from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Loras, Picture, Request, RequestError, Settled
-from fewstep.engine.steering import Steering, scales, time_ids
+from fewstep.engine.request import DECODERS, MOST_BATCH, TILED, Frame, Limits, Loras, Picture, Request, RequestError, Settled
+from fewstep.engine.steering import Steering, guides, layout, scales, time_ids
+from fewstep.engine.variations import way
 from fewstep.engine.wording import read
 from fewstep.engine.words import hints, read_words
 from fewstep.models.adapters import TEXT
@@ -37,12 +40,13 @@ class Engine:
     """A model in memory. Students are loaded when a request first asks for their step count. Not for use by two threads at once."""
 
     def __init__(self, model: Model, backend: Backend, decoder: str = "full", others: Sequence[str] = ()) -> None:
-        if decoder not in model.decoders():
+        if decoder not in (*model.decoders(), TILED):
             raise RequestError(f"decoder = {decoder!r}: {model.limits.name} has no reduced decoder; leave --decoder at full")
         self.model, self.backend, self.decoder = model, backend, decoder
         self.remembered = REMEMBERED  # prompts whose embeddings are kept
         self._others = list(others)  # backends to go on with if this one turns out not to work
         self._hashes: dict[int, str] = {}
+        self._crowded = False  # whether it was said that memory is short
         self._loras: Loras = ()
         self._prompts: OrderedDict[Hashable, Any] = OrderedDict()
         self._images: OrderedDict[Hashable, Any] = OrderedDict()
@@ -59,18 +63,20 @@ class Engine:
         base: str | None = None,
         few_step: str | None = None,
         loras: Loras = (),
+        memory: str = "auto",
     ) -> Engine:
         """Load ``model``: a known name, a diffusers folder, few-step weights in a .safetensors file, or an id of the Hub that is in its cache.
 
         ``few_step``, such as "lightning-lora:4" or a LoRA's file, is put on ``base``, or on ``model`` where that is not given, and
         ``loras``, each a file and a weight, over it for requests that do not name their own (:meth:`use_loras`).
         ``steps`` is for requests that do not say (None: 4 where the model has that). ``device`` is the first there is of cuda, mps and
-        cpu unless given, ``threads`` all the cores there are. Raises RequestError, ModelError, StepMismatch, WeightsError or BackendError,
+        cpu unless given, ``threads`` all the cores there are, ``memory`` how the model is kept on a card: "full", "model" (each network while
+        it works), "sequential" (layer by layer) or "auto", the quickest that fits. Raises RequestError, ModelError, StepMismatch, WeightsError or BackendError,
         each a sentence, on what cannot be had.
         """
-        check_choice("decoder", decoder, DECODERS)
+        check_choice("decoder", decoder, (*DECODERS, TILED))
         found = open_model(str(model), steps, base, few_step)
-        opened = open_backend(found, backend, device, threads)
+        opened = open_backend(found, backend, device, threads, memory)
         engine = cls(found, opened, decoder, slower(opened) if backend == "auto" else ())
         engine.use_loras(loras)
         return engine
@@ -78,7 +84,7 @@ class Engine:
     @property
     def limits(self) -> Limits:
         """Sizes and step counts that this model can do, and whether it can begin from an image here."""
-        return dataclasses.replace(self.model.limits, no_images=self.backend.no_images, count=self.backend.count, stack=self._stack)
+        return dataclasses.replace(self.model.limits, no_images=self.backend.no_images, count=self.backend.count, stack=self._stack, guides=self._guides)
 
     def use_loras(self, loras: Loras) -> None:
         """Put ``loras``, (file, weight) each, over the weights, for requests that do not name their own; none takes all off, to the bit.
@@ -91,6 +97,19 @@ class Engine:
 
     def _stack(self, loras: Loras | None, steps: int) -> Stack:
         return find_stack(self.model, self._loras, loras, steps)
+
+    def _guides(self, control: Sequence[Control], width: int, height: int, evaluations: int) -> Controls:
+        if self.backend.no_control and ("eager" not in self._others or find_spec("torch") is None):
+            raise RequestError(self.backend.no_control)
+        return settle_controls(self.model, control, width, height, evaluations)
+
+    def _able(self, batch: Sequence[Settled]) -> Engine:
+        """This engine, or the one beside it where its backend computes no ControlNets and ``batch`` has some."""
+        return self._beside if batch[0].control and self.backend.no_control else self
+
+    @cached_property
+    def _beside(self) -> Engine:
+        return Engine(self.model, open_backend(self.model, "eager", self.backend.device, self.backend.threads), self.decoder)
 
     def hints(self, prompt: str) -> list[str]:
         """Sentences about words of ``prompt`` that the model was not taught; none for a model that does not say what it was taught."""
@@ -133,56 +152,61 @@ class Engine:
         """Make pictures of one kind (Settled.kind) together: after each evaluation a Frame of each, in their order.
 
         After the last they come once more with their pictures: who stops before has nothing decoded. ``batch`` is settled by ``limits``;
-        ``decoder`` is this engine's unless given, "tiny" or "full". Raises RequestError on a decoder that the model lacks.
+        ``decoder`` is this engine's unless given. Raises RequestError on a decoder that the model lacks.
         """
         chosen = decoder or self.decoder
-        check_choice(f"the decoder of {self.limits.name}", chosen, self.model.decoders())
-        step = batch[0].start
-        for x0, pictures in self._walk(batch, chosen):
+        check_choice(f"the decoder of {self.limits.name}", chosen, (*self.model.decoders(), TILED))
+        step, able = batch[0].start, self._able(batch)
+        for x0, pictures in able._walk(batch, chosen):
             step += not pictures
             yield [
-                Frame(step, settled.steps, partial(self._preview, settled, x0[row : row + 1]), pictures[row] if pictures else None)
+                Frame(step, settled.steps, partial(able._preview, settled, x0[row : row + 1]), pictures[row] if pictures else None)
                 for row, settled in enumerate(batch)
             ]
 
-    def repeat(self, record: Record, image: Image.Image | None = None, mask: Image.Image | None = None, loras: Loras = ()) -> Picture:
+    def repeat(
+        self, record: Record, image: Image.Image | None = None, mask: Image.Image | None = None, loras: Loras = (), control: Sequence[Control] = ()
+    ) -> Picture:
         """Make the picture of ``record`` again: the same bytes on the same machine. One that was begun from an image needs that and its mask,
-        one with LoRAs their files at the record's weights.
+        one with LoRAs their files at the record's weights, and one that followed control images those as the record has them.
 
         The batch it was made in is filled with copies and as many threads are used, for kernels differ by both in the last bits.
         Raises RequestError if the weights or the image are not those of the record.
         """
-        settled = dataclasses.replace(self.limits.settle(record.again(image, mask, loras)), template=record.template)
+        settled = dataclasses.replace(self.limits.settle(record.again(image, mask, loras, control)), template=record.template)
         record.check_source(settled)
         own = self._hash(settled.steps)
         if own != record.hash:
             raise RequestError(f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those")
         engine, threads = self, min(record.threads, os.cpu_count() or 1)
         if (self.backend.name, self.backend.threads, self.decoder) != (record.backend, threads, record.decoder):
-            check_choice("the record's decoder", record.decoder, DECODERS)
+            check_choice("the record's decoder", record.decoder, (*DECODERS, TILED))
             engine = Engine(self.model, open_backend(self.model, record.backend, self.backend.device, threads), record.decoder)
         return engine._finish([settled] * record.batch)[record.row]
 
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one kind."""
         pictures: list[Picture] = []
-        for _, pictures in self._walk(batch, self.decoder):  # noqa: B007
+        for _, pictures in self._able(batch)._walk(batch, self.decoder):  # noqa: B007
             pass
         return pictures
 
     def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
         """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures."""
         first, count = batch[0], len(batch)
+        decoder = self._fitting(first, decoder)
         stamp, factor = self.model.stamp(first.steps), self.limits.factor
         guidance_scale, nag_scale = scales(first, stamp.guidance_scale)
         backend, adapting = self._ready(first, decoder, nag_scale is not None)
         clock = Clock(backend)
         prompts = [self._prompt(settled) for settled in batch]
         negatives = [self._encode((one.negative,), one.literal, first.chunks[1], one.loras) for one in batch if one.negative is not None]
-        steering = Steering(guidance_scale, nag_scale, np.array([time_ids(settled) for settled in batch], np.float32), negatives or None)
+        ids = np.array([time_ids(settled) for settled in batch], np.float32)
+        reading = guides(batch, stamp.timesteps[first.start :])
+        steering = Steering(guidance_scale, nag_scale, ids, negatives or None, reading, first.tile, layout(first, stamp.timesteps))
         timings = {**adapting, "text": clock.lap()}
         shape = (1, self.model.channels, first.height // factor, first.width // factor)
-        draws = Draws([partial(drawing, settled.seed, settled.variation_seed, settled.variation) for settled in batch], shape)
+        draws = Draws([partial(drawing, settled.seed, way(settled)) for settled in batch], shape)
         x = backend.array(draws(0))
         walk = partial(
             sample,
@@ -202,13 +226,23 @@ class Engine:
             yield frame.x0, []
             away += time.perf_counter() - left  # what the caller did meanwhile is no stage's
         spent = clock.lap() - away
-        images = backend.decode(frame.latents, decoder)
+        images = backend.decode(frame.latents, decoder, first.tile)
         timings |= {"denoise": spent, "decode": clock.lap()}
         timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
         yield (
             frame.x0,
             [self._picture(settled, image, timings, steering, decoder, count, row) for row, (settled, image) in enumerate(zip(batch, images, strict=True))],
         )
+
+    def _fitting(self, settled: Settled, decoder: str) -> str:
+        """``decoder``, or the full one in parts where a whole picture would not fit. Raises RequestError on parts of a tile, which have borders."""
+        check_tiled(decoder, settled.tile)
+        if decoder != "full" or settled.tile or not self.backend.crowded(settled.width, settled.height):
+            return decoder
+        if not self._crowded:
+            log.warning("fewstep: a whole picture of %dx%d pixels does not fit what memory is free: it is decoded in parts", settled.width, settled.height)
+        self._crowded = True
+        return TILED
 
     def _ready(self, settled: Settled, decoder: str, attends: bool) -> tuple[Backend, dict[str, float]]:
         """(The backend with what pictures like ``settled`` need, or the next that has it where the engine may choose; the seconds that a
@@ -218,7 +252,7 @@ class Engine:
             try:
                 began = time.perf_counter()
                 changed = self.backend.adapt(settled.loras)
-                self.backend.prepare(settled.steps, decoder, attends)
+                self.backend.prepare(settled.steps, decoder, attends, settled.tile)
                 return self.backend, {"adapters": time.perf_counter() - began} if changed else {}
             except (BackendError, MemoryError) as error:
                 if not self._others:
@@ -254,7 +288,7 @@ class Engine:
         return Picture(image, settled.seed, settled.steps, settled.width, settled.height, self.limits.name, dict(timings), record)
 
     def _preview(self, settled: Settled, x0: Any) -> Image.Image:
-        return Image.fromarray(_pasted(settled, self.backend.decode(x0, self.model.decoders()[-1])[0]))
+        return Image.fromarray(_pasted(settled, self.backend.decode(x0, self._fitting(settled, self.model.decoders()[-1]), settled.tile)[0]))
 
     def _prompt(self, settled: Settled) -> Any:
         """What a picture is of: its prompt, or as far on the straight line to its blend as its weight says, pooled text included."""
@@ -277,12 +311,12 @@ class Engine:
         Images are encoded alone, so that their batch makes no difference; the last few are remembered.
         """
         latents, masks = [], []
-        for source in (settled.source for settled in batch):
+        for source, tile in ((settled.source, settled.tile) for settled in batch):
             if source is None:
                 latents.append(np.zeros(shape, np.float32))
                 masks.append(np.ones((1, 1, *shape[2:]), np.float32))
             else:
-                latents.append(_remembered(self._images, source.image_hash, partial(self.backend.encode_image, source.pixels)))
+                latents.append(_remembered(self._images, (source.image_hash, tile), partial(self.backend.encode_image, source.pixels, tile)))
                 masks.append(source.latent_mask(self.limits.factor))
         return self.backend.array(np.concatenate(latents)), self.backend.array(np.concatenate(masks))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.engine.parts import find_parts
-from fewstep.engine.request import TEACHER_STEPS, Limits, RequestError, listed
+from fewstep.engine.request import TEACHER_STEPS, TILED, Limits, RequestError, listed
 from fewstep.models.weights import FILE, TINY, find_weights
 from fewstep.stamp import Stamp, file_hash
 from fewstep.zoo.registry import ModelError, peek
@@ -67,9 +67,9 @@ def open_model(model: str = "emoji", steps: int | None = None, base: str | None 
     cannot be used, StepMismatch on a step count that weights were not made for, RequestError on one that is not there.
     """
     parts = find_parts(model, steps, base, few_step)
-    channels, factor, native = _geometry(parts.folder)
+    channels, factor, native, stride = _geometry(parts.folder)
     default = steps if steps is not None else parts.default_steps or _default(tuple(parts.students), parts.base)
-    limits = Limits(parts.name, factor, native, tuple(sorted(parts.students)), parts.teacher, default)
+    limits = Limits(parts.name, factor, native, tuple(sorted(parts.students)), parts.teacher, default, stride)
     limits.check_steps(default)
     return Model(parts.folder, parts.students, parts.base, limits, channels, parts.rows, parts.file)
 
@@ -80,22 +80,26 @@ def _default(has: tuple[int, ...], base: Stamp) -> int:
     return DEFAULT_STEPS if DEFAULT_STEPS in has else max(has, default=own)
 
 
-def _geometry(folder: Path) -> tuple[int, int, int]:
-    """(channels of the latents, pixels a side of one latent position, pixels a side of the pictures the model was trained on)."""
-    unet, vae = (_config(folder / part / "config.json") for part in ("unet", "vae"))
+def _geometry(folder: Path) -> tuple[int, int, int, int]:
+    """(channels of the latents, pixels a side of one latent position, pixels a side of the pictures the model was trained on, latent positions a
+    side that become one in the middle of its UNet).
+    """
+    unet, vae = (read_config(folder / part / "config.json") for part in ("unet", "vae"))
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         side, channels = int(unet["sample_size"]), int(unet["in_channels"])
-        if not (1 <= channels <= 256 and 1 <= factor <= 64 and 1 <= side <= 1024):
+        stride = 2 ** (len(unet["block_out_channels"]) - 1)
+        if not (1 <= channels <= 256 and 1 <= max(factor, stride) <= 64 and 1 <= side <= 1024):
             raise ValueError(f"a side of {side} latents of {channels} channels at factor {factor}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{folder}: its configurations do not say the size of its pictures ({error}): give a diffusers folder of an SDXL-style model"
         ) from None
-    return channels, factor, side * factor
+    return channels, factor, side * factor, stride
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A network's configuration. Raises ModelError on a file that is none."""
     try:
         content = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -103,6 +107,12 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no configuration: fetch the model again")
     return content
+
+
+def check_tiled(decoder: str, tile: str | None) -> None:
+    """Raises RequestError where a picture that wraps around is to be decoded in parts: they see nothing beyond their borders."""
+    if decoder == TILED and tile is not None:
+        raise RequestError(f"decoder = '{TILED}': a tile is decoded whole: leave --decoder at full or tiny")
 
 
 def check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:

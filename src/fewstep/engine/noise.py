@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +74,14 @@ class Draws:
         return np.concatenate([draw(self._shape) for draw in self._open])
 
 
-def drawing(seed: int, other: int | None, share: float | None) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:
-    """What draws the noise of ``seed``, in a shape, or what lies ``share`` of the way from it to that of an ``other`` seed."""
-    base = Noise(seed)
-    if other is None or share is None:
-        return base.draw
-    far = Noise(other)
-    return lambda shape: slerp(base.draw(shape), far.draw(shape), share)
+def drawing(seed: int, variations: Sequence[tuple[int, float]] = ()) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:
+    """What draws the noise of ``seed``, in a shape, after each (other seed, share) of ``variations`` has led so far towards that seed's."""
+    base, others = Noise(seed), [(Noise(other), share) for other, share in variations]
+
+    def draw(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        return reduce(lambda noise, other: slerp(noise, other[0].draw(shape), other[1]), others, base.draw(shape))
+
+    return draw
 
 
 def slerp(first: NDArray[np.float32], second: NDArray[np.float32], share: float) -> NDArray[np.float32]:

@@ -6,13 +6,16 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from fewstep.engine.control import Control, Told, followed, told
 from fewstep.engine.options import parse_outpaint, parse_pair
 from fewstep.engine.request import MOST_BATCH, Loras, Request, RequestError, Settled
+from fewstep.engine.variations import as_text
 
 TOLD = {"original_size": "x", "crop": ",", "target_size": "x"}  # pairs that a record holds as texts, and what stands between
 
@@ -40,11 +43,13 @@ class Record:
     blend_weight: float | None = None
     variation_seed: int | None = None
     variation: float | None = None
+    variations: tuple[tuple[int, float], ...] | None = None  # further ones, (seed, share) of each
     image: str | None = None  # SHA-256 of the image that it was begun from, in this picture's size
     strength: float | None = None  # the share of the steps that were run
     mask: str | None = None  # SHA-256 of the mask
     outpaint: str | None = None  # pixels that were added to the image: "left,top,right,bottom"
     transparent: bool = False
+    tile: str | None = None  # "x", "y" or "xy": along these it was made without a seam
     sampler: str | None = None  # by the name that other tools know it by; None is Euler
     template: str | None = None  # what the prompt was drawn from, where it has choices
     prompt_2: str | None = None
@@ -55,12 +60,19 @@ class Record:
     crop: str | None = None  # "left,top"
     target_size: str | None = None  # "WxH"
     loras: tuple[tuple[str, float, str], ...] | None = None  # (name, weight, hash) of each over the weights
+    control: tuple[Told, ...] | None = None  # each image that it follows, and who reads it
 
     def __post_init__(self) -> None:
         """Raises ValueError on a value that no picture of ours can have."""
         loras: Any = self.loras
         if isinstance(loras, list):  # as JSON has them
             object.__setattr__(self, "loras", tuple(_lora(one) for one in loras))
+        variations: Any = self.variations
+        if isinstance(variations, list):
+            object.__setattr__(self, "variations", tuple(tuple(one) if isinstance(one, list) else one for one in variations))
+        control: Any = self.control
+        if isinstance(control, list):
+            object.__setattr__(self, "control", told(control))
         for field in dataclasses.fields(self):
             kind, _, optional = str(field.type).partition(" | ")
             kind, value = kind.partition("[")[0], getattr(self, field.name)
@@ -87,32 +99,35 @@ class Record:
         if source is not None:
             margins = source.outpaint and ",".join(map(str, source.outpaint))
             own |= {"image": source.image_hash, "strength": settled.strength, "mask": source.mask_hash, "outpaint": margins}
+        own["variations"] = settled.variations or None
+        own["control"] = tuple(hint.told() for hint in settled.control) or None
         own["loras"] = tuple((lora.name, lora.weight, lora.hash) for lora in settled.loras) or None
         return cls(**own, **made)
 
     @property
     def request(self) -> Request:
         """The request that this picture answered, with every choice made, all but files: an image that it was begun from, and LoRAs."""
-        names = ("blend", "blend_weight", "variation_seed", "variation", "transparent", "prompt_2", "negative", "guidance_scale", "nag_scale")
-        varied: dict[str, Any] = {name: getattr(self, name) for name in names} | {"literal": not self.wording, "loras": ()}
+        names = ("blend", "blend_weight", "variation_seed", "variation", "transparent", "tile", "prompt_2", "negative", "guidance_scale", "nag_scale")
+        varied: dict[str, Any] = {name: getattr(self, name) for name in names} | {"literal": not self.wording, "loras": (), "variations": self.variations or ()}
         varied |= {name: parse_pair(getattr(self, name), name, sign) for name, sign in TOLD.items()}
         return Request(self.prompt, self.seed, self.steps, self.width, self.height, **varied)
 
-    def again(self, image: Image.Image | None = None, mask: Image.Image | None = None, loras: Loras = ()) -> Request:
-        """The whole request, with the ``image``, ``mask`` and ``loras`` that are not in the record. Raises RequestError unless those are given that
-        it needs.
+    def again(self, image: Image.Image | None = None, mask: Image.Image | None = None, loras: Loras = (), control: Sequence[Control] = ()) -> Request:
+        """The whole request, with the ``image``, ``mask``, ``loras`` and ``control`` that are not in the record. Raises RequestError unless those
+        are given that it needs.
         """
+        request = dataclasses.replace(self.request, loras=loras, control=control)
         if self.image is None:
             if image is not None or mask is not None:
                 raise RequestError("the picture was made from noise alone: leave --image and --mask away")
-            return dataclasses.replace(self.request, loras=loras)
+            return request
         masked = self.mask is not None and self.outpaint is None
         if image is None or (masked and mask is None):
             raise RequestError(f"the picture was made from an image: give that one with --image FILE{' and its mask with --mask FILE' * masked}")
-        return dataclasses.replace(self.request, image=image, mask=mask, strength=self.strength, outpaint=parse_outpaint(self.outpaint), loras=loras)
+        return dataclasses.replace(request, image=image, mask=mask, strength=self.strength, outpaint=parse_outpaint(self.outpaint))
 
     def check_source(self, settled: Settled) -> None:
-        """Raises RequestError unless ``settled`` is begun from the image and mask of this record, and has its LoRAs."""
+        """Raises RequestError unless ``settled`` is begun from the image and mask of this record, follows its control images and has its LoRAs."""
         source = settled.source
         for what, own, given in (("image", self.image, source and source.image_hash), ("mask", self.mask, source and source.mask_hash)):
             if own != given:
@@ -120,6 +135,9 @@ class Record:
         if [(lora.hash, lora.weight) for lora in settled.loras] != [(own, weight) for _, weight, own in self.loras or ()]:
             named = ", ".join(f"{name} at {weight:g} ({own})" for name, weight, own in self.loras or ())
             raise RequestError(f"the picture was made {f'with the LoRAs {named}' if named else 'without LoRAs'}, and these are others: give those with --lora")
+
+        if tuple(hint.told() for hint in settled.control) != (self.control or ()):
+            raise RequestError(f"the picture {followed(self.control or ())}, and these are others: give those, in their order, with --control and --controlnet")
 
     def parameters(self) -> str:
         """The text that AUTOMATIC1111 and its kin write and read: the prompt, then one line of settings."""
@@ -134,12 +152,15 @@ class Record:
             "Model": self.model,
             "Variation seed": self.variation_seed,
             "Variation seed strength": self.variation,
+            "Further variations": as_text(self.variations) if self.variations else None,
             "Denoising strength": self.strength,
+            "Tiling": "True" if self.tile == "xy" else self.tile,
             "Blend": self.blend,
             "Blend weight": self.blend_weight,
             "Second prompt": self.prompt_2,
             "NAG scale": self.nag_scale,
             "Lora hashes": ", ".join(f"{name}: {own}" for name, _, own in self.loras) if self.loras else None,
+            **{f"ControlNet {number}": one.setting() for number, one in enumerate(self.control or ())},
             "Version": f"fewstep {self.version}",
         }
         negative = "" if self.negative is None else f"Negative prompt: {self.negative}\n"

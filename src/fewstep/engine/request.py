@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from fewstep.engine.control import Control, Controls
     from fewstep.engine.record import Record
     from fewstep.engine.source import Source
     from fewstep.models.chunks import Words
     from fewstep.models.stack import Stack
 
 Loras = Sequence[tuple[str | Path, float]]  # (a LoRA's file, its weight)
+Variations = Sequence[tuple[int, float]]  # (a seed, how far to go to its noise from where one is, 0 to 1)
 ASPECTS = {"16:9": (16, 9), "4:3": (4, 3), "1:1": (1, 1), "3:4": (3, 4), "9:16": (9, 16)}
-BACKENDS = ("auto", "onnxruntime", "compiled", "eager")
+BACKENDS = ("auto", "onnxruntime", "compiled", "eager", "offloaded")
 DECODERS = ("full", "tiny")
+TILED = "tiled"  # the full decoder, in overlapping parts of the picture
+HINTS = ("given", "canny", "lineart", "scribble", "depth")  # what an image can be made into for a ControlNet to read
+TILES = ("x", "y", "xy")  # ways to wrap around
 MOST_BATCH = 8  # pictures made at once
 SMALLEST = 64  # pixels a side
 SEEDS = 2**63
@@ -50,11 +55,13 @@ class Request:
     blend_weight: float | None = None  # its share, 0 to 1
     variation_seed: int | None = None
     variation: float | None = None  # how far from the seed's noise to the variation seed's, 0 to 1
+    variations: Variations = ()  # further ones, each from where the one before it led
     image: Image | None = dataclasses.field(default=None, repr=False)  # to begin from
     strength: float | None = None  # how much of it is made anew: the share of the steps that are run, up to 1
     mask: Image | None = dataclasses.field(default=None, repr=False)  # as large as the image: white is repainted, black kept to the bit, grey mixed
     outpaint: tuple[int, int, int, int] | None = None  # pixels to add around the image: left, top, right, bottom
     transparent: bool = False  # cut the flat background out
+    tile: str | None = None  # "x", "y" or "xy": along these its opposite sides fit together without a seam
     prompt_2: str | None = None  # what the second text encoder reads, where it is not the prompt
     negative: str | None = None  # what to lead the picture away from
     guidance_scale: float | None = None  # of classifier-free guidance; 1 or less is none, and more takes twice the time
@@ -64,6 +71,7 @@ class Request:
     crop: tuple[int, int] | None = None  # (left, top) pixels that it is told were cut off
     target_size: tuple[int, int] | None = None  # (width, height) that it is told is wanted
     loras: Loras | None = None  # (file, weight) of each over the weights; None: the engine's own
+    control: Sequence[Control] = ()  # images that the composition follows, each read by a ControlNet
 
     def __post_init__(self) -> None:
         """Checks what needs no model. Raises RequestError."""
@@ -90,8 +98,10 @@ class Settled:
     blend_weight: float | None = None
     variation_seed: int | None = None
     variation: float | None = None
+    variations: tuple[tuple[int, float], ...] = ()
     source: Source | None = None
     transparent: bool = False
+    tile: str | None = None
     template: str | None = None  # what the prompt was drawn from, where it has choices
     prompt_2: str | None = None
     negative: str | None = None
@@ -103,11 +113,17 @@ class Settled:
     target_size: tuple[int, int] | None = None
     chunks: tuple[int, int] = (1, 0)  # of tokens, in the prompts and in the negative one
     loras: Stack = ()
+    control: Controls = ()
 
     @property
     def kind(self) -> tuple[Hashable, ...]:
         """Pictures of one kind can be made together."""
-        return self.width, self.height, self.steps, self.start, self.chunks, self.guidance_scale, self.nag_scale, self.loras
+        return self.width, self.height, self.tile, self.steps, self.start, self.chunks, self.guidance_scale, self.nag_scale, self.loras, self.guides
+
+    @property
+    def guides(self) -> tuple[Hashable, ...]:
+        """Which ControlNets read its hints, how strongly and when."""
+        return tuple(hint.group for hint in self.control)
 
     @property
     def strength(self) -> float:
@@ -125,33 +141,48 @@ class Limits:
     students: tuple[int, ...]  # step counts of its few-step weights, ascending
     teacher: bool  # whether the undistilled model is there too
     default_steps: int
+    stride: int = 1  # latent positions that the sides of a tile are multiples of: those that the UNet makes one of
     no_images: str = ""  # why it cannot begin from an image, and what to do about it
     count: Callable[[Words], int] = dataclasses.field(default=lambda words: 1, compare=False, repr=False)  # chunks of tokens that a text takes
     stack: Callable[[Loras | None, int], Stack] = dataclasses.field(default=lambda loras, steps: (), compare=False, repr=False)  # LoRAs for steps, found
+    guides: Callable[[Sequence[Control], int, int, int], Controls] | None = dataclasses.field(default=None, compare=False, repr=False)  # settle_controls
+
+    @property
+    def levels(self) -> int:
+        """Of its UNet."""
+        return self.stride.bit_length()
 
     def settle(self, request: Request) -> Settled:
         """Fill in what ``request`` leaves open. Raises RequestError on what this model does not have: a size, a step count, a strength."""
         from fewstep.engine.texts import settle_texts
+        from fewstep.engine.variations import settle_variations
 
         steps = self.default_steps if request.steps is None else request.steps
         self.check_steps(steps)
         width, height = self.frame(request)
-        self.check_size(width, height)
+        self.check_size(width, height, request.tile)
         seed = request.seed_or_random()
-        variation = {"variation_seed": request.variation_seed, "variation": request.variation and float(request.variation)}
-        if request.variation and request.variation_seed is None:
-            variation["variation_seed"] = secrets.randbelow(RANDOM_SEEDS)
+        beginning = self._beginning(request, steps, width, height)
         return Settled(
             seed=seed,
             steps=steps,
             width=width,
             height=height,
             transparent=request.transparent,
+            tile=request.tile,
             loras=self.stack(request.loras, steps),
             **settle_texts(request, seed, self.count),
-            **(variation if request.variation else {}),  # type: ignore[arg-type]
-            **self._beginning(request, steps, width, height),
+            **settle_variations(request),
+            control=self._control(request.control, width, height, steps - beginning.get("start", 0)),
+            **beginning,
         )
+
+    def _control(self, control: Sequence[Control], width: int, height: int, evaluations: int) -> Controls:
+        if not control:
+            return ()
+        if self.guides is None:
+            raise RequestError(f"{self.name} follows no control images here: leave them out")
+        return self.guides(control, width, height, evaluations)
 
     def _beginning(self, request: Request, steps: int, width: int, height: int) -> dict[str, Any]:
         """Which step an image is begun from, and the image; nothing where nothing of it would be left."""
@@ -173,21 +204,25 @@ class Limits:
         return {"start": start, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
 
     def frame(self, request: Request) -> tuple[int, int]:
-        """(width, height) of the picture: what ``request`` says, else the image's size or the nearest to it, else the model's own."""
+        """(width, height) of the picture: what ``request`` says, else the image's size or the nearest to it, else the model's own.
+
+        Without an image, a control image's.
+        """
         if request.aspect is not None:
-            return self.size_of(request.aspect)
-        if request.image is None or (request.width, request.height) != (None, None):
+            return self.size_of(request.aspect, request.tile)
+        image = request.control[0].image if request.image is None and request.control else request.image
+        if image is None or (request.width, request.height) != (None, None):
             return tuple(self.native if side is None else side for side in (request.width, request.height))  # type: ignore[return-value]
         left, top, right, bottom = request.outpaint or (0, 0, 0, 0)
-        width, height = self.nearest(*request.image.size)
+        width, height = self.nearest(*image.size, request.tile)
         return width + left + right, height + top + bottom
 
-    def nearest(self, width: int, height: int) -> tuple[int, int]:
+    def nearest(self, width: int, height: int, tile: str | None = None) -> tuple[int, int]:
         """This size where the model makes it, else one of about its native area and this shape."""
-        least, most = self._range
-        if all(side % self.factor == 0 and least <= side <= most for side in (width, height)):
+        unit, least, most = self._range(tile)
+        if all(side % unit == 0 and least <= side <= most for side in (width, height)):
             return width, height
-        return tuple(min(max(side, least), most) for side in self._shaped(width / height))  # type: ignore[return-value]
+        return tuple(min(max(side, least), most) for side in self._shaped(width / height, tile))  # type: ignore[return-value]
 
     def has(self) -> list[str]:
         """What there are weights for, in words."""
@@ -201,27 +236,27 @@ class Limits:
         nearest = min(self.students or (32,), key=lambda have: abs(have - steps))
         raise RequestError(f"{steps} steps were asked for, and {self.name} has {' and '.join(self.has())}: use --steps {nearest}")
 
-    def check_size(self, width: int, height: int) -> None:
-        """Raises RequestError, naming the nearest size that works, unless both sides are multiples of the factor within the limits."""
-        least, most = self._range
-        nearest = [min(max(round(side / self.factor) * self.factor, least), most) for side in (width, height)]
+    def check_size(self, width: int, height: int, tile: str | None = None) -> None:
+        """Raises RequestError, naming the nearest size that works, unless both sides are multiples of the factor, or of a tile's, within the limits."""
+        unit, least, most = self._range(tile)
+        nearest = [min(max(round(side / unit) * unit, least), most) for side in (width, height)]
         if [width, height] == nearest:
             return
-        rule = f"multiples of {self.factor} from {least} to {most}"
-        raise RequestError(f"size {width}x{height}: {self.name} makes pictures whose sides are {rule}; the nearest is {nearest[0]}x{nearest[1]}")
+        what, rule = "tiles" if tile else "pictures", f"multiples of {unit} from {least} to {most}"
+        raise RequestError(f"size {width}x{height}: {self.name} makes {what} whose sides are {rule}; the nearest is {nearest[0]}x{nearest[1]}")
 
-    def size_of(self, aspect: str) -> tuple[int, int]:
+    def size_of(self, aspect: str, tile: str | None = None) -> tuple[int, int]:
         """(width, height) of about the native area in this aspect, on the grid that the model's training sizes lie on."""
         across, down = ASPECTS[aspect]
-        return self._shaped(across / down)
+        return self._shaped(across / down, tile)
 
-    @property
-    def _range(self) -> tuple[int, int]:
-        """The shortest and the longest side."""
-        return -(-SMALLEST // self.factor) * self.factor, 2 * self.native // self.factor * self.factor
+    def _range(self, tile: str | None) -> tuple[int, int, int]:
+        """What sides are multiples of, and the shortest and the longest: a network that halves an odd number of columns does not wrap around."""
+        unit = self.factor * self.stride if tile else self.factor
+        return unit, -(-SMALLEST // unit) * unit, 2 * self.native // unit * unit
 
-    def _shaped(self, ratio: float) -> tuple[int, int]:
-        unit = max(self.factor, self.native // 16)
+    def _shaped(self, ratio: float, tile: str | None = None) -> tuple[int, int]:
+        unit = max(self._range(tile)[0], self.native // 16)
         ideal = (self.native * ratio**0.5, self.native / ratio**0.5)
         return round(ideal[0] / unit) * unit, round(ideal[1] / unit) * unit
 

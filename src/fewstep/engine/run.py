@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from fewstep.engine.adapters import find_stack
+from fewstep.engine.control import settle_controls
 from fewstep.engine.files import check_format, format_of, read_record
-from fewstep.engine.model import open_model
+from fewstep.engine.memory import MEMORY
+from fewstep.engine.model import check_choice, check_tiled, open_model
 from fewstep.engine.options import notes
 from fewstep.engine.output import Output, open_output
 from fewstep.engine.preview import can_show, half_blocks
@@ -56,6 +58,7 @@ def generate(
     device: str | None,
     base: str | None = None,
     few_step: str | None = None,
+    memory: str = "auto",
 ) -> int:
     """Check all that can be checked before the weights are loaded, say what is odd, and ``run``.
 
@@ -63,8 +66,10 @@ def generate(
     pictures go, their format, and where the sheet of all goes. Raises RequestError and what opening a model raises.
     """
     opened = open_model(model, steps, base, few_step)
-    limits = dataclasses.replace(opened.limits, stack=partial(find_stack, opened, ()))
+    limits = dataclasses.replace(opened.limits, stack=partial(find_stack, opened, ()), guides=partial(settle_controls, opened))
     limits.settle(requests[0])
+    check_choice("--memory", memory, MEMORY)
+    check_tiled(decoder, requests[0].tile)
     out, kind, sheet = places
     output = open_output(out, len(requests), kind)
     check_format(output.format, requests[0].transparent)
@@ -79,7 +84,7 @@ def generate(
     loading: dict[str, Any] = {"backend": backend, "decoder": decoder, "device": device}
     if record:
         loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
-    loading |= {"base": base, "few_step": few_step}
+    loading |= {"base": base, "few_step": few_step, "memory": memory}
     return run(model, steps, requests, record, output, json, sheet, **loading)
 
 
@@ -102,7 +107,9 @@ def run(
             from fewstep.engine.engine import Engine
 
             engine = Engine.load(model, steps, **loading)
-        pictures = iter([engine.repeat(record, requests[0].image, requests[0].mask, requests[0].loras or ())]) if record else engine.generate_many(requests)
+        first = requests[0]
+        repeated = (engine.repeat(record, first.image, first.mask, first.loras or (), first.control) for record in [record] if record)
+        pictures = repeated if record else engine.generate_many(requests)
         with progress(total) as tell:
 
             def write(picture: Picture) -> None:

@@ -21,6 +21,10 @@ WHITE = (255, 255, 255)
 LONGEST_TEXTS = 1 << 20  # characters of all texts in a file: sixty thousand bytes can hold sixty million
 
 
+class TooLarge(RequestError):
+    """An image that says it has more pixels than are opened."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """An image in the size of its picture, and how much of it is to be made anew."""
@@ -112,11 +116,11 @@ def _on(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", opaque.size, colour), opaque)
 
 
-def open_image(content: bytes, what: str = "image") -> Image.Image:
+def open_image(content: bytes, what: str = "image", most: int = MOST_PIXELS) -> Image.Image:
     """The picture in the bytes of a PNG, WebP or JPEG, decoded and turned as its EXIF says.
 
-    Its size is looked at before its pixels are. Raises RequestError, naming it ``what``, on anything that is no whole picture, has more
-    than 16.8 megapixels or moves. Of its texts it keeps the first megabyte.
+    Its size is looked at before its pixels are. Raises TooLarge on more than ``most`` pixels and RequestError, naming it ``what``, on anything
+    that is no whole picture or moves. Of its texts it keeps the first megabyte.
     """
     form = next((form for form in FORMATS.values() if form.signature.match(content)), None)
     if form is None:
@@ -124,8 +128,8 @@ def open_image(content: bytes, what: str = "image") -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):
             picture: ImageFile = form.plugin(io.BytesIO(content))
-            if picture.width * picture.height > MOST_PIXELS:
-                raise RequestError(f"the {what} says it is {picture.width}x{picture.height} pixels: give one of at most {MOST_PIXELS / 1e6:.1f} megapixels")
+            if picture.width * picture.height > most:
+                raise TooLarge(f"the {what} says it is {picture.width}x{picture.height} pixels: give one of at most {most / 1e6:.1f} megapixels")
             if getattr(picture, "n_frames", 1) != 1:
                 raise RequestError(f"the {what} is an animation: give a single picture")
             picture.load()

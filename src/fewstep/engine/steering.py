@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep.engine.control import Net, acts
 from fewstep.engine.request import Settled
+from fewstep.engine.tiles import depth
 
 NAG_SCALE = 2.0  # of a negative prompt whose request does not say; measured (docs/decisions.md)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A ControlNet for a batch, and what it reads."""
+
+    net: Net
+    hints: NDArray[np.float32]  # [B, 3, H, W] in [0, 1]
+    weights: Mapping[int, float]  # of what it says, by the timesteps that it acts at
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,9 @@ class Steering:
     nag_scale: float | None  # normalized attention guidance, away from the negative prompt; None is none
     ids: NDArray[np.float32]  # [B, 6], see time_ids
     negatives: Sequence[Any] | None = None  # B encoded prompts, if there are negative ones
+    guides: Sequence[Guide] = ()  # ControlNets with their hints
+    tile: str | None = None  # along "x", "y" or "xy" the pictures wrap around
+    layout: int | None = None  # the timestep of the evaluation that lays them out, if others follow it
 
     @property
     def null(self) -> Sequence[Any] | None:
@@ -32,6 +46,11 @@ class Steering:
     def away(self) -> Sequence[Any] | None:
         """The negative prompts that the attentions are led away from."""
         return self.negatives if self.attends else None
+
+    def wrapped(self, x: Any, t: Any, levels: int) -> int:
+        """How many of a UNet's ``levels`` wrap around for latents ``x`` [B, C, H/f, W/f] at t, the finest first."""
+        height, width = x.shape[2:]
+        return depth(height, width, levels, int(t) == self.layout) if self.tile else 0
 
     @property
     def attends(self) -> bool:
@@ -51,8 +70,23 @@ def scales(settled: Settled, own: float) -> tuple[float, float | None]:
     return guidance, NAG_SCALE if settled.nag_scale is None else settled.nag_scale
 
 
+def layout(settled: Settled, timesteps: Sequence[int]) -> int | None:
+    """The timestep at which pictures of this kind are laid out; None where no other follows, or an image has laid them out."""
+    return timesteps[0] if settled.start == 0 and settled.steps > 1 else None
+
+
 def time_ids(settled: Settled) -> tuple[int, ...]:
     """SDXL's micro-conditioning of one picture: (original height and width, cut off above and on the left, target height and width)."""
     size = settled.width, settled.height
     original, crop, target = settled.original_size or size, settled.crop or (0, 0), settled.target_size or size
     return (*original[::-1], *crop[::-1], *target[::-1])
+
+
+def guides(batch: Sequence[Settled], timesteps: Sequence[int]) -> tuple[Guide, ...]:
+    """The ControlNets of pictures of one kind, which are evaluated at ``timesteps``."""
+    found = []
+    for place, first in enumerate(batch[0].control):
+        hints = np.stack([settled.control[place].pixels for settled in batch]).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        acting = acts(first.start, first.end, len(timesteps))
+        found.append(Guide(first.net, hints, {t: first.weight for t, now in zip(timesteps, acting, strict=True) if now}))
+    return tuple(found)

@@ -34,8 +34,10 @@ def as_json(picture: Picture, path: Path) -> str:
             **({"strength": picture.strength} if picture.record.image is not None else {}),
             **({"negative": picture.record.negative} if picture.record.negative is not None else {}),
             **({"template": picture.record.template} if picture.record.template is not None else {}),
+            **({"tile": picture.record.tile} if picture.record.tile is not None else {}),
             "model": picture.model,
             **({"loras": [{"name": name, "weight": weight, "hash": own} for name, weight, own in picture.record.loras]} if picture.record.loras else {}),
+            **({"control": [one._asdict() for one in picture.record.control]} if picture.record.control else {}),
             "timings_ms": picture.timings,
         }
     )
@@ -44,7 +46,8 @@ def as_json(picture: Picture, path: Path) -> str:
 def next_step(picture: Picture, limits: Limits, model: str = DEFAULT) -> list[str]:
     """A command to try after this picture of a prompt alone: fewer steps if there are, else more pictures of the same prompt."""
     record = picture.record
-    if any(own is not None for own in (record.image, record.blend, record.variation, record.negative, record.prompt_2, record.template, record.loras)):
+    varied = record.image, record.tile, record.blend, record.variation, record.negative, record.prompt_2, record.template, record.loras, record.control
+    if any(own is not None for own in varied):
         return []
     command = f"fewstep generate {shlex.quote(record.prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "")
     fewer = [steps for steps in limits.students if steps < picture.steps]

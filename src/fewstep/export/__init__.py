@@ -39,6 +39,19 @@ def write(folder: Path, steps: int, to: str, out: Path) -> Path:
     raise RequestError(f"to = {to!r}: there is {listed(FORMATS)}")
 
 
+def card_of(folder: Path, to: str, out: Path) -> str:
+    """The model card of ``out``, a file that was exported ``to`` "unet", "lora" or "single-file" from the model in ``folder``."""
+    from fewstep.engine.model import open_model
+    from fewstep.engine.words import read_words
+    from fewstep.export.card import card
+    from fewstep.models.weights import read_header
+    from fewstep.stamp import Stamp
+
+    stamp = Stamp.from_metadata(read_header(out).metadata)
+    assert stamp is not None, "every export has one"
+    return card(folder, stamp, open_model(str(folder)).limits.native, out.name, read_words(folder).get("subjects", []), to)
+
+
 def check_free(out: Path) -> None:
     """Raises RequestError if there is a file or a non-empty folder at ``out``: an export overwrites nothing."""
     if out.is_dir():

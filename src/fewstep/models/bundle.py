@@ -215,6 +215,12 @@ def load_weights(model: nn.Module, path: Path, become: tuple[Any, torch.dtype] |
     model.load_state_dict(tensors, strict=False, assign=become is not None)
 
 
+def digest_weights(digest: Any, network: nn.Module) -> None:
+    """Add a network's weights to a hashlib ``digest``, as float16 files hold them: a file in float32 and its half variant count as the same."""
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.half().cpu().contiguous().numpy().tobytes())
+
+
 def read_stamp(path: Path) -> Stamp | None:
     """The stamp of a safetensors file, from its header alone. Raises WeightsError if the file or its stamp cannot be read."""
     try:

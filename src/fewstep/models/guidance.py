@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ def denoiser(
     null: Prompt | None = None,
     negative: Prompt | None = None,
     nag_scale: float = 1.0,
+    added: Callable[[Tensor, Any, Mapping[str, Any]], Mapping[str, Any]] = lambda x, t, condition: {},
 ) -> Callable[[Tensor, Any], Tensor]:
     """``denoise(x, t)`` for latents [B, C, H, W] at one timestep or at timesteps [B].
 
@@ -28,6 +29,7 @@ def denoiser(
     prompt's place where it is given; where it has another length than the prompt, the two run one after the other.
 
     ``negative`` is what the attentions are led away from, at ``nag_scale`` (fewstep.models.attention), with guidance or without.
+    ``added`` is asked before each call of the network for further arguments (fewstep.models.controlnet.residuals).
     """
     guided = guidance_scale > 1
     null = prompt.null() if null is None else null
@@ -41,14 +43,18 @@ def denoiser(
     if negative is not None:
         take_negatives(unet)
 
+    def call(x: Tensor, t: Any, condition: Mapping[str, Any]) -> Tensor:
+        output: Tensor = unet(x, t, **condition, **added(x, t, condition), return_dict=False)[0]
+        return output
+
     def denoise(x: Tensor, t: Any) -> Tensor:
         if not guided:
-            return unet(x, t, **conditions[0], return_dict=False)[0]
+            return call(x, t, conditions[0])
         times = isinstance(t, Tensor) and t.ndim > 0
         if len(conditions) == 1:
-            outputs = unet(torch.cat([x, x]), torch.cat([t, t]) if times else t, **conditions[0], return_dict=False)[0].chunk(2)
+            outputs: Sequence[Tensor] = call(torch.cat([x, x]), torch.cat([t, t]) if times else t, conditions[0]).chunk(2)
         else:
-            outputs = [unet(x, t, **condition, return_dict=False)[0] for condition in conditions]
+            outputs = [call(x, t, condition) for condition in conditions]
         return outputs[0] + guidance_scale * (outputs[1] - outputs[0])
 
     return denoise

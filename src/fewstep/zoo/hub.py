@@ -23,9 +23,9 @@ def cache() -> Path:
     return (Path(home) if home else Path(above) / "huggingface").expanduser() / "hub"
 
 
-def snapshot(repo: str) -> Path | None:
-    """The folder with what is there of ``repo``, as its main branch was when it was last fetched; None where nothing is."""
-    folder = cache() / f"models--{repo.replace('/', '--')}"
+def snapshot(repo: str, kind: str = "models") -> Path | None:
+    """The folder with what is there of ``repo``, one of "models" or "datasets", as its main branch was when last fetched; None where nothing is."""
+    folder = cache() / f"{kind}--{repo.replace('/', '--')}"
     try:
         commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

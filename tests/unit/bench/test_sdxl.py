@@ -17,6 +17,7 @@ from fewstep.bench.pixels import BOUND, worst
 from fewstep.bench.sides import FULL, TINY, Setting, Sides, images, ours, theirs
 from fewstep.engine.model import open_model
 from fewstep.engine.request import RequestError
+from fewstep.models.dimensions import VAE
 
 SMALL_UNET = {
     **sdxl.UNET,
@@ -33,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "text_encoder": {**SMALL_TEXT, "hidden_act": "quick_gelu"},
     "text_encoder_2": {**SMALL_TEXT, "hidden_act": "gelu"},
     "unet": SMALL_UNET,
-    "vae": {**sdxl.VAE, "block_out_channels": (32, 32, 32, 32), "layers_per_block": 1, "sample_size": 128},
+    "vae": {**VAE, "block_out_channels": (32, 32, 32, 32), "layers_per_block": 1, "sample_size": 128},
 }
 
 

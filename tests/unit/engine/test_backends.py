@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine import backends
 from fewstep.engine.backends import BackendError, open_backend, ort
@@ -102,9 +103,9 @@ def test_previews_come_from_the_reduced_decoder(engines: tuple[Engine, Engine], 
     engine, asked = engines[0], []
     decode = engine.backend.decode
 
-    def noted(latents: object, decoder: str) -> np.ndarray:
+    def noted(latents: object, decoder: str, tile: str | None) -> np.ndarray:
         asked.append(decoder)
-        return decode(latents, decoder)
+        return decode(latents, decoder, tile)
 
     monkeypatch.setattr(engine.backend, "decode", noted)
     images = [frame.image for frame in engine.stream(Request("a ghost", 3, 2, 64, 64))]
@@ -330,8 +331,9 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("light")
-def test_the_networks_compile_whole_and_make_eagers_picture(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
-    quick, reference = (Engine.load(str(tiny), backend=backend) for backend in ("compiled", "eager"))
+def test_the_networks_compile_whole_and_make_eagers_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_bundle(tmp_path / "tiny", students=(1, 2), shape=SMALLER)
+    quick, reference = (Engine.load(str(model), backend=backend) for backend in ("compiled", "eager"))
     for request in (Request("a red apple", 3, 2, 128, 128), Request("pizza", 4, 1, 96, 64), Request("pizza", 4, 16, 64, 64)):
         assert difference(quick.generate(request), reference.generate(request)) <= BOUND
     assert "going on without" not in caplog.text

@@ -105,7 +105,7 @@ def test_a_walk_shows_each_of_a_batch_at_every_step_and_decodes_at_the_end(engin
 
 def test_a_walk_that_is_left_before_its_end_decodes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    monkeypatch.setattr(engine.backend, "decode", lambda latents, decoder: decoded.append(decoder))
+    monkeypatch.setattr(engine.backend, "decode", lambda latents, decoder, tile: decoded.append(decoder))
     walk = engine.walk([engine.limits.settle(Request("pizza", seed=1, steps=1))])
     assert next(walk)[0].picture is None
     del walk
@@ -197,9 +197,9 @@ def test_threads_are_as_before_after_a_repeat(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("what", "value", "said"),
     [
-        ("decoder", "none", "^decoder = 'none': there is full and tiny$"),
+        ("decoder", "none", "^decoder = 'none': there is full, tiny and tiled$"),
         ("decoder", "tiny", "^decoder = 'tiny': tiny has no reduced decoder; leave --decoder at full$"),
-        ("backend", "cray", "^backend = 'cray': there is auto, onnxruntime, compiled and eager$"),
+        ("backend", "cray", "^backend = 'cray': there is auto, onnxruntime, compiled, eager and offloaded$"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(tiny: Path, what: str, value: str, said: str) -> None:

@@ -74,9 +74,25 @@ def test_the_ends_of_the_way_are_exact_and_the_same_noise_goes_nowhere() -> None
 
 
 def test_every_draw_lies_between_those_of_both_seeds() -> None:
-    draw, far = drawing(1, 2, 1.0), Noise(2)
+    draw, far = drawing(1, [(2, 1.0)]), Noise(2)
     for shape in ((4, 5), (3, 7)):
         assert np.array_equal(draw(shape), far.draw(shape))
+
+
+def test_variations_lead_on_from_where_the_last_one_led() -> None:
+    shape = (1, 4, 16, 16)
+    first, second, third = (Noise(seed).draw(shape) for seed in (1, 2, 3))
+    assert np.array_equal(drawing(1, [(2, 0.3), (3, 0.6)])(shape), slerp(slerp(first, second, 0.3), third, 0.6))
+    assert np.array_equal(drawing(1, [(2, 0.3), (3, 1.0)])(shape), third), "all of the way leaves nothing of what was before"
+    assert np.array_equal(drawing(1, [(2, 0.0), (3, 0.0)])(shape), drawing(1)(shape)) and np.array_equal(drawing(1)(shape), first)
+
+
+def test_variations_stay_as_large_as_noise_and_near_to_the_last_of_them() -> None:
+    shape, way = (1, 4, 64, 64), [(seed, 0.3) for seed in range(2, 12)]
+    begun, before, last = (drawing(1, way[:count])(shape) for count in (0, 9, 10))
+    assert last.std() == pytest.approx(1, abs=0.03)
+    correlation = [float((last * one).mean()) for one in (before, begun)]
+    assert correlation == pytest.approx([math.cos(0.15 * math.pi), math.cos(0.15 * math.pi) ** 10], abs=0.03), "0.3 of a right angle each"
 
 
 @settings(max_examples=20, deadline=None)
@@ -84,7 +100,7 @@ def test_every_draw_lies_between_those_of_both_seeds() -> None:
 def test_the_kth_draw_is_the_kth_whatever_was_asked_before(order: list[int]) -> None:
     """Each picture's draws are those of its own torch generator, in the order that a pipeline of diffusers draws them."""
     shape, seeds = (1, 4, 6, 5), (7, 8)
-    draws = Draws([partial(drawing, seed, None, None) for seed in seeds], shape)
+    draws = Draws([partial(drawing, seed) for seed in seeds], shape)
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     expected = [torch.cat([torch.randn(shape, generator=generator) for generator in generators]).numpy() for _ in range(5)]
     for k in order:

@@ -288,10 +288,11 @@ def test_a_record_longer_than_any_of_ours_is_refused(tmp_path: Path) -> None:
 
 
 VARIED = Record(**{**vars(RECORD), "blend": "a green pear, ripe", "blend_weight": 0.25, "variation_seed": 9, "variation": 0.125, "transparent": True})
+FURTHER = Record(**{**vars(VARIED), "variations": ((12, 0.5), (2**62, 1.0))})
 BEGUN = Record(**{**vars(RECORD), "image": "a" * 64, "strength": 0.75, "mask": "b" * 64, "outpaint": "16,0,0,32"})
 
 
-@pytest.mark.parametrize("record", [VARIED, BEGUN])
+@pytest.mark.parametrize("record", [VARIED, FURTHER, BEGUN])
 def test_what_a_picture_was_made_from_is_read_back(tmp_path: Path, record: Record) -> None:
     assert read_record(write_picture(picture(), record, tmp_path / "a.png")) == record
 
@@ -307,6 +308,8 @@ def test_other_tools_read_strengths_by_their_names() -> None:
     assert "Denoising strength" not in read[0] and "Variation seed" not in read[0]
     assert (read[1]["Variation seed"], read[1]["Variation seed strength"], read[1]["Blend"]) == ("9", "0.125", "a green pear, ripe")
     assert read[2]["Denoising strength"] == "0.75"
+    further = SETTING.findall(FURTHER.parameters().split("\n")[-1])
+    assert ("Variation seed", "9") in further and ("Further variations", f'"12:0.5; {2**62}:1.0"') in further
     assert list(read[2])[-1] == "Version"
 
 
@@ -321,6 +324,11 @@ def test_other_tools_read_strengths_by_their_names() -> None:
         {"transparent": 1},
         {"blend_weight": 0.5},
         {"variation": 2.0, "variation_seed": 1},
+        {"variations": 0.5},
+        {"variations": [9, 0.5]},
+        {"variations": [[9, 0.5, 1]]},
+        {"variations": [[9.0, 0.5]]},
+        {"variations": [[9, 0.5]] * 33},
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:

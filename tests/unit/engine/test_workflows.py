@@ -46,7 +46,10 @@ def base(prompt: str = APPLE, seed: int = 7, **more: object) -> Request:
     return Request(prompt, seed, 4, *SIZE, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("nothing", [{"blend": PIZZA, "blend_weight": 0}, {"variation": 0.0, "variation_seed": 9}, {"variation": 0}])
+NOTHING: list[dict[str, object]] = [{"blend": PIZZA, "blend_weight": 0}, {"variation": 0.0, "variation_seed": 9}, {"variation": 0}, {"variations": [(9, 0)]}]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
 def test_a_weight_of_nothing_changes_no_byte(engine: Engine, nothing: dict[str, object]) -> None:
     plain, same = engine.generate(base()), engine.generate(base(**nothing))
     assert same.record == plain.record
@@ -72,6 +75,16 @@ def test_a_random_variation_is_in_the_record(engine: Engine) -> None:
     varied = engine.generate(base(variation=0.3))
     assert varied.record.variation_seed is not None
     assert difference(varied, engine.generate(base(variation=0.3, variation_seed=varied.record.variation_seed))) == 0
+
+
+def test_what_is_further_varied_is_repeated_and_says_its_first_variation_apart(engine: Engine, tmp_path: Path) -> None:
+    made = engine.generate(base(variation_seed=8, variation=0.2, variations=[(9, 0.3), (10, 0)]))
+    assert (made.record.variation_seed, made.record.variation, made.record.variations) == (8, 0.2, ((9, 0.3),))
+    alike = engine.generate(base(variations=((11, 0), (8, 0.2), (9, 0.3))))
+    assert alike.record == made.record and difference(alike, made) == 0
+    again = engine.repeat(read_record(made.save(tmp_path / "a.png")))
+    assert picture_bytes(again.image, again.record) == (tmp_path / "a.png").read_bytes()
+    assert difference(made, engine.generate(base(variation_seed=8, variation=0.2))) > BOUND
 
 
 def test_all_of_an_image_made_anew_is_text_to_image(engine: Engine, image: Image.Image) -> None:
@@ -140,7 +153,7 @@ def test_a_picture_alone_is_the_one_of_a_batch(engine: Engine, image: Image.Imag
         base(),
         base(PIZZA, 8, image=image, mask=mask),
         base(blend=PIZZA, image=image, strength=0.5),
-        base(PIZZA, variation=0.5, variation_seed=3),
+        base(PIZZA, variation=0.5, variation_seed=3, variations=[(4, 0.5)]),
         base(seed=9, image=flipped, mask=mask, strength=0.5),
         base(seed=10, image=flipped, strength=0.25),
     ]
@@ -153,7 +166,7 @@ def test_a_picture_alone_is_the_one_of_a_batch(engine: Engine, image: Image.Imag
 def test_images_are_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     encode = engine.backend.encode_image
-    monkeypatch.setattr(engine.backend, "encode_image", lambda pixels: asked.append(pixels.shape) or encode(pixels))
+    monkeypatch.setattr(engine.backend, "encode_image", lambda pixels, tile: asked.append(pixels.shape) or encode(pixels, tile))
     image = Image.new("RGB", SIZE, (1, 2, 3))
     for prompt in (APPLE, PIZZA):
         engine.generate(base(prompt, image=image, strength=0.25))

@@ -166,7 +166,7 @@ def test_a_lora_is_copied_with_what_other_tools_ask_for(mixed: Path, tmp_path: P
     assert all(torch.equal(tensors[key], value) for key, value in LORA.items())
     assert read_stamp(path) == read_stamp(mixed / "students" / "2-step.safetensors")
     found = metadata(path)
-    assert found["modelspec.sai_model_spec"] == "1.0.0"
+    assert found["modelspec.sai_model_spec"] == "1.0.1"
     assert found["modelspec.architecture"] == "mixed/lora", "a miniature does not claim to be SDXL"
     assert (found["modelspec.resolution"], found["modelspec.prediction_type"]) == ("256x256", "epsilon")
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("2", "2")

@@ -54,6 +54,17 @@ def test_other_aspects_have_one_logit_too(unet: UNet2DConditionModel) -> None:
     assert critic(torch.randn(2, 4, 12, 21), torch.tensor([9, 9]), prompts(2), time_ids(2, 336, 192)).shape == (2,)
 
 
+def test_every_head_has_a_say(unet: UNet2DConditionModel) -> None:
+    """One after each level but the last, and the mid-block's; the logit is their mean, so each gets its share of the gradient."""
+    critic = Critic(Backbone(unet), conditional=True, every=True)
+    x, prompt, ids, t = torch.randn(2, 4, 16, 16), prompts(2), time_ids(2, 256, 256), torch.tensor([499, 9])
+    critic(x, t, prompt, ids, (torch.randn_like(x), torch.tensor([999, 749]))).sum().backward()
+    last = [critic.head[-1], *(finer[-1] for finer in critic.finer)]
+    assert len(last) == len(unet.config.block_out_channels)
+    for layer in last:  # d logit / d bias = 1 / heads for each of two samples
+        torch.testing.assert_close(layer.bias.grad, torch.tensor([2 / len(last)]))
+
+
 def test_the_head_is_the_papers_at_sdxls_size() -> None:
     convolutions = [layer for layer in head(1280, 1280, depth=4) if isinstance(layer, torch.nn.Conv2d)]
     assert [layer.kernel_size for layer in convolutions] == [(4, 4)] * 4 + [(1, 1)]

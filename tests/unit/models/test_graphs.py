@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.upsampling import Upsample2D
-from tests.tiny import SHAPE, tiny_bundle
+from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import Request
@@ -51,7 +51,7 @@ def test_networks_are_as_before_after_an_export(tiny: Path) -> None:
 @pytest.fixture(scope="module")
 def with_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of its own, with graphs that were exported from it."""
-    folder = tiny_bundle(tmp_path_factory.mktemp("graphs") / "tiny", students=(1, 2))
+    folder = tiny_bundle(tmp_path_factory.mktemp("graphs") / "tiny", students=(1, 2), shape=SMALLER)
     write(folder, 2, "graphs", folder / "graphs")
     return folder
 
@@ -85,7 +85,7 @@ def test_the_encoder_takes_any_size(with_graphs: Path) -> None:
     for size in ((256, 256), (64, 80), (336, 192)):
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         one, other = (backend.encode_image(pixels) for backend in (quick, reference))
-        assert one.shape == (1, SHAPE.latent_channels, size[0] // 16, size[1] // 16)
+        assert one.shape == (1, SMALLER.latent_channels, size[0] // 16, size[1] // 16)
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
@@ -103,7 +103,7 @@ def test_no_weight_is_left_in_a_graph(with_graphs: Path) -> None:
 def test_weights_that_were_equal_at_the_export_may_differ_afterwards(with_graphs: Path) -> None:
     """Biases start as zeros, and an exporter takes equal tensors for one: a student's would then be another's."""
     torch.manual_seed(5)
-    unet = build_unet(SHAPE)
+    unet = build_unet(SMALLER)
     for parameter in unet.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.3)

@@ -9,15 +9,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fewstep.engine.device import best_device
+from fewstep.engine.device import best_device, free
+from fewstep.engine.memory import MEMORY, choose, need
 from fewstep.engine.model import Model, check_choice
-from fewstep.engine.request import BACKENDS
+from fewstep.engine.request import BACKENDS, RequestError
 from fewstep.engine.steering import Steering
 from fewstep.models.chunks import Words
 from fewstep.models.stack import Stack
 from fewstep.models.weights import WeightsError
 
 ORDER = {"cpu": ("onnxruntime", "eager"), "cuda": ("compiled", "eager")}  # fastest first; on a CPU as measured (docs/performance.md)
+HALF = 2  # bytes of a number on a card
+OFFLOADING = ("model", "sequential")
 MODULES = {"onnxruntime": "ort"}  # named otherwise than the library it uses
 log = logging.getLogger("fewstep")
 
@@ -32,13 +35,16 @@ class Backend(Protocol):
     name: str
     device: str
     threads: int  # processor threads that it computes with
+    no_control: str  # why it cannot compute ControlNets, and what to do about it; empty if it can
     no_images: str  # why it cannot encode an image, and what to do about it; empty if it can
 
     def adapt(self, stack: Stack) -> bool:
         """Compute with these LoRAs over the weights from now on, and with no others. Returns whether that changes anything."""
 
-    def prepare(self, steps: int, decoder: str, attends: bool = False) -> None:
-        """Load what these step count and decoder need, if it is not loaded yet; ``attends``: with attentions that take a negative prompt."""
+    def prepare(self, steps: int, decoder: str, attends: bool = False, tile: str | None = None) -> None:
+        """Load what these step count and decoder need, if it is not loaded yet; ``attends``: with attentions that take a negative prompt;
+        ``tile``: for pictures that wrap around.
+        """
 
     def count(self, words: Words) -> int:
         """How many chunks of tokens ``words`` take."""
@@ -46,8 +52,8 @@ class Backend(Protocol):
     def encode(self, words: tuple[Words, Words], chunks: int = 1) -> Any:
         """One prompt for both encoders, encoded: an object that :meth:`denoiser` takes, of at least so many chunks. No words are the null prompt."""
 
-    def encode_image(self, pixels: np.ndarray) -> np.ndarray:
-        """One picture, uint8 [H, W, 3], as unit-variance latents, float32 [1, C, H/f, W/f]."""
+    def encode_image(self, pixels: np.ndarray, tile: str | None = None) -> np.ndarray:
+        """One picture, uint8 [H, W, 3], as unit-variance latents, float32 [1, C, H/f, W/f]; it wraps around along ``tile``."""
 
     def array(self, values: np.ndarray) -> Any:
         """``values`` where the backend computes."""
@@ -55,26 +61,32 @@ class Backend(Protocol):
     def denoiser(self, steps: int, prompts: Sequence[Any], steering: Steering) -> Callable[[Any, int], Any]:
         """``denoise(x, t)`` with the weights for ``steps`` steps, for latents [B, C, H/f, W/f] and B prompts of as many chunks each."""
 
-    def decode(self, latents: Any, decoder: str) -> np.ndarray:
-        """Pictures of unit-variance ``latents``: uint8 [B, H, W, 3]."""
+    def crowded(self, width: int, height: int) -> bool:
+        """Whether a whole picture of this size would not fit into what memory is free, and in parts it could be decoded."""
+
+    def decode(self, latents: Any, decoder: str, tile: str | None = None) -> np.ndarray:
+        """Pictures of unit-variance ``latents``: uint8 [B, H, W, 3]. They wrap around along ``tile``, "x", "y" or "xy"."""
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
 
 
-def open_backend(model: Model, name: str = "auto", device: str | None = None, threads: int | None = None) -> Backend:
+def open_backend(model: Model, name: str = "auto", device: str | None = None, threads: int | None = None, memory: str = "auto") -> Backend:
     """The backend ``name`` for ``model``; "auto" is the first that works in the order of their measured speed, and says so if it is not the fastest.
 
-    ``device`` is the first there is of cuda, mps and cpu unless given. Raises BackendError if ``name`` cannot be used here or none can,
+    ``device`` is the first there is of cuda, mps and cpu unless given; ``memory`` how the model is kept on it (fewstep.engine.memory).
+    Raises BackendError if ``name`` cannot be used here or none can, RequestError on a ``memory`` that does not go with the rest,
     WeightsError on weights that no backend could use.
     """
     check_choice("backend", name, BACKENDS)
     where = device or ("cpu" if name == "onnxruntime" else best_device())
+    way = settle_memory(model, name, where, memory)
     order = ORDER.get(where.split(":")[0], ("eager",)) if name == "auto" else (name,)
+    order, more = (order, {}) if way == "full" else (("offloaded",), {"way": way})
     failed: list[str] = []
     for kind in order:
         try:
-            backend: Backend = import_module(f"fewstep.engine.backends.{MODULES.get(kind, kind)}").open(model, where, threads, strict=name != "auto")
+            backend: Backend = import_module(f"fewstep.engine.backends.{MODULES.get(kind, kind)}").open(model, where, threads, strict=name != "auto", **more)
         except WeightsError:
             raise
         except (BackendError, ImportError, MemoryError, RuntimeError) as error:
@@ -91,4 +103,28 @@ def open_backend(model: Model, name: str = "auto", device: str | None = None, th
 def slower(backend: Backend) -> tuple[str, ...]:
     """The backends that "auto" would try after this one, on its device."""
     order = ORDER.get(backend.device.split(":")[0], ("eager",))
-    return order[order.index(backend.name) + 1 :]
+    return order[order.index(backend.name) + 1 :] if backend.name in order else ()
+
+
+def settle_memory(model: Model, name: str, device: str, memory: str) -> str:
+    """How ``model`` is kept on ``device`` by the backend ``name``: "full", or "model" or "sequential" by the backend that offloads.
+
+    "auto" is the quickest that fits what is free on a card. Raises RequestError on what does not go together.
+    """
+    check_choice("memory", memory, MEMORY)
+    if name not in ("auto", "offloaded"):
+        if memory in OFFLOADING:
+            raise RequestError(f"memory = '{memory}': the backend {name} keeps all networks where it computes: leave --backend at auto")
+        return "full"
+    if not device.startswith("cuda"):
+        if memory in OFFLOADING:
+            log.warning("fewstep: --memory %s changes nothing here: on %s the networks lie where they are computed", memory, device)
+        return "model" if name == "offloaded" else "full"
+    way = memory
+    if memory == "auto":
+        wanted, there = need(model, model.limits.native, model.limits.native, HALF, guided=model.limits.teacher), free(device) or 0
+        way = choose(wanted, there)
+        if way != "full":
+            told = f"{wanted.of('full') / 1e9:.1f} GB are needed and {there / 1e9:.1f} GB are free on {device}"
+            log.warning("fewstep: %s, so the networks visit it (--memory %s); slower, and the pictures are the same within rounding", told, way)
+    return "model" if name == "offloaded" and way == "full" else way

@@ -19,6 +19,7 @@ from fewstep.engine.model import Model
 from fewstep.engine.steering import Steering
 from fewstep.models.prompt import Prompt
 from fewstep.models.students import share_projections
+from fewstep.models.wrap import wraps
 from fewstep.schedule import TRAIN_TIMESTEPS
 
 SHAPES = 512  # sizes and batches that a network is compiled for, before torch gives up; its own limit is 8
@@ -73,7 +74,7 @@ class Compiled(Eager):
 
 
 class _Compiling:
-    """A compiled function; one that turns out not to compile is called as it is from then on."""
+    """A compiled function; one that turns out not to compile is called as it is from then on, and so is any while pictures wrap around."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any], strict: bool, name: str) -> None:
         self._plain, self._strict, self._name = function, strict, name
@@ -81,6 +82,8 @@ class _Compiling:
         self._tried = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if wraps():
+            return self._plain(*args, **kwargs)
         if not self._tried:
             log.warning("fewstep: compiling the %s; the first picture of each size takes minutes, later ones find it on disk", self._name)
         try:

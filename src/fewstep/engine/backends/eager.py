@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from fewstep.engine.backends import BackendError
+from fewstep.engine.backends.decoder import Decoder
 from fewstep.engine.decode import check_scaling, decode
 from fewstep.engine.decode import encode as encode_pixels
-from fewstep.engine.device import cores
+from fewstep.engine.device import cores, free
+from fewstep.engine.memory import decoding
 from fewstep.engine.model import Model
+from fewstep.engine.request import MOST_BATCH, TILED
 from fewstep.engine.steering import Steering
 from fewstep.models.adapters import TEXT, UNET
 from fewstep.models.attention import take_negatives
 from fewstep.models.bundle import load_bundle
 from fewstep.models.chunks import Words, count
+from fewstep.models.controlnet import Nets, Reader, residuals
 from fewstep.models.guidance import denoiser
 from fewstep.models.lora import Worn, shapes_of
 from fewstep.models.prompt import Prompt, Spoken, cat, encode_words
@@ -27,6 +31,7 @@ from fewstep.models.single_file import read_single_file
 from fewstep.models.stack import Stack, changes_of, key_of
 from fewstep.models.students import Unets
 from fewstep.models.tiny_decoder import load_tiny
+from fewstep.models.wrap import wrapping
 
 
 def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Eager:  # noqa: A001 - every backend has one
@@ -48,17 +53,23 @@ class Eager:
     """A backend (see fewstep.engine.backends.Backend) whose arrays are torch's. Students are loaded when they are first asked for."""
 
     name = "eager"
-    no_images = ""
+    no_control = no_images = ""
     apart = False  # whether a UNet that was made quick is good for nothing else
+
+    home: str | None = None  # where the networks lie; None: where it computes
 
     def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.device, self._dtype = model, device, dtype
         self.threads = threads or cores()
-        self.bundle = read_single_file(model.file, model.folder, device, dtype) if model.file else load_bundle(model.folder, device, dtype)
+        where = self.home or device
+        self.bundle = read_single_file(model.file, model.folder, where, dtype) if model.file else load_bundle(model.folder, where, dtype)
         check_scaling(self.bundle.vae.config, model.channels, model.folder / "vae" / "config.json")
         self._unets = Unets(self.bundle, len(set(model.students.values())) + model.limits.teacher, self._quick_unet, self.apart)
-        self._decoders: dict[str, Any] = {"full": self._quick(self.bundle.vae)}
+        vae = self._quick(self.bundle.vae)
+        self._decoders: dict[str, Any] = {"full": Decoder(vae), TILED: Decoder(vae, tiled=True)}
+        self._levels = len(self.bundle.unet.config.block_out_channels)
         self._stack: Stack = ()
+        self._nets = Nets(device, dtype, self._channels_last)
         self._texts = {part: Worn(self.bundle.models[part]) for part in TEXT}
         self._shapes = {part: shapes_of(network) for part, network in self.bundle.models.items() if part in (UNET, *TEXT)}
 
@@ -67,8 +78,8 @@ class Eager:
         changed, self._stack = stack != self._stack, stack
         return changed
 
-    def prepare(self, steps: int, decoder: str, attends: bool = False) -> None:
-        """Load the student for these steps, whose attentions take a negative prompt anyway, and, if it is asked for, the reduced decoder."""
+    def prepare(self, steps: int, decoder: str, attends: bool = False, tile: str | None = None) -> None:
+        """Load the student for these steps, which takes a negative prompt and wraps around anyway, and, if it is asked for, the reduced decoder."""
         _ = self._unet(steps, self._stack), self._decoder(decoder)
 
     def count(self, words: Words) -> int:
@@ -84,10 +95,11 @@ class Eager:
         return encode_words(self.bundle, words, chunks)
 
     @torch.inference_mode()
-    def encode_image(self, pixels: np.ndarray) -> np.ndarray:
+    def encode_image(self, pixels: np.ndarray, tile: str | None = None) -> np.ndarray:
         """One picture as unit-variance latents."""
         self._ours()
-        return encode_pixels(self.bundle.vae, pixels)
+        with wrapping(tile):
+            return encode_pixels(self.bundle.vae, pixels, self.device)
 
     def array(self, values: np.ndarray) -> Tensor:
         """``values`` on the device."""
@@ -98,22 +110,46 @@ class Eager:
         self._ours()
         null, away = (None if them is None else cat(*them) for them in (steering.null, steering.away))
         ids = torch.from_numpy(steering.ids).to(self.device)
-        stack = self._stack
-        denoise = denoiser(self._unet(steps, stack), cat(*prompts), ids, steering.guidance_scale, null, away, steering.nag_scale or 1.0)
+        stack, added = self._stack, residuals(self._guides(steering))
+        denoise = denoiser(self._unet(steps, stack), cat(*prompts), ids, steering.guidance_scale, null, away, steering.nag_scale or 1.0, added)
 
         @torch.inference_mode()
         def worn(x: Tensor, t: int) -> Tensor:
             self._unet(steps, stack)  # between two evaluations the network may have served pictures of other steps or LoRAs
-            return denoise(x.to(self._dtype), t).float()
+            levels = steering.wrapped(x, t, self._levels)
+            with wrapping(steering.tile if levels else None, min(x.shape[2:]) >> max(levels - 1, 0)):
+                return denoise(x.to(self._dtype), t).float()
 
         return worn
 
+    def _guides(self, steering: Steering) -> list[Reader]:
+        """The ControlNets that read the hints of a batch."""
+        nets = self._nets.get([(guide.net.hash, guide.net.path, guide.net.config) for guide in steering.guides])
+        pairs = zip(nets, steering.guides, strict=True)
+        return [Reader(net, torch.from_numpy(guide.hints).to(self.device, self._dtype), guide.weights) for net, guide in pairs]
+
     @torch.inference_mode()
-    def decode(self, latents: Tensor, decoder: str) -> np.ndarray:
+    def decode(self, latents: Tensor, decoder: str, tile: str | None = None) -> np.ndarray:
         """Pictures of unit-variance ``latents``."""
         self._ours()
         network = self._decoder(decoder)
-        return decode(network if decoder == "full" else self.bundle.vae, latents, None if decoder == "full" else network)
+        with wrapping(tile):
+            return decode(self.bundle.vae, latents, network, self._at_once(latents.shape[2:]) if decoder == "full" else 1 if decoder == TILED else MOST_BATCH)
+
+    def crowded(self, width: int, height: int) -> bool:
+        """Whether the decoder's tensors for a whole picture would take more than is free."""
+        there = free(self.device)
+        return there is not None and self._decoding(width, height) > there
+
+    def _at_once(self, sides: Sequence[int]) -> int:
+        """How many pictures of latents of this height and width the memory that is free has room to decode at once."""
+        if self.device == "cpu":
+            return 1
+        height, width = (side * self.bundle.factor for side in sides)
+        return min(MOST_BATCH, max(1, (free(self.device) or 0) // self._decoding(width, height)))
+
+    def _decoding(self, width: int, height: int) -> int:
+        return decoding(self.bundle.vae.config, width, height, self._dtype.itemsize)
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
@@ -137,9 +173,12 @@ class Eager:
 
     def _decoder(self, decoder: str) -> Any:
         if decoder not in self._decoders:
-            self._decoders[decoder] = self._quick(load_tiny(self.model.folder, self.device, self._dtype))
+            self._decoders[decoder] = self._quick(load_tiny(self.model.folder, self.home or self.device, self._dtype))
         return self._decoders[decoder]
 
     def _quick(self, network: Any) -> Any:
+        return self._channels_last(network)
+
+    def _channels_last(self, network: Any) -> Any:
         """On a CPU convolutions run faster with channels last, with the same results."""
         return network.to(memory_format=torch.channels_last) if self.device == "cpu" else network

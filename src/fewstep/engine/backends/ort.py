@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from fewstep.engine.adapters import own_shapes, weight_files
 from fewstep.engine.backends import BackendError
+from fewstep.engine.backends.wrapped import wrap
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
+from fewstep.engine.request import TILED
 from fewstep.engine.steering import Steering
 from fewstep.models.adapters import TEXT, read_changes
 from fewstep.models.adapters import UNET as PART
@@ -28,6 +30,7 @@ from fewstep.models.weights import GRAPHS, INDEX, WeightsError, check_decoder, c
 from fewstep.stamp import Stamp, file_hash
 
 Array = NDArray[np.float32]
+Wrapped = tuple[str, int | None]  # along what, and how many of a UNet's levels
 WEIGHTS = UNET.name
 ENCODER = "encoder"
 NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
@@ -88,8 +91,13 @@ class OnnxRuntime:
         self._shapes = read_index(model)
         self._stack: Stack = ()
         self._texts: dict[Hashable, Any] = {}  # by what a stack changes
-        self._unets: dict[tuple[Path, str, Hashable], Any] = {}
-        self._decoders: dict[str, Any] = {}
+        self._unets: dict[tuple[Path, str, Wrapped | None, Hashable], Any] = {}
+        self._autoencoder: dict[tuple[str, Wrapped | None], Any] = {}  # by graph, and how it wraps around
+
+    @property
+    def no_control(self) -> str:
+        """What is to be done where a ControlNet is wanted: there are no graphs of them."""
+        return "the onnxruntime backend computes no ControlNets: use --backend eager, which needs the extra fewstep[sdxl]"
 
     @property
     def no_images(self) -> str:
@@ -144,9 +152,9 @@ class OnnxRuntime:
         """How many channels of a prompt are the first encoder's."""
         return int(json.loads((self.model.folder / "text_encoder" / "config.json").read_text(encoding="utf8"))["hidden_size"])
 
-    def prepare(self, steps: int, decoder: str, attends: bool = False) -> None:
+    def prepare(self, steps: int, decoder: str, attends: bool = False, tile: str | None = None) -> None:
         """Make the sessions that these step count and decoder need, with attentions that take a negative prompt or with plain ones."""
-        _ = self._tokens, self._text, self._unet(steps, attends), self._decoder(decoder)
+        _ = self._tokens, self._text, self._unet(steps, attends), self._decoder(decoder, tile)
 
     def count(self, words: Words) -> int:
         """The chunks of tokens that ``words`` take, of the tokenizer that makes more of them."""
@@ -158,9 +166,9 @@ class OnnxRuntime:
         embeds, pooled = self._run(self._text, dict(zip(("tokens", "tokens_2"), plan.tokens, strict=True)))
         return Prompt(*join(plan, embeds, pooled, self._width, self.array))
 
-    def encode_image(self, pixels: np.ndarray) -> Array:
+    def encode_image(self, pixels: np.ndarray, tile: str | None = None) -> Array:
         """One picture as unit-variance latents. Raises BackendError if the model's graphs lack the encoder."""
-        latents = self._run(self._encoder, {"pixels": to_values(pixels)})[0]
+        latents = self._run(self._part(ENCODER, "vae", tile), {"pixels": to_values(pixels)})[0]
         if latents.shape[1:] != (self.model.channels, *(side // self.model.limits.factor for side in pixels.shape[:2])):
             raise WeightsError(f"{self.model.folder}: vae/config.json and graphs/{ENCODER}.onnx do not belong together: fetch the model again")
         return scaled(self._vae, latents).astype(np.float32)
@@ -171,12 +179,22 @@ class OnnxRuntime:
 
     def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Array, int], Array]:
         """``denoise(x, t)`` with the weights for ``steps`` steps."""
-        session = self._unet(steps, steering.attends)
-        return denoiser(lambda inputs: self._run(session, inputs)[0], prompts, steering)
+        levels = self.model.limits.levels
 
-    def decode(self, latents: Array, decoder: str) -> np.ndarray:
+        def unet(inputs: dict[str, NDArray[Any]]) -> Array:
+            wrapped = steering.wrapped(inputs["sample"], inputs["timestep"][0], levels)
+            session = self._unet(steps, steering.attends, (steering.tile, wrapped) if steering.tile and wrapped else None)
+            return self._run(session, inputs)[0]
+
+        return denoiser(unet, prompts, steering)
+
+    def crowded(self, width: int, height: int) -> bool:
+        """Never: it decodes whole pictures."""
+        return False
+
+    def decode(self, latents: Array, decoder: str, tile: str | None = None) -> np.ndarray:
         """Pictures of unit-variance ``latents``, one by one, which keeps the activations in the processor's cache."""
-        session = self._decoder(decoder)
+        session = self._decoder(decoder, tile)
         raw = unscaled(self._vae, latents).astype(np.float32)
         pixels = np.concatenate([self._run(session, {"latents": raw[row : row + 1]})[0] for row in range(len(raw))])
         if pixels.shape[2:] != tuple(self.model.limits.factor * side for side in raw.shape[2:]):
@@ -194,12 +212,12 @@ class OnnxRuntime:
             reason = str(error).splitlines()[0]
             raise BackendError(f"{self.model.folder} cannot be computed by onnxruntime ({reason}): see whether --backend eager can") from error
 
-    def _unet(self, steps: int, attends: bool = False) -> Any:
+    def _unet(self, steps: int, attends: bool = False, wrapped: Wrapped | None = None) -> Any:
         path, graph = self.model.weights(steps), NEGATABLE if attends else PART
-        key = path, graph, key_of(self._stack, PART)
+        key = path, graph, wrapped, key_of(self._stack, PART)
         if key not in self._unets:
             weights = self._with_stack(self._unet_weights(path, self.model.stamp(steps)), PART)
-            self._unets[key] = self._session(graph, {f"{PART}.{name}": value for name, value in weights.items()}, path)
+            self._unets[key] = self._session(graph, {f"{PART}.{name}": value for name, value in weights.items()}, path, wrapped)
         return self._unets[key]
 
     def _unet_weights(self, path: Path, stamp: Stamp) -> dict[str, np.ndarray]:
@@ -213,28 +231,29 @@ class OnnxRuntime:
         changes = read_changes(path, {PART: {key: value.shape for key, value in weights.items()}}, framework="numpy").get(PART, {})
         return {key: (value.astype(np.float32) + changes[key].full(1.0)).astype(np.float16) if key in changes else value for key, value in weights.items()}
 
-    def _decoder(self, decoder: str) -> Any:
-        if decoder not in self._decoders:
-            graph = DECODERS[decoder]
-            if decoder == "tiny":
-                check_decoder(self.model.folder)
-            self._decoders[decoder] = self._part(graph, "vae" if decoder == "full" else graph)
-        return self._decoders[decoder]
+    def _decoder(self, decoder: str, tile: str | None) -> Any:
+        if decoder == TILED:
+            raise BackendError("the onnxruntime backend decodes pictures whole: leave --decoder at full, or use --backend eager")
+        graph = DECODERS[decoder]
+        if decoder == "tiny":
+            check_decoder(self.model.folder)
+        return self._part(graph, "vae" if decoder == "full" else graph, tile)
 
-    @cached_property
-    def _encoder(self) -> Any:
-        return self._part(ENCODER, "vae")
-
-    def _part(self, graph: str, part: str) -> Any:
+    def _part(self, graph: str, part: str, tile: str | None) -> Any:
         """A session of ``graph`` with the weights of one folder of the model."""
-        path = self.model.folder / part / WEIGHTS
-        return self._session(graph, {f"{part}.{key}": value for key, value in read_weights(path, "numpy").items()}, path)
+        key: tuple[str, Wrapped | None] = graph, (tile, None) if tile else None
+        if key not in self._autoencoder:
+            path = self.model.folder / part / WEIGHTS
+            named = {f"{part}.{name}": value for name, value in read_weights(path, "numpy").items()}
+            self._autoencoder[key] = self._session(graph, named, path, key[1])
+        return self._autoencoder[key]
 
-    def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path) -> Any:
+    def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path, wrapped: Wrapped | None = None) -> Any:
         """A session of one of the model's graphs with ``weights``, which were read from ``path``, bound to it as float32."""
         if graph not in self._shapes:
             raise BackendError(f"{self.model.folder / GRAPHS} has no {graph}.onnx: take the folder away and {advice(self.model)}")
         content = (self.model.folder / GRAPHS / f"{graph}.onnx").read_bytes()
+        content = wrap(content, *wrapped) if wrapped else content
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
