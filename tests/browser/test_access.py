@@ -107,6 +107,18 @@ def test_tab_reaches_everything_and_shows_where_it_is(studio: Studio, room: str)
     assert studio.run(UNREACHED) == []
 
 
+def test_nothing_moves_for_who_asked_for_less_motion(studio: Studio) -> None:
+    moving = "() => document.getAnimations().map(({ effect }) => effect.getComputedTiming().endTime).filter((milliseconds) => milliseconds > 1)"
+    studio.open()
+    for key in "dvw":
+        studio.keys(key)
+        assert studio.run(moving) == [], key
+    studio.keys("w")
+    studio.page.emulate_media(reduced_motion="no-preference")
+    studio.keys("v")
+    assert studio.run(moving), "what moves for others"
+
+
 def test_a_picture_is_made_found_again_and_kept_without_a_mouse(studio: Studio) -> None:
     studio.open()
     press = studio.page.keyboard.press
@@ -132,7 +144,7 @@ def test_a_picture_is_made_found_again_and_kept_without_a_mouse(studio: Studio) 
     press("ArrowRight")
     assert studio.page.locator("#variations button").nth(5).evaluate("one => one === document.activeElement")
     press("Enter")
-    until(lambda: "variation" in studio.run("() => localStorage.getItem('fewstep.settings')"))
+    until(lambda: '"variations":[[' in studio.run("() => localStorage.getItem('fewstep.settings')"))
     press("Escape")
     press("?")
     assert studio.page.locator("#keys").evaluate("one => one.open")

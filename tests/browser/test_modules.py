@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from tests.browser.stage import Studio
 
+from fewstep.engine.checks import MOST_VARIATIONS
 from fewstep.engine.files import FORMATS, picture_bytes
 from fewstep.engine.record import Record
 
@@ -155,12 +156,18 @@ def test_what_a_file_says_is_restored_only_where_it_can_be(studio: Studio) -> No
     studio.open()
     model = "{ sizes: { '1:1': [256, 256] }, steps: [1, 2, 4, 8] }"
     code = f"async (record) => (await import('/web/studio/settings.js')).fromRecord(record, {model})"
-    full = studio.run(code, {"prompt": "x", "seed": 7, "steps": 50, "negative": "a tree", "guidance_scale": 6.0, "loras": [["style", 1.0, "a"]], "image": "a"})
+    full = studio.run(
+        code,
+        {"prompt": "x", "seed": 7, "steps": 50, "negative": "a tree", "guidance_scale": 6.0, "loras": [["style", 1.0, "a"]], "image": "a", "transparent": True},
+    )
     assert (full["settings"]["steps"], full["settings"]["avoiding"], full["settings"]["negative"]) == (8, True, "a tree")
-    assert full["lost"] == ["its 50 steps, which are 8 here", "the image that it began from", "its LoRAs", "its guidance"]
-    whole = studio.run(code, {"prompt": "x", "seed": 7, "steps": 2, "width": 256, "height": 256, "blend": "y", "blend_weight": 0.25, "variation": 0.5})
-    good, odd = (one["settings"] for one in (whole, studio.run(code, ODD)))
+    assert full["lost"] == ["its 50 steps, which are 8 here", "the image that it began from", "its LoRAs", "its guidance", "that its background is cut out"]
+    varied = {"variation_seed": 5, "variation": 0.5, "variations": [[9, 0.25]]}
+    whole = studio.run(code, {"prompt": "x", "seed": 7, "steps": 2, "width": 256, "height": 256, "blend": "y", "blend_weight": 0.25, **varied})
+    good, odd = (one["settings"] for one in (whole, studio.run(code, {**ODD, "variation_seed": 5, "variations": [[5, 0.5]]})))
     assert whole["lost"] == []
-    assert (good["steps"], good["aspect"], good["size"], good["blend"], good["blendWeight"], good["variation"]) == (2, "1:1", None, "y", 0.25, 0.5)
+    assert (good["steps"], good["aspect"], good["size"], good["blend"], good["blendWeight"]) == (2, "1:1", None, "y", 0.25)
+    assert good["variations"] == [[5, 0.5], [9, 0.25]]
+    assert studio.run("async () => (await import('/web/studio/settings.js')).MOST_VARIATIONS") == 1 + MOST_VARIATIONS
     assert "steps" not in odd
-    assert (odd["blending"], odd["blend"], odd["blendWeight"], odd["size"], odd["variation"]) == (False, "", 0.5, None, 0)
+    assert (odd["blending"], odd["blend"], odd["blendWeight"], odd["size"], odd["variations"]) == (False, "", 0.5, None, [])

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from tests.browser.stage import Studio, free_port, nearest, serving, until
 
 from fewstep.data.emoji import COLOURS
@@ -52,6 +52,12 @@ def drop(studio: Studio, content: bytes) -> None:
     studio.run(DROP, [base64.b64encode(content).decode(), "picture.png"])
 
 
+def canvas_of(studio: Studio, which: str = "#picture") -> Image.Image:
+    """The whole picture that is shown, or another canvas."""
+    data = studio.run("(which) => document.querySelector(which).toDataURL()", which)
+    return Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).convert("RGB")
+
+
 def background(studio: Studio, canvas: str = "picture") -> str:
     return nearest(studio.pixels(canvas, 0.04, 0.04), COLOURS)
 
@@ -64,6 +70,9 @@ def test_the_first_sight_is_a_picture_and_typing_repaints_it(studio: Studio) -> 
     studio.page.keyboard.type(APPLE, delay=30)  # the example is selected: typing replaces it
     apple = studio.finished(APPLE)
     assert background(studio) == "blue"
+    made = [Image.open(io.BytesIO(generated(studio.url, prompt=prompt, seed=int(apple["seed"]), steps=4))) for prompt in (APPLE, "a fox on a blue background")]
+    right, other = (ImageStat.Stat(ImageChops.difference(canvas_of(studio), one.convert("RGB"))).mean for one in made)
+    assert max(right) < 4 < max(other), "what is shown is that prompt's own picture, but for what JPEG changes"
     assert max(studio.pixels("picture", 0.5, 0.6)) == studio.pixels("picture", 0.5, 0.6)[0], "the middle is red"
     studio.page.locator("#prompt").select_text()
     studio.page.keyboard.type(OWL, delay=30)
@@ -94,6 +103,14 @@ def test_the_dial_says_what_each_step_count_takes(studio: Studio) -> None:
     studio.keys("2")
     assert studio.finished(APPLE, steps=2)
     assert studio.page.get_by_label("Steps", exact=True).get_attribute("aria-valuetext").startswith("2 steps, ")
+
+
+def test_every_step_count_has_a_time_before_it_was_used(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    times = studio.page.locator(".stop span")
+    until(lambda: all(time.endswith((" ms", " s")) for time in times.all_inner_texts()))
+    assert studio.shown()["steps"] == "4", "they were tried unseen"
 
 
 def test_a_locked_seed_stays(studio: Studio) -> None:
@@ -199,7 +216,7 @@ def test_blend_variations_walk_and_compare(studio: Studio) -> None:
     cells = studio.page.locator("#variations button")
     until(lambda: studio.page.locator("#variations .empty").count() == 0)
     cells.nth(0).click()
-    until(lambda: studio.run("() => JSON.parse(localStorage.getItem('fewstep.settings')).variation") == 0.3)
+    until(lambda: [share for _, share in studio.run(VARIED)] == [0.3])
     studio.keys("v", "w")
     walked = set()
     until(lambda: walked.add(studio.run(WALKED)) or len(walked) > 3)
@@ -211,6 +228,93 @@ def test_blend_variations_walk_and_compare(studio: Studio) -> None:
     until(lambda: "as fast" in studio.page.locator(".ratio").inner_text())
     assert [studio.page.locator(".side canvas").nth(i).get_attribute("data-steps") for i in (0, 1)] == ["1", "32"]
     assert "The left one is" in studio.page.locator(".ratio").inner_text()
+
+
+def apart(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two pictures, of 255."""
+    return sum(ImageStat.Stat(ImageChops.difference(one, other)).mean) / 3
+
+
+def test_variations_add_up_from_picture_to_picture(studio: Studio) -> None:
+    """Two choices, each half of the way to another seed, and then neighbours that are a tenth of the way from there."""
+    studio.page.add_init_script("let last = 7; Math.random = () => (last = (last * 48271) % 2147483647) / 2147483647;")
+    studio.open()
+    studio.page.locator("#seed").fill("3")
+    studio.write("a fox")
+    studio.finished("a fox", seed=3)
+    first = canvas_of(studio)
+    cells, waiting = (studio.page.locator(f"#variations {which}") for which in ("button", ".empty"))
+
+    def spread(share: str) -> None:
+        """Of the neighbours that are made from now on."""
+        studio.run("(share) => (document.getElementById('spread').value = share)", share)
+
+    def choose(place: int) -> Image.Image:
+        """What is seen there when it is chosen. Waits for its own picture, and its neighbours."""
+        seen, before = canvas_of(studio, f"#variations button:nth-child({place}) canvas"), int(studio.shown()["generation"])
+        cells.nth(place - 1).click()
+        until(lambda: int(studio.shown()["generation"]) > before and studio.shown()["final"] == "true" and waiting.count() == 0)
+        return seen
+
+    spread("0.5")
+    studio.keys("v")
+    until(lambda: waiting.count() == 0)
+    choose(1)
+    spread("0.1")
+    chosen = choose(8)
+    centre = canvas_of(studio, "#variations .middle canvas")
+    assert 3 * apart(centre, chosen) < apart(centre, first), "the middle is the picture that was chosen"
+    neighbours = [canvas_of(studio, f"#variations button:nth-child({place}) canvas") for place in (1, 2, 3, 4, 6, 7, 8, 9)]
+    assert all(2 * apart(one, centre) < apart(one, first) for one in neighbours)
+
+    varied = studio.run(VARIED)
+    assert [share for _, share in varied] == [0.5, 0.5]
+    with studio.page.expect_download() as download:
+        studio.keys("s")
+    content = Path(download.value.path()).read_bytes()
+    record = json.loads(Image.open(io.BytesIO(content)).info["fewstep"])
+    assert [[record["variation_seed"], record["variation"]], *record["variations"]] == varied
+    kept = studio.page.locator("#strip button[aria-current]")
+    until(lambda: kept.count() == 1)
+    entry = kept.element_handle()
+    cells.nth(4).click()
+    assert studio.page.locator("[data-tool=variations]").get_attribute("aria-pressed") == "false"
+    studio.keys("d")
+    assert studio.run(VARIED) == [], "the dice begin anew"
+    entry.click()
+    assert studio.run(VARIED) == varied
+    studio.keys("d")
+    drop(studio, content)
+    studio.finished("a fox", seed=3)
+    assert studio.run(VARIED) == varied
+    assert apart(canvas_of(studio), centre) < 1, "it is the same picture again"
+
+
+def test_choices_end_where_a_picture_holds_no_more(studio: Studio) -> None:
+    full = "JSON.stringify({ prompt: 'a fox', variations: Array(33).fill([5, 0.1]) })"
+    studio.page.add_init_script(f"localStorage.setItem('fewstep.settings', {full})")
+    studio.open()
+    studio.finished("a fox")
+    studio.keys("v")
+    studio.page.get_by_text("The choices are as many as one picture can hold.").wait_for()
+    assert studio.page.locator("#variations").is_hidden()
+
+
+def test_any_two_settings_are_compared(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.keys("c")
+    sides = studio.page.locator(".side canvas")
+    until(lambda: studio.page.locator(".ratio").inner_text())
+    hold = studio.page.get_by_role("button", name="Keep the left as it is")
+    hold.click()
+    studio.page.locator("#prompt").fill(OWL)
+    studio.page.get_by_label("Right", exact=True).select_option("2")
+    until(lambda: sides.nth(1).get_attribute("data-prompt") == OWL and studio.page.locator(".ratio").inner_text())
+    assert sides.nth(0).get_attribute("data-prompt") == APPLE
+    assert "Same words" not in studio.page.locator(".ratio").inner_text()
+    hold.click()
+    until(lambda: sides.nth(0).get_attribute("data-prompt") == OWL)
 
 
 def test_what_is_masked_is_repainted_and_the_rest_stays(studio: Studio) -> None:
@@ -240,6 +344,7 @@ def test_what_is_masked_is_repainted_and_the_rest_stays(studio: Studio) -> None:
     until(lambda: result.evaluate("canvas => canvas.width") == 320)
 
 
+VARIED = "() => JSON.parse(localStorage.getItem('fewstep.settings')).variations"
 WALKED = "() => document.getElementById('walkring').style.getPropertyValue('--done')"
 BOARD = """([x, y]) => {
     const canvas = document.querySelector("#board .paint");
@@ -266,6 +371,19 @@ def test_a_batch_comes_as_a_zip(studio: Studio) -> None:
     assert "no column “size”" in page.locator("#batch-said").inner_text()
 
 
+# how far the columns on either side of a seam between tiles are from each other, in mean distances between neighbours within a tile
+SEAM = """canvas => {
+  const { data } = canvas.getContext("2d").getImageData(0, 256, 768, 256);
+  const apart = (x) => {
+    let sum = 0;
+    for (let y = 0; y < 256; y += 1) for (let c = 0; c < 3; c += 1) sum += Math.abs(data[4 * (768 * y + x) + c] - data[4 * (768 * y + x + 1) + c]);
+    return sum;
+  };
+  const inside = [...Array(255).keys()].map((x) => apart(256 + x));
+  return apart(255) / (inside.reduce((a, b) => a + b) / 255);
+}"""
+
+
 def test_assets_are_tiles_and_sprites_without_background(studio: Studio) -> None:
     studio.open()
     studio.write(APPLE)
@@ -273,6 +391,11 @@ def test_assets_are_tiles_and_sprites_without_background(studio: Studio) -> None
     asset = studio.page.locator("#asset")
     until(lambda: asset.evaluate("canvas => canvas.width") == 768)
     assert background(studio, "asset") == "blue"
+    until(lambda: asset.evaluate(SEAM) < 0.7)
+    with studio.page.expect_download() as download:
+        studio.page.get_by_role("button", name="Download PNG").click()
+    tile = Image.open(download.value.path())
+    assert (tile.size, json.loads(tile.info["fewstep"])["tile"]) == ((256, 256), "xy")
     studio.page.get_by_text("Sprite", exact=True).click()
     until(lambda: asset.get_attribute("data-prompt") == APPLE)
     with studio.page.expect_download() as download:
@@ -284,7 +407,16 @@ def test_assets_are_tiles_and_sprites_without_background(studio: Studio) -> None
     studio.page.locator("#sheet-columns").fill("2")
     studio.page.get_by_role("button", name="Make the sheet").click()
     studio.page.get_by_text("3 sprites.").wait_for()
-    assert asset.evaluate("canvas => [canvas.width, canvas.height]") == [256, 256]
+    with studio.page.expect_download() as download:
+        studio.page.get_by_role("button", name="Download PNG").click()
+    sheet = Image.open(download.value.path())
+    assert (sheet.size, sheet.mode, sheet.info["Software"]) == ((256, 256), "RGBA", "generated by fewstep")
+    with studio.page.expect_download() as download:
+        studio.page.get_by_role("button", name="Download the JSON file").click()
+    places = json.loads(Path(download.value.path()).read_text())["sprites"]
+    assert [place["name"] for place in places] == ["fox", "owl", "star"]
+    filled = [sheet.crop((place["x"], place["y"], place["x"] + place["w"], place["y"] + place["h"])).getchannel("A").getextrema() for place in places]
+    assert filled == [(0, 255)] * 3
 
 
 def test_it_comes_back_by_itself_when_the_server_was_lost_and_asks_for_a_key(browser: Any) -> None:
@@ -345,6 +477,7 @@ def test_what_goes_wrong_is_said_in_words(studio: Studio) -> None:
     assert "“foxx” is new to this model" in studio.page.locator("#hint").inner_text()
     mend.click()
     studio.finished("a fox on a purple background")
+    until(lambda: all(time != "–" for time in studio.page.locator(".stop span").all_inner_texts()))  # nothing else asks any more
     studio.page.route("**/v1/generate", busy)
     with studio.page.expect_download():
         studio.keys("s")

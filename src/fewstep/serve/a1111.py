@@ -17,6 +17,7 @@ from fewstep.engine.request import SEEDS, Picture, RequestError, Settled
 from fewstep.engine.request import Request as Wish
 from fewstep.engine.source import open_image
 from fewstep.serve.a1111_facts import add_facts, check_model
+from fewstep.serve.controls import controls_in
 from fewstep.serve.nearest import SAMPLER, Nearest, nearest, steps_from_image, used_for
 from fewstep.serve.orders import Order, Update
 from fewstep.serve.pictures import decode_text, gray_mask, picture_as
@@ -58,18 +59,17 @@ class Txt2Img(BaseModel):
     sampler_name: str | None = Field(None, description="The model's own is used.")
     sampler_index: str | None = None
     scheduler: str | None = None
+    tiling: bool | None = Field(None, description="Opposite sides fit together without a seam.")
     override_settings: Settings | None = None
     script_name: str | None = Field(None, description="There are none.")
-    alwayson_scripts: Settings | None = Field(None, description="There are none.")
+    alwayson_scripts: Settings | None = Field(None, description="ControlNet's units are followed; there are no others.")
     send_images: bool | None = None
 
     def check(self, model: str) -> None:
-        """Raises HTTPException, as A1111 answers it, on another model than ``model`` and on scripts."""
+        """Raises HTTPException, as A1111 answers it, on another model than ``model`` and on a script."""
         check_model(model, (self.override_settings or {}).get("sd_model_checkpoint"))
         if self.script_name:
             raise HTTPException(422, f"Script '{self.script_name[:100]}' not found")
-        for script in self.alwayson_scripts or {}:
-            raise HTTPException(422, f"always on script {script[:100]} not found")
 
 
 class Img2Img(Txt2Img):
@@ -165,7 +165,7 @@ def add_a1111(app: FastAPI, scheduler: Scheduler, rack: Rack) -> None:
     jobs = Jobs()
     add_facts(app, scheduler, rack)
 
-    @app.post(f"{A1111}txt2img", response_model=None, responses=ANSWERS)
+    @app.post(f"{A1111}txt2img", response_model=None, responses=ANSWERS, max_body_size=LARGEST_UPLOAD)
     async def txt2img(request: Request, wanted: Annotated[Txt2Img, Body()]) -> Any:
         """Make pictures of a prompt."""
         return await answer(request, wanted)
@@ -191,7 +191,7 @@ def add_a1111(app: FastAPI, scheduler: Scheduler, rack: Rack) -> None:
             return Response(status_code=NOBODY)
         send = wanted.send_images is not False
         contents = await asyncio.to_thread(lambda: [base64.b64encode(picture_as(picture, "png")).decode() for picture in pictures if send])
-        echo = wanted.model_dump() | ({"init_images": None, "mask": None} if isinstance(wanted, Img2Img) else {})
+        echo = wanted.model_dump() | {"alwayson_scripts": None} | ({"init_images": None, "mask": None} if isinstance(wanted, Img2Img) else {})
         body = {"images": contents, "parameters": echo, "info": json.dumps(info(near, wanted, pictures))}
         return Response(json.dumps(body), media_type="application/json", headers=near.headers(pictures[0]) if pictures else None)
 
@@ -227,13 +227,15 @@ def settle_images(scheduler: Scheduler, wanted: Txt2Img) -> tuple[Nearest, list[
     if wanted.width is not None or wanted.height is not None:
         size = (wanted.width or wanted.height or 0, wanted.height or wanted.width or 0)
     asked = {"guidance_scale": wanted.cfg_scale, "sampler": wanted.sampler_name or wanted.sampler_index, "scheduler": wanted.scheduler}
-    near = nearest(scheduler.limits, steps, size, **asked, negative_prompt=wanted.negative_prompt, strength=begin.get("strength"))
+    tile = "xy" if wanted.tiling else None
+    near = nearest(scheduler.limits, steps, size, tile, **asked, negative_prompt=wanted.negative_prompt, strength=begin.get("strength"))
     first, other = (Wish("", None if seed in (None, -1) else seed).seed_or_random() for seed in (wanted.seed, wanted.subseed))
     count = (wanted.batch_size or 1) * (wanted.n_iter or 1)
     if count > MOST_COUNT:
         raise RequestError(f"batch_size times n_iter = {count}: give at most {MOST_COUNT} pictures")
     prompt, loras = tagged(wanted.prompt or "")
-    made = {"loras": loras, "steps": near.steps, "width": near.width, "height": near.height, "negative": wanted.negative_prompt, **begin}
+    begin["control"] = controls_in(wanted.alwayson_scripts)
+    made = {"loras": loras, "steps": near.steps, "width": near.width, "height": near.height, "negative": wanted.negative_prompt, "tile": tile, **begin}
     if wanted.subseed_strength:
         wishes = [Wish(prompt, first, variation=wanted.subseed_strength, variation_seed=other + i, **made) for i in range(count)]
     else:

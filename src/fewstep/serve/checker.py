@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fewstep.engine.request import RequestError
+from fewstep.engine.named import named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,14 +19,4 @@ Returns None if there is nothing against it, or why it is refused: a sentence th
 
 def load_checker(name: str) -> Checker:
     """The callable that "module:function" names. Raises RequestError, saying why, if there is none."""
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise RequestError(f"--checker {name}: write it as module:function")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as problem:
-        raise RequestError(f"--checker {name} cannot be imported ({type(problem).__name__}: {problem}): see that PYTHONPATH leads to it") from None
-    if not callable(found):
-        raise RequestError(f"--checker {name} is no function: give one that takes a prompt and a picture")
-    checker: Checker = found
-    return checker
+    return named("--checker", name, "takes a prompt and a picture")

@@ -10,7 +10,6 @@ import base64
 import binascii
 import hmac
 import ipaddress
-import json
 import logging
 import secrets
 import time
@@ -25,6 +24,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewstep.engine.request import RequestError
+from fewstep.serve.logs import REQUEST
 from fewstep.serve.rate import Buckets, Rate
 from fewstep.serve.shapes import A1111, SECRET, limit_of, refuse_to, too_large
 from fewstep.serve.shares import Shares
@@ -149,6 +149,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         name, started, status = secrets.token_hex(8), time.perf_counter(), 500
+        REQUEST.set(name)  # for all that this request has said to the log, also after it has left here
 
         async def tell(message: Message) -> None:
             nonlocal status
@@ -165,8 +166,8 @@ class Guard:
             self.count(route, status)
             milliseconds = round(1000 * (time.perf_counter() - started), 1)
             path = next((f"{known}…" for known in SECRET if scope["path"].startswith(known)), scope["path"][:200])
-            line = {"request": name, "method": scope.get("method", "WEBSOCKET"), "path": path, "status": status, "ms": milliseconds}
-            log.info(json.dumps(line))
+            facts = {"method": scope.get("method", "WEBSOCKET"), "path": path, "status": status, "ms": milliseconds}
+            log.info("%(method)s %(path)s %(status)d in %(ms).1f ms", facts, extra={"facts": facts})
 
     async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What a request of a page that may ask comes to. While it is answered its body has a share of what may be held."""

@@ -121,7 +121,12 @@ def settle_image(scheduler: Scheduler, wanted: Inputs | bytes) -> tuple[Nearest,
     width, height = (said.target_size.width, said.target_size.height) if said.target_size else (said.width, said.height)
     if width is not None or height is not None:
         size = (width or height or 0, height or width or 0)
-    asked = {"guidance_scale": said.guidance_scale, "scheduler": said.scheduler, "negative_prompt": said.negative_prompt, "strength": begin.get("strength")}
+    asked: dict[str, Any] = {
+        "guidance_scale": said.guidance_scale,
+        "scheduler": said.scheduler,
+        "negative_prompt": said.negative_prompt,
+        "strength": begin.get("strength"),
+    }
     near = nearest(scheduler.limits, steps, size, **asked)
     wish = Wish(prompt, said.seed, near.steps, near.width, near.height, negative=said.negative_prompt, **begin)
     return near, settle(scheduler.limits, [wish])

@@ -51,7 +51,7 @@ def add_live(app: FastAPI, scheduler: Scheduler, metrics: Metrics, tickets: Tick
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for problem in (task.exception() for task in done):
                     if problem is not None and not isinstance(problem, WebSocketDisconnect):
-                        log.error("fewstep: a live session failed: %s", type(problem).__name__, exc_info=problem)
+                        log.error("a live session failed: %s", type(problem).__name__, exc_info=problem)
         finally:
             metrics.sessions -= 1
             places.give(owner)
@@ -92,7 +92,8 @@ async def ask(session: Session, kept: Kept, text: str) -> dict[str, object] | No
     try:
         if (wanted.steps or 0) > MOST_STEPS:
             raise RequestError(f"steps = {wanted.steps}: a live session takes at most {MOST_STEPS}")
-        settled = settle(session, kept, wanted) if not (wanted.image or wanted.mask) else await asyncio.to_thread(settle, session, kept, wanted)
+        pictured = wanted.image or wanted.mask or wanted.control
+        settled = await asyncio.to_thread(settle, session, kept, wanted) if pictured else settle(session, kept, wanted)
         session.want(settled, wanted.generation, wanted.previews)
     except RequestError as problem:
         return {**error(sentence(problem), 400, None, "invalid_request"), "generation": wanted.generation}

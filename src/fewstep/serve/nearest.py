@@ -44,13 +44,13 @@ class Nearest:
         return told | ({"X-Fewstep-Changed": ", ".join(changed)} if changed else {})
 
 
-def nearest(limits: Limits, steps: int | None, size: tuple[int, int] | None, **asked: Any) -> Nearest:
+def nearest(limits: Limits, steps: int | None, size: tuple[int, int] | None, tile: str | None = None, **asked: Any) -> Nearest:
     """The nearest trained step count and the training size of the nearest shape. What is None is the model's own choice.
 
     ``asked`` is what else was asked for, to be told if it is not what is used: guidance_scale, sampler, scheduler, negative_prompt.
     Raises RequestError on steps or sides that are not above 0.
     """
-    width, height = size_near(limits, size)
+    width, height = size_near(limits, size, tile)
     wanted = {"steps": steps, "size": size and f"{size[0]}x{size[1]}", **asked}
     return Nearest(steps_near(limits, steps), width, height, wanted)
 
@@ -71,15 +71,15 @@ def steps_from_image(limits: Limits, steps: int | None, masked: bool) -> int | N
     return steps if masked else max(limits.default_steps if steps is None else steps, 2)
 
 
-def size_near(limits: Limits, size: tuple[int, int] | None) -> tuple[int, int]:
-    """(width, height) that the model was trained on, of the shape that is nearest to that of ``size``."""
+def size_near(limits: Limits, size: tuple[int, int] | None, tile: str | None = None) -> tuple[int, int]:
+    """(width, height) that the model was trained on, or that a tile can have, of the shape that is nearest to that of ``size``."""
     if size is None:
-        return limits.size_of("1:1")
+        return limits.size_of("1:1", tile)
     if not all(1 <= side <= LONGEST_SIDE for side in size):
         raise RequestError(f"size {_plain(size[0])}x{_plain(size[1])}: give sides from 1 to {LONGEST_SIDE} pixels")
     shape = math.log(size[0] / size[1])
     aspect = min(ASPECTS, key=lambda aspect: abs(math.log(ASPECTS[aspect][0] / ASPECTS[aspect][1]) - shape))
-    return limits.nearest(*limits.size_of(aspect))
+    return limits.nearest(*limits.size_of(aspect, tile), tile)
 
 
 def size_named(text: str | None) -> tuple[int, int] | None:

@@ -122,7 +122,7 @@ def add_openai(app: FastAPI, scheduler: Scheduler, shelf: Shelf) -> None:
         partial = (wanted.partial_images or 0) if wanted.stream else 0
         order = scheduler.submit(settled, request.state.owner, "full", partial > 0)
         if wanted.stream:
-            told = Told(wanted, "image_edit" if form else "image_generation", partial)
+            told = Told(near, wanted, "image_edit" if form else "image_generation", partial)
             return EventSourceResponse(waiting.events(order, told), headers=STREAM)
         pictures = await finished(order, request)
         if not pictures:
@@ -175,8 +175,12 @@ def whole(near: Nearest, wanted: Images, pictures: Sequence[Picture], brought: S
     """The answer with all pictures; "fewstep" and the seeds are not OpenAI's."""
     first = pictures[0]
     data = [{**how, "revised_prompt": None, "seed": picture.seed} for how, picture in zip(brought, pictures, strict=True)]
-    used = {"model": first.model, "steps": first.steps, "changed": near.changed(first)}
-    return {"created": int(time.time()), "data": data, **facts(first, wanted), "fewstep": used}
+    return {"created": int(time.time()), "data": data, **facts(first, wanted), "fewstep": used(near, first)}
+
+
+def used(near: Nearest, picture: Picture) -> dict[str, Any]:
+    """What of a request was made, and what otherwise than it was asked for."""
+    return {"model": picture.model, "steps": picture.steps, "changed": near.changed(picture)}
 
 
 def facts(picture: Picture, wanted: Images) -> dict[str, Any]:
@@ -188,8 +192,8 @@ def facts(picture: Picture, wanted: Images) -> dict[str, Any]:
 class Told:
     """Updates in OpenAI's events: of each picture up to ``partial`` previews and the picture."""
 
-    def __init__(self, wanted: Images, kind: str, partial: int) -> None:
-        self.wanted, self.kind, self.partial = wanted, kind, partial
+    def __init__(self, near: Nearest, wanted: Images, kind: str, partial: int) -> None:
+        self.near, self.wanted, self.kind, self.partial = near, wanted, kind, partial
         self.sent: dict[int, int] = {}  # previews of each picture
 
     async def __call__(self, update: Update) -> bytes | None:
@@ -197,7 +201,7 @@ class Told:
         sent = self.sent.get(update.index, 0)
         if update.picture is not None:
             content = await asyncio.to_thread(picture_as, update.picture, self.wanted.format, self.wanted.output_compression)
-            more = {"usage": USAGE, "seed": update.picture.seed, "steps": update.picture.steps}
+            more = {"usage": USAGE, "seed": update.picture.seed, "steps": update.picture.steps, "fewstep": used(self.near, update.picture)}
             return self.event("completed", content, facts(update.picture, self.wanted) | more)
         if update.image is None or not due(update, self.partial, sent):
             return None

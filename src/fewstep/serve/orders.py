@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ class Job:
     since: float  # when it was ordered, on the clock of time.perf_counter
     order: Order = field(repr=False)
     wanted: bool = True
+    context: Context = field(default_factory=copy_context, repr=False)  # that it was ordered in: what the log says of it names its request
 
     @property
     def kind(self) -> Kind:

@@ -18,6 +18,7 @@ from fewstep.engine.words import read_words
 from fewstep.serve.app import open_app
 from fewstep.serve.checker import load_checker
 from fewstep.serve.guard import Access
+from fewstep.serve.logs import log_in_lines
 from fewstep.serve.patience import Impatient, patient
 from fewstep.serve.rack import Rack
 from fewstep.serve.scheduler import Scheduler
@@ -59,7 +60,7 @@ def run(
     with listener:
         engine = Engine.load(model, base=base, few_step=few_step)
         app, scheduler = open_app(engine, engine.model.decoders(), access, check, read_words(engine.model.folder), rack)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        log_in_lines()
         config = uvicorn.Config(
             app,
             http=Impatient,

@@ -220,7 +220,7 @@ class Scheduler:
         try:
             self._load()
         except Exception as error:
-            log.error("fewstep: the model cannot be used: %s", error, exc_info=error)
+            log.error("the model cannot be used: %s", error, exc_info=error)
             return False
         return True
 
@@ -243,7 +243,7 @@ class Scheduler:
             if len(batch) > 1:  # one that cannot be made does not take the others with it
                 timings = [self._run([job]) for job in batch if job.wanted]
                 return timings[-1] if timings else {}
-            log.error("fewstep: a picture failed: %s", type(error).__name__, exc_info=error)
+            batch[0].context.run(log.error, "a picture failed: %s", type(error).__name__, exc_info=error)
             self._call(self._fail, batch[0], error)
             return {}
         return picture.timings if picture else {}

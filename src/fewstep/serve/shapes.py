@@ -13,7 +13,7 @@ from fewstep.serve.wire import LARGEST_BODY, LARGEST_UPLOAD, error
 
 A1111, HUGGING_FACE = "/sdapi/v1/", "/models/"
 SECRET = ("/out/", "/v1/pictures/")  # what follows is a name that nobody can guess: it lets in, and it is not logged
-UPLOADS = ("/v1/generate", "/v1/images/edits", f"{A1111}img2img", f"{A1111}png-info", "/")  # paths of bodies that may hold pictures
+UPLOADS = ("/v1/generate", "/v1/images/edits", f"{A1111}txt2img", f"{A1111}img2img", f"{A1111}png-info", "/")  # paths of bodies that may hold pictures
 
 
 def api_of(scope: Scope) -> str:

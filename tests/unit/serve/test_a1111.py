@@ -55,6 +55,11 @@ def test_seeds_of_minus_one_are_random(api: webuiapi.WebUIApi) -> None:
     assert api.txt2img(prompt="pizza").info["seed"] != api.txt2img(prompt="pizza").info["seed"]
 
 
+def test_tiling_makes_tiles(api: webuiapi.WebUIApi) -> None:
+    assert "Tiling: True" in api.txt2img(prompt="pizza", tiling=True).info["infotexts"][0]
+    assert "Tiling" not in api.txt2img(prompt="pizza", tiling=False).info["infotexts"][0]
+
+
 def test_a_subseed_is_a_variation_seed(api: webuiapi.WebUIApi) -> None:
     made = api.txt2img(prompt="pizza", seed=7, subseed=20, subseed_strength=0.25, batch_size=3)
     info = made.info
@@ -157,7 +162,7 @@ def until_preview(api: webuiapi.WebUIApi) -> dict[str, Any]:
         ("txt2img", {"seed": 2**63}, 422, "seed"),
         ("txt2img", {"batch_size": 16, "n_iter": 2}, 400, "at most 16 pictures"),
         ("txt2img", {"script_name": "loopback"}, 422, "Script 'loopback' not found"),
-        ("txt2img", {"alwayson_scripts": {"ControlNet": {"args": []}}}, 422, "always on script ControlNet not found"),
+        ("txt2img", {"alwayson_scripts": {"ADetailer": {"args": []}}}, 422, "always on script ADetailer not found"),
         ("txt2img", {"override_settings": {"sd_model_checkpoint": "other"}}, 404, "give fake"),
         ("txt2img", [], 422, "the body"),
         ("img2img", {"init_images": []}, 404, "Init image not found"),

@@ -25,6 +25,7 @@ from fewstep.serve.app import open_app
 from fewstep.serve.guard import Access
 from fewstep.serve.native import events as streamed
 from fewstep.serve.scheduler import Scheduler
+from fewstep.serve.shapes import limit_of
 from fewstep.serve.wire import LARGEST_BODY, LARGEST_UPLOAD, MOST_COUNT
 
 KEYED = Access(keys=("first-key", "second-key"))
@@ -205,6 +206,13 @@ def test_a_body_has_a_limit_said_or_not(client: TestClient, path: str, limit: in
     for content in (large, iter([large[:1000], large[1000:]])):
         error = problem(client.post(path, content=content, headers={"content-type": "application/json"}), 413)
         assert f"at most {limit} bytes" in error["message"]
+
+
+def test_the_guard_and_the_routes_agree_on_what_a_body_may_have() -> None:
+    guard, _ = open_app(FakeEngine(), ("full",), Access())
+    posts = [route for route in guard.app.routes if "POST" in getattr(route, "methods", ())]  # type: ignore[attr-defined]
+    assert len(posts) > 10
+    assert [(route.path, route.max_body_size) for route in posts] == [(route.path, limit_of(route.path)) for route in posts]
 
 
 def test_no_address_or_method_but_those_there_are(client: TestClient) -> None:

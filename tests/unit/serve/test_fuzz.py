@@ -25,11 +25,26 @@ from tests.unit.serve.listening import listening, png
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from fewstep.serve.a1111_facts import EMPTY
+
 COUNT = int(os.environ.get("FEWSTEP_FUZZ", "500"))
 GROWTH = 48 << 20  # bytes of memory that so many requests may leave
 IMAGE = base64.b64encode(png()).decode()
+CONTROL = [{"image": IMAGE, "hint": "canny", "weight": 1.0, "start": 0.0, "end": 1.0}]
+UNIT = {"controlnet": {"args": [{"enabled": True, "image": IMAGE, "module": "canny", "model": "None", "weight": 1.0}]}}
 BODIES: dict[str, dict[str, Any]] = {
-    "/v1/generate": {"prompt": "pizza", "seed": 7, "steps": 2, "width": 64, "count": 1, "stream": True, "previews": True, "format": "jpeg", "decoder": "tiny"},
+    "/v1/generate": {
+        "prompt": "pizza",
+        "seed": 7,
+        "steps": 2,
+        "width": 64,
+        "tile": "xy",
+        "count": 1,
+        "stream": True,
+        "previews": True,
+        "format": "jpeg",
+        "decoder": "tiny",
+    },
     "/v1/sessions": {"out": "name"},
     "/v1/images/generations": {
         "prompt": "pizza",
@@ -48,15 +63,24 @@ BODIES: dict[str, dict[str, Any]] = {
         "negative_prompt": "blurry",
     },
     "/sdapi/v1/txt2img": {"prompt": "pizza", "steps": 20, "cfg_scale": 7.0, "width": 512, "seed": -1, "batch_size": 2, "n_iter": 1, "override_settings": {}},
-    "/sdapi/v1/img2img": {"prompt": "x", "init_images": [IMAGE], "denoising_strength": 0.5, "mask": IMAGE, "inpainting_mask_invert": 1, "steps": 4},
+    "/sdapi/v1/img2img": {
+        "prompt": "x",
+        "tiling": True,
+        "init_images": [IMAGE],
+        "denoising_strength": 0.5,
+        "mask": IMAGE,
+        "inpainting_mask_invert": 1,
+        "steps": 4,
+    },
     "/sdapi/v1/options": {"sd_model_checkpoint": "fake"},
     "/sdapi/v1/png-info": {"image": IMAGE},
     "/sdapi/v1/interrupt": {},
     "/models/fake": {"inputs": "pizza", "parameters": {"seed": 3, "num_inference_steps": 20, "width": 100}},
     "/": {"inputs": IMAGE, "parameters": {"prompt": "pizza", "strength": 0.5, "target_size": {"width": 64, "height": 64}}},
 }
-GETS = ["/", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/fake", "/v1/words", "/openapi.json", "/v1/pictures/x", "/out/x", "/out/x.mjpeg"]
-GETS += [f"/sdapi/v1/{name}" for name in ("options", "progress", "samplers", "sd-models", "loras", "upscalers", "memory", "scripts")]
+GETS = ["/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/pictures/x", "/out/x", "/out/x.mjpeg"]
+GETS += [f"/v1/{name}" for name in ("models", "models/fake", "words", "loras")]
+GETS += [f"/sdapi/v1/{name}" for name in ("options", "progress", "sd-models", "loras", *EMPTY)]
 NASTY: list[Any] = [
     None,
     True,
@@ -97,6 +121,8 @@ NASTY += [
     "data:image/png;base64,",
     IMAGE,
     IMAGE[:40],
+    CONTROL,
+    UNIT,
     "<script>",
     "%s%n",
     "' OR 1=1",
@@ -126,7 +152,7 @@ def mutated(value: Any, dice: random.Random) -> Any:
     if isinstance(value, dict):
         changed = {key: mutated(inner, dice) for key, inner in value.items() if dice.random() > 0.08}
         if dice.random() < 0.2:
-            changed[dice.choice(["extra", "stream", "n", "", "\ud800", "image"])] = dice.choice(NASTY)
+            changed[dice.choice(["extra", "stream", "n", "", "\ud800", "image", "control", "alwayson_scripts"])] = dice.choice(NASTY)
         return changed
     if isinstance(value, list) and dice.random() < 0.5:
         return [mutated(inner, dice) for inner in value * dice.randint(0, 3)]
@@ -266,6 +292,8 @@ def test_every_route_of_the_document_is_among_those(server: str) -> None:
     posts = {path for path, methods in paths.items() if "post" in methods}
     nothing_to_do = re.compile(r"/sdapi/v1/(refresh|unload|reload)-|/sdapi/v1/skip")
     assert {path for path in posts if not nothing_to_do.match(path)} == {*BODIES, "/v1/images/edits"} - {"/models/fake"} | {"/models/{name}"}
+    gets = {path for path, methods in paths.items() if "get" in methods}
+    assert {re.sub(r"(?<=/)x\b|(?<=models/)fake", "{name}", path) for path in GETS} == gets | {"/openapi.json"}
     parts = document.json()["components"]["schemas"]
     assert set(re.findall(r'"#/components/schemas/(\w+)"', document.text)) <= set(parts)
     assert document.text.count('"$ref"') == len(re.findall(r'"\$ref":\s*"#/components/schemas/', document.text))

@@ -64,6 +64,9 @@ def test_what_is_varied_and_told(client: TestClient) -> None:
     assert [(one["strength"], type(one["variation_seed"])) for one in told] == [(1.0, int)] * 2
     assert Image.open(io.BytesIO(base64.b64decode(told[0]["image"]))).mode == "RGBA"
     assert client.post("/v1/generate", json={"prompt": "x"}).headers["x-fewstep-strength"] == "1"
+    further = {"variation": 0.5, "variation_seed": 3, "variations": [{"seed": 4, "share": 0.25}, {"seed": 5, "share": 1}]}
+    record = json.loads(Image.open(io.BytesIO(client.post("/v1/generate", json={"prompt": "x", **further}).content)).info[KEY])
+    assert (record["variation_seed"], record["variation"], record["variations"]) == (3, 0.5, [[4, 0.25], [5, 1.0]])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,10 @@ def test_what_is_varied_and_told(client: TestClient) -> None:
         ({"transparent": True, "format": "jpeg"}, "a JPEG has no transparent background"),
         ({"blend": "x" * 5000}, "the blend has 5000 characters"),
         ({"variation_seed": -1, "variation": 0.5}, "variation_seed = -1"),
+        ({"variations": [[9, 0.5]]}, "variations.0: input should be"),
+        ({"variations": [{"seed": 9}]}, "variations.0.share: field required"),
+        ({"variations": [{"seed": 9, "share": 2}]}, "the share of variations[0] = 2.0: give a number from 0 to 1"),
+        ({"variations": [{"seed": 9, "share": 0.5}] * 33}, "variations: list should have at most 32 items"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_a_sentence(client: TestClient, body: dict[str, object], said: str) -> None:
@@ -125,8 +132,8 @@ def test_a_session_keeps_what_it_was_sent(client: TestClient) -> None:
         assert (header["width"], header["strength"]) == (64, 0.75)
         assert ask(image=text(96, 64), strength=0.5)["width"] == 96
         assert ask(image=False, mask=None)["strength"] == 1
-        assert ask(transparent=True)["format"] == "png"
-        varied = ask(variation=0.5)
+        assert ask(transparent=True)["format"] == "webp"
+        varied = ask(variation=0.5, variations=[{"seed": 4, "share": 0.25}])
         assert isinstance(varied["variation_seed"], int)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -313,3 +316,9 @@ def test_generations_never_go_down_and_the_last_request_is_always_shown(actions:
         assert len(whole) + session.replaced == session.generation, "every request was shown or counted"
 
     live(test, held=False, pause=ALWAYS, hunger=hunger)
+
+
+def test_it_lives_apart_from_any_web_code() -> None:
+    code = "import sys, fewstep.serve.session; print(sorted({'fastapi', 'starlette', 'uvicorn', 'websockets', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3] / "src", capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

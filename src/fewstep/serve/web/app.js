@@ -10,6 +10,7 @@ import { createDial } from "./studio/dial.js";
 import { createDirector } from "./studio/director.js";
 import { $, pause, time } from "./studio/dom.js";
 import { createDrop } from "./studio/drop.js";
+import { createGauge } from "./studio/gauge.js";
 import { createHistory } from "./studio/history.js";
 import { askKey, keptKey } from "./studio/key.js";
 import { createKeys } from "./studio/keys.js";
@@ -57,10 +58,11 @@ async function start() {
   const aspects = createAspects($("aspects"), model.sizes, store);
   createPrompt({ area: $("prompt"), list: $("suggestions"), hint: $("hint") }, store, vocabulary, () => seed.roll() || director.ask());
   createDial({ track: document.querySelector(".dial-track"), input: $("steps"), stops: $("stops") }, students, store, meter);
+  createGauge(store, director, meter, studio);
   const tools = createTools({
     blend: createBlend({ panel: $("blend"), weight: $("blend-weight"), text: $("blend-prompt") }, store),
     avoid: createAvoid($("avoid-prompt"), store),
-    variations: createVariations({ place: $("variations"), panel: $("panel-variations"), spread: $("spread"), reroll: $("reroll") }, store, director, studio),
+    variations: createVariations({ place: $("variations"), panel: $("panel-variations"), spread: $("spread"), reroll: $("reroll") }, store, director, studio, () => tools.render()),
     walk: createWalk({ panel: $("panel-walk"), pace: $("pace"), stop: $("walk-stop"), ring: $("walkring") }, store, director, () => tools.render()),
     compare: createCompare($("versus"), store, studio),
   }, store);

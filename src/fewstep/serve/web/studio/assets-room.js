@@ -4,7 +4,7 @@ import { $, button, el, later } from "./dom.js";
 import { many } from "./many.js";
 import { inWords } from "./notices.js";
 import { createPrompt } from "./prompt.js";
-import { download, fileName, pngOf } from "./save.js";
+import { download, downloadCanvas, fileName } from "./save.js";
 import { segments } from "./segments.js";
 import { wireOf } from "./settings.js";
 import { drawSheet, drawTiles } from "./sheet.js";
@@ -15,7 +15,7 @@ const CALM = 350; // milliseconds without a change until a sprite is cut out ane
 const FEW = 12; // subjects that a sheet begins with
 const MOST = 200;
 const LEADS = {
-  tile: "The picture, repeated. It follows as you type.",
+  tile: "A picture whose opposite sides fit together, repeated. It follows as you type; the PNG is one of them.",
   sprite: "The subject without its background, as a PNG with transparency.",
   sheet: "Many sprites in one PNG, with a JSON file that says where each is.",
 };
@@ -69,10 +69,12 @@ export function build(room, studio) {
     $("tile-drop").hidden = kind !== "tile";
     $("asset-frame").classList.toggle("flat", kind === "tile");
     said("");
-    const save = button("download", "Download PNG", { class: kind === "sheet" ? "button" : "button main", onclick: savePng });
+    const save = button("download", "Download PNG", { class: kind === "sheet" ? "button" : "button main", onclick: () => savePng().catch(notices.problem) });
     const go = el("button", { type: "button", class: "button main", onclick: makeSheet }, "Make the sheet");
     const json = button("download", "JSON", { label: "Download the JSON file", onclick: saveJson });
     $("asset-go").replaceChildren(...(kind === "sheet" ? [go, save, json] : [save]));
+    director.also = kind === "tile" ? { tile: "xy" } : {};
+    director.ask();
     if (kind === "tile") tile(director.canvas);
     else if (kind === "sprite") cut();
     else paintSheet();
@@ -131,9 +133,12 @@ export function build(room, studio) {
     if (!signal.aborted) said(failed || `${names.length} sprites.`);
   }
 
+  /** One tile, the sprite, or the sheet. */
   async function savePng() {
+    if (kind === "sheet") return downloadCanvas(sheetCanvas(), "sheet.png");
     if (kind === "sprite") return sprites[0]?.blob && download(sprites[0].blob, `${fileName(store.get().prompt, "sprite")}.png`);
-    download(await pngOf(kind === "tile" ? canvas : sheetCanvas()), kind === "tile" ? `${fileName(store.get().prompt, "tiles")}.png` : "sheet.png");
+    const { image } = await studio.generate({ ...wireOf(store.get()), ...director.also, format: "png" });
+    download(image, `${fileName(store.get().prompt, "tile")}.png`);
   }
   const sheetCanvas = () => {
     const whole = el("canvas");
@@ -159,6 +164,7 @@ export function build(room, studio) {
     leave() {
       here = false;
       running.abort();
+      director.also = {};
       director.ask();
     },
   };

@@ -4,7 +4,7 @@ import { createBoard } from "./board.js";
 import { $, button, el, later, time } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { createPrompt } from "./prompt.js";
-import { pngOf, download, fileName } from "./save.js";
+import { downloadCanvas, fileName, pngOf } from "./save.js";
 import { segments } from "./segments.js";
 import { wireOf } from "./settings.js";
 import { tint } from "./stage.js";
@@ -142,7 +142,7 @@ export function build(room, studio) {
 
   $("result-actions").append(
     button("use", "", { label: "Go on from this picture", onclick: () => (board.put(result), board.clearMask()) }),
-    button("download", "", { label: "Download as PNG", onclick: async () => download(await pngOf(result), `${fileName(store.get().prompt, "canvas")}.png`) }),
+    button("download", "", { label: "Download as PNG", onclick: () => downloadCanvas(result, `${fileName(store.get().prompt, "canvas")}.png`) }),
   );
   createPrompt({ area: $("canvas-prompt"), list: $("canvas-suggestions"), hint: $("canvas-hint") }, store, vocabulary, push);
   store.subscribe((_, changed) => here && !changed.has("locked") && push());

@@ -22,7 +22,7 @@ export function createSeed({ input, roll, lock }, store) {
   const another = () => {
     if (store.get().locked) return false;
     input.blur();
-    store.set({ seed: randomSeed(), variation: 0, variationSeed: null }, "dice");
+    store.set({ seed: randomSeed(), variations: [] }, "dice");
     roll.classList.remove("rolled");
     void roll.offsetWidth; // the animation begins anew
     roll.classList.add("rolled");
@@ -34,7 +34,7 @@ export function createSeed({ input, roll, lock }, store) {
   input.oninput = () => {
     const digits = input.value.replace(/\D/g, "").slice(0, 15);
     if (digits !== input.value) input.value = digits;
-    if (digits) store.set({ seed: Number(digits), variation: 0, variationSeed: null }, "typing");
+    if (digits) store.set({ seed: Number(digits), variations: [] }, "typing");
   };
   input.onblur = () => render(store.get());
   input.onkeydown = ({ key }) => void (["Enter", "Escape"].includes(key) && input.blur()); // false would keep the key from the text

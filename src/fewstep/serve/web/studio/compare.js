@@ -1,4 +1,4 @@
-/** Two settings side by side: the same words, seed and shape, each with its own steps and clock. */
+/** Two settings side by side, each with its own steps and clock: the same words, seed and shape, unless the left ones are kept as they were. */
 
 import { el, later, time } from "./dom.js";
 import { wireOf } from "./settings.js";
@@ -13,7 +13,10 @@ export function createCompare(place, store, studio) {
   const choices = [...students.map((steps) => [steps, steps === 1 ? "1 step" : `${steps} steps`]), ...(teacher ? [[TEACHER, `Teacher, ${TEACHER} steps`]] : [])];
   const sides = [students[0] ?? TEACHER, teacher ? TEACHER : students.at(-1)].map(side);
   const ratio = el("p", { class: "ratio", aria: { live: "polite" } });
-  place.append(...sides.map(({ element }) => element), ratio);
+  const hold = el("button", { type: "button", class: "button hold", textContent: "Keep the left as it is", onclick: () => keep(kept ? null : store.get()) });
+  let kept = null; // settings of the left side, where they do not follow
+  place.append(...sides.map(({ element }) => element), ratio, hold);
+  keep(null);
   let on = false;
   let running = new AbortController();
 
@@ -25,6 +28,15 @@ export function createCompare(place, store, studio) {
     const element = el("div", { class: "side" }, canvas, clock, select);
     select.onchange = make;
     return { element, canvas, clock, select };
+  }
+
+  /** Have the left side stay as `settings` are, or follow again. */
+  function keep(settings) {
+    const followed = !kept;
+    kept = settings;
+    hold.setAttribute("aria-pressed", String(Boolean(kept)));
+    hold.title = kept ? `“${kept.prompt.trim()}”, seed ${kept.seed}` : "Then change anything, or take a picture from the history, and see both";
+    if (!followed) make();
   }
 
   /** The clock runs while the server works, then shows what the server measured. */
@@ -46,14 +58,16 @@ export function createCompare(place, store, studio) {
     const steps = Number(which.select.value);
     const stop = clocked ? start(which) : () => {};
     try {
-      const made = await studio.generate({ ...wireOf(store.get(), steps), decoder, format: "jpeg" }, { signal });
+      const settings = (which === sides[0] && kept) || store.get();
+      const made = await studio.generate({ ...wireOf(settings, steps), decoder, format: "jpeg" }, { signal });
       const took = STAGES.reduce((sum, stage) => sum + (made.timings[stage] ?? 0), 0);
       stop(took);
       const bitmap = await createImageBitmap(made.image);
       Object.assign(which.canvas, { width: bitmap.width, height: bitmap.height });
       which.canvas.getContext("2d").drawImage(bitmap, 0, 0);
-      which.canvas.setAttribute("aria-label", `${steps} steps, ${time(took)}`);
-      which.canvas.dataset.steps = steps;
+      which.canvas.setAttribute("aria-label", `${settings.prompt.trim()}, ${steps} steps, ${time(took)}`);
+      which.canvas.style.setProperty("--ratio", bitmap.width / bitmap.height);
+      Object.assign(which.canvas.dataset, { steps, prompt: settings.prompt.trim() });
       bitmap.close();
       return took;
     } catch (problem) {
@@ -80,8 +94,10 @@ export function createCompare(place, store, studio) {
 
   function say([left, right]) {
     const times = Math.max(left, right) / Math.max(1, Math.min(left, right));
-    ratio.replaceChildren(...(times < 1.15 ? ["Equally fast."] : [`The ${left < right ? "left" : "right"} one is `, el("b", {}, `${times.toFixed(times < 10 ? 1 : 0)}×`), " as fast. Same words, same seed."]));
+    ratio.replaceChildren(...(times < 1.15 ? ["Equally fast."] : [`The ${left < right ? "left" : "right"} one is `, el("b", {}, `${times.toFixed(times < 10 ? 1 : 0)}×`), ` as fast.${alike() ? " Same words, same seed." : ""}`]));
   }
+
+  const alike = () => !kept || (kept.prompt.trim() === store.get().prompt.trim() && kept.seed === store.get().seed);
 
   const makeSoon = later(make, CALM);
   store.subscribe((_, changed) => on && !(changed.size === 1 && (changed.has("locked") || changed.has("steps"))) && makeSoon());
@@ -90,7 +106,10 @@ export function createCompare(place, store, studio) {
       on = wish;
       place.hidden = !on;
       if (on) make();
-      else running.abort();
+      else {
+        running.abort();
+        keep(null);
+      }
     },
     get on() {
       return on;

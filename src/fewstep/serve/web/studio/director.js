@@ -6,7 +6,7 @@ import { keyOf, wireOf } from "./settings.js";
 const REST = 150; // milliseconds without a change; shorter than the server's own wait for its second look
 const QUICK = 110; // milliseconds that a picture may take and still follow typing
 const MOVING = new Set(["typing", "slide", "walk", "demo"]);
-const SHAPING = ["prompt", "blend", "blending", "blendWeight", "avoiding", "negative", "seed", "variationSeed", "variation", "steps", "aspect", "size"];
+const SHAPING = ["prompt", "blend", "blending", "blendWeight", "avoiding", "negative", "seed", "variations", "steps", "aspect", "size"];
 
 /**
  * @param {{store: object, live: import("../fewstep.js").Live, meter: object, students: number[], canvas: HTMLCanvasElement}} parts
@@ -26,7 +26,7 @@ export function createDirector({ store, live, meter, students, canvas }) {
   const ask = (steps) => {
     const settings = store.get();
     if (director.paused || !settings.prompt.trim()) return 0;
-    return live.ask(wireOf(settings, Math.min(steps, students.at(-1) ?? steps)));
+    return live.ask({ ...wireOf(settings, Math.min(steps, students.at(-1) ?? steps)), ...director.also });
   };
   const rest = later(() => {
     resting = true;
@@ -51,6 +51,8 @@ export function createDirector({ store, live, meter, students, canvas }) {
     ask: (steps = store.get().steps) => ask(steps),
     /** Whether someone else asks: the canvas, with its own picture. */
     paused: false,
+    /** What a room wants of every picture besides: such pictures are not those of the settings, and none is settled. */
+    also: {},
     /** The canvas element that pictures are shown on. */
     canvas,
     get generation() {
@@ -68,7 +70,7 @@ export function createDirector({ store, live, meter, students, canvas }) {
         if (frame.header.generation >= arrivals[i].generation && !frame.header.preview) arrivals.splice(i, 1)[0].resolve(frame);
       }
       const current = frame.header.generation === live.generation && resting && frame.wanted.steps === store.get().steps;
-      if (current && frame.header.final) for (const listener of settled) listener(frame, keyOf(store.get()));
+      if (current && frame.header.final && !Object.keys(director.also).length) for (const listener of settled) listener(frame, keyOf(store.get()));
       frame.bitmap.close();
     },
   };

@@ -1,6 +1,6 @@
 /** Pictures made before, each with everything that it was made from. They stay in this browser. */
 
-import { el, later } from "./dom.js";
+import { el, later, still } from "./dom.js";
 import { fresh, keyOf } from "./settings.js";
 
 const MOST = 60; // pictures that are kept
@@ -39,7 +39,7 @@ export async function createHistory({ strip, forget }, store, notices) {
     const entry = { key, settings, thumb, at: Date.now() };
     entries.unshift(entry);
     strip.prepend(item(entry, true));
-    strip.scrollTo({ left: 0, behavior: "smooth" });
+    strip.scrollTo({ left: 0, behavior: still() ? "instant" : "smooth" });
     for (const old of entries.splice(MOST)) {
       URL.revokeObjectURL(old.element.querySelector("img").src);
       old.element.remove();

@@ -13,7 +13,13 @@ export function createMeter(spark, latency) {
   const listeners = new Set();
   let generation = 0;
   let source = null;
+  const note = (steps, milliseconds) => {
+    bySteps.set(steps, [...(bySteps.get(steps) ?? []), milliseconds].slice(-JUDGED));
+    for (const listener of listeners) listener(steps);
+  };
   return {
+    /** Count a picture of so many steps that was not shown. */
+    note,
     /** Count a frame, unless it is a second look at a picture or a step on the way. */
     record({ header, latency: milliseconds }, session) {
       if (session === source && header.generation <= generation) return;
@@ -21,11 +27,9 @@ export function createMeter(spark, latency) {
       if (header.preview) return;
       last.push(milliseconds);
       if (last.length > KEPT) last.shift();
-      const times = [...(bySteps.get(header.steps) ?? []), milliseconds].slice(-JUDGED);
-      bySteps.set(header.steps, times);
       draw(line, last);
       latency.textContent = time(milliseconds);
-      for (const listener of listeners) listener(header.steps);
+      note(header.steps, milliseconds);
     },
     /** Milliseconds that a picture of so many steps takes lately, or null. */
     of(steps) {

@@ -1,9 +1,12 @@
 /** The record that a picture file carries (engine/files.py): PNG text chunks, or the maker's note of JPEG and WebP. */
 
+import { crc32 } from "./zip.js";
+
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const LARGEST = 1 << 27; // bytes of a file that is looked into
 const LONGEST = 1 << 16; // characters of a text
 const NOTE = "fewstep\0{";
+const HEAD = 33; // bytes of a PNG up to the end of its first chunk
 
 /** How a picture was made: the JSON record of fewstep, else what AUTOMATIC1111's text says. Throws an Error, in words, where there is neither. @param {Blob} file */
 export async function readRecord(file) {
@@ -36,6 +39,17 @@ export async function pngTexts(bytes) {
     at += 12 + length;
   }
   return texts;
+}
+
+/** `png` with one text more. @param {Blob} png @param {string} key @param {string} text both ASCII @returns {Blob} */
+export function withText(png, key, text) {
+  const content = new TextEncoder().encode(`tEXt${key}\0${text}`);
+  const chunk = new Uint8Array(8 + content.length);
+  const view = new DataView(chunk.buffer);
+  view.setUint32(0, content.length - 4);
+  chunk.set(content, 4);
+  view.setUint32(4 + content.length, crc32(content));
+  return new Blob([png.slice(0, HEAD), chunk, png.slice(HEAD)], { type: "image/png" });
 }
 
 async function textOf(kind, data) {

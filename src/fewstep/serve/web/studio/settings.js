@@ -1,8 +1,13 @@
 /** What the person wants, in one place; who is interested is told what changed and why. */
 
 const KEPT = "fewstep.settings";
-const ELSEWHERE = { image: "the image that it began from", loras: "its LoRAs", prompt_2: "its second text", guidance_scale: "its guidance" }; // of a record
+const ELSEWHERE = { // of a record
+  image: "the image that it began from", control: "the images that it follows", loras: "its LoRAs", prompt_2: "its second text", guidance_scale: "its guidance",
+  tile: "that its sides fit together", transparent: "that its background is cut out", original_size: "what the model was told of sizes",
+};
 const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
+/** As many variations as a request may have (engine/checks.py). */
+export const MOST_VARIATIONS = 33;
 
 /**
  * @typedef {object} Settings
@@ -14,8 +19,7 @@ const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
  * @property {string} negative    what to lead the picture away from
  * @property {number} seed
  * @property {boolean} locked
- * @property {?number} variationSeed
- * @property {number} variation   how far from the seed towards the variation seed, 0 to 1
+ * @property {[number, number][]} variations seeds, and how far to go towards each from where the one before it led, 0 to 1
  * @property {number} steps
  * @property {string} aspect
  * @property {?number[]} size     width and height where no aspect has them
@@ -23,7 +27,7 @@ const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
 
 /** @returns {Settings} */
 export const fresh = () => ({
-  prompt: "", blending: false, blend: "", blendWeight: 0.5, avoiding: false, negative: "", seed: randomSeed(), locked: false, variationSeed: null, variation: 0, steps: 4, aspect: "1:1", size: null,
+  prompt: "", blending: false, blend: "", blendWeight: 0.5, avoiding: false, negative: "", seed: randomSeed(), locked: false, variations: [], steps: 4, aspect: "1:1", size: null,
 });
 
 export const randomSeed = () => Math.floor(Math.random() * SEEDS);
@@ -47,13 +51,15 @@ export function createStore() {
 
 /** A request as the server takes it. @param {Settings} settings */
 export function wireOf(settings, steps = settings.steps) {
-  const { prompt, seed, aspect, size, blend, blending, blendWeight, avoiding, negative, variation, variationSeed } = settings;
+  const { prompt, seed, aspect, size, blend, blending, blendWeight, avoiding, negative, variations } = settings;
+  const [first, ...further] = variations.filter(([, share]) => share > 0);
   return {
     prompt: prompt.trim(), seed, steps,
     ...(size ? { width: size[0], height: size[1] } : { aspect }),
     ...(blending && blend.trim() && blendWeight > 0 && { blend: blend.trim(), blend_weight: blendWeight }),
     ...(avoiding && negative.trim() && { negative: negative.trim() }),
-    ...(variation > 0 && variationSeed != null && { variation_seed: variationSeed, variation }),
+    ...(first && { variation_seed: first[0], variation: first[1] }),
+    ...(further.length && { variations: further.map(([seed, share]) => ({ seed, share })) }),
   };
 }
 
@@ -67,7 +73,8 @@ export const keyOf = (settings) => JSON.stringify(wireOf(settings));
 export function fromRecord(record, { sizes, steps: students }) {
   const { prompt, seed, steps, width, height } = record;
   if (typeof prompt !== "string" || !Number.isInteger(seed)) throw new Error("its record has no prompt and seed");
-  if (!Number.isSafeInteger(seed)) throw new Error("its seed has more digits than a browser can count: use fewstep generate --from");
+  const variations = variationsOf(record);
+  if (![seed, ...variations.map(([other]) => other)].every(Number.isSafeInteger)) throw new Error("its seed has more digits than a browser can count: use fewstep generate --from");
   const aspect = Object.keys(sizes).find((name) => sizes[name][0] === width && sizes[name][1] === height);
   const text = (value) => (typeof value === "string" ? value : "");
   const [blend, negative] = [text(record.blend), text(record.negative)];
@@ -78,13 +85,20 @@ export function fromRecord(record, { sizes, steps: students }) {
     aspect: aspect ?? "1:1", size: aspect || !Number.isInteger(width) || !Number.isInteger(height) ? null : [width, height],
     blending: Boolean(blend), blend, blendWeight: number(record.blend_weight, 0.5),
     avoiding: Boolean(negative), negative,
-    variationSeed: number(record.variation_seed, null), variation: number(record.variation, 0),
+    variations,
   };
   const lost = [
     ...(near && near !== steps ? [`its ${steps} steps, which are ${near} here`] : []),
-    ...Object.entries(ELSEWHERE).filter(([name]) => (name === "guidance_scale" ? record[name] > 1 : record[name]?.length)).map(([, words]) => words),
+    ...Object.entries(ELSEWHERE).filter(([name]) => (name === "guidance_scale" ? record[name] > 1 : record[name]?.length || record[name] === true)).map(([, words]) => words),
   ];
   return { settings, lost };
+}
+
+/** Those of a record, as settings have them; none where one of them is no seed and share, or where there are too many. */
+function variationsOf({ variation_seed: seed, variation: share, variations }) {
+  const whole = [...(share ? [[seed, share]] : []), ...(Array.isArray(variations) ? variations : [])];
+  const good = whole.every((one) => Array.isArray(one) && Number.isInteger(one[0]) && Number.isFinite(one[1]) && one[1] >= 0 && one[1] <= 1);
+  return good && whole.length <= MOST_VARIATIONS ? whole : [];
 }
 
 /** The student that is nearest to `steps`, of two the finer one. */

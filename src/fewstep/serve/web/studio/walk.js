@@ -11,17 +11,19 @@ export function createWalk({ panel, pace, stop, ring }, store, director, changed
   let on = false;
 
   async function go() {
-    let { seed, variation, variationSeed } = store.get();
-    variationSeed ??= randomSeed();
+    let { seed, variations } = store.get();
+    if (!variations.length) variations = [[randomSeed(), 0]];
     let then = performance.now();
     while (on) {
       const now = performance.now();
       const seconds = SLOWEST * (FASTEST / SLOWEST) ** Number(pace.value);
-      variation += Math.min(0.2, (now - then) / 1000 / seconds);
+      const [goal, before] = variations.at(-1);
+      const thousandths = Math.round(1000 * (before + Math.min(0.2, (now - then) / 1000 / seconds)));
       then = now;
-      if (variation >= 1) [seed, variationSeed, variation] = [variationSeed, randomSeed(), variation % 1];
-      store.set({ seed, variationSeed, variation: Math.round(variation * 1000) / 1000 }, "walk");
-      ring.style.setProperty("--done", variation);
+      if (thousandths >= 1000) [seed, variations] = [goal, [[randomSeed(), (thousandths - 1000) / 1000]]]; // all of the way to a seed leaves nothing of those before it
+      else variations = [...variations.slice(0, -1), [goal, thousandths / 1000]];
+      store.set({ seed, variations }, "walk");
+      ring.style.setProperty("--done", variations.at(-1)[1]);
       const shown = director.arrival(director.generation);
       await Promise.race([shown, new Promise((resolve) => setTimeout(resolve, 3000))]);
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, now + LEAST - performance.now())));
