@@ -12,7 +12,7 @@ from fewstep.engine.request import BACKENDS, MOST_BATCH
 
 def batch(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Rows to make: .csv, .tsv, .jsonl, .yaml, .parquet, or .txt with one prompt a line.")],
-    out: Annotated[Path, typer.Option(help="Folder of the job. The same command goes on with what is missing in it.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER|s3://…", help="Folder of the job. The same command goes on with what is missing in it.")],
     template: Annotated[str | None, typer.Option(metavar="TEXT", help="The prompt, with columns in braces: 'a {animal} on a {colour} background'.")] = None,
     combine: Annotated[str, typer.Option(metavar="zip|matrix", help="Row by row, or every combination of the columns' values.")] = "zip",
     aspects: Annotated[str | None, typer.Option(metavar="LIST", help="Every row in these shapes: 1:1,4:5,16:9, or a network's: instagram,x …")] = None,
@@ -29,15 +29,22 @@ def batch(
     kind: Annotated[str, typer.Option("--format", metavar="png|webp|jpeg", help="Of the pictures.")] = "png",
     most: Annotated[int, typer.Option("--batch", help="Pictures made at once, if they are of one kind.")] = MOST_BATCH,
     tars: Annotated[int | None, typer.Option(metavar="N", help="Tar files of N pictures, as WebDataset reads them, instead of folders.")] = None,
-    score: Annotated[str | None, typer.Option(metavar="judge", help="Have each picture looked at: does it show what its prompt names?")] = None,
+    score: Annotated[str | None, typer.Option(metavar="judge|clip", help="Have each picture looked at: does it show what its prompt says?")] = None,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write results.parquet as well.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many, how long and how much disk, from a few that are made and thrown away.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the summary as JSON; with - print progress and all as JSON lines.")] = None,
     metrics: Annotated[Path | None, typer.Option(metavar="FILE.prom", help="Keep the progress there, as Prometheus reads it.")] = None,
+    on: Annotated[str, typer.Option(metavar="here|ray|HOST:PORT", help="Who makes them: this machine, or a Ray cluster.")] = "here",
+    actors: Annotated[str | None, typer.Option(metavar="N|MIN-MAX", help="Engines on the cluster.  [default: as many as there is room for]")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="Of each; 0.5 are two on one GPU.  [default: 1 if the cluster has any]", show_default=False)
+    ] = None,
+    cpus_per_actor: Annotated[int | None, typer.Option(help="Of each, and its threads.  [default: 1]", show_default=False)] = None,
 ) -> None:
     """Make the pictures of a list, and go on where it was stopped."""
-    from fewstep.batch.run import Options, run
+    from fewstep.batch.options import Options
+    from fewstep.batch.run import run
 
     kept = tuple(name.strip() for name in keep.split(",") if name.strip()) if keep else ()
     options = Options(
@@ -65,5 +72,9 @@ def batch(
         dry_run=dry_run,
         json=json,
         metrics=metrics,
+        on=on,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        cpus_per_actor=cpus_per_actor,
     )
     raise typer.Exit(run(options))

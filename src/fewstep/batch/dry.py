@@ -99,18 +99,23 @@ def _make(engine: Walker, group: Group) -> list[Made]:
     return [one for one in made if isinstance(one, Made)]
 
 
-def said(found: Estimate, out: Path) -> dict[str, Any]:
-    """The estimate as plain values, with the free space where ``out`` is or would be."""
-    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+def said(found: Estimate, out: Path | None) -> dict[str, Any]:
+    """The estimate as plain values, with the free space where ``out`` is or would be; a bucket, None, has no end of it."""
     whole = {"pictures": found.pictures, "failed": found.failures, "kinds": len(found.loads), "measured": found.measured}
-    return {**whole, "seconds": round(found.seconds, 1), "bytes": round(found.bytes), "free_bytes": shutil.disk_usage(place).free}
+    return {**whole, "seconds": round(found.seconds, 1), "bytes": round(found.bytes), "free_bytes": None if out is None else _free(out)}
+
+
+def _free(out: Path) -> int:
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    return shutil.disk_usage(place).free
 
 
 def lines(told: dict[str, Any]) -> list[str]:
     """The same for people."""
     failed = f"{told['failed']} cannot be made" if told["failed"] else "all can be made"
-    space = f"{size(told['bytes'])} of disk, and {size(told['free_bytes'])} are free"
-    room = "" if told["bytes"] < told["free_bytes"] else ": NOT ENOUGH ROOM"
+    free = told["free_bytes"]
+    space = f"{size(told['bytes'])} of disk" + ("" if free is None else f", and {size(free)} are free")
+    room = "" if free is None or told["bytes"] < free else ": NOT ENOUGH ROOM"
     return [
         f"{told['pictures']} pictures of {told['kinds']} kind{'s' * (told['kinds'] != 1)}; {failed}",
         f"about {duration(told['seconds'])} on this machine, as {told['measured']} pictures took that were made to find out",

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.engine.adapters import given_loras
+from fewstep.engine.control import Control
 from fewstep.engine.options import parse_outpaint, parse_pair, read_image
 from fewstep.engine.request import Request, RequestError
+from fewstep.engine.variations import parse_variations
 
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 Parse = Callable[[str, Any, Path], Any]  # (name, what a cell holds, the folder that paths start from) to what Request takes
@@ -66,6 +68,32 @@ def _loras(name: str, value: Any, folder: Path) -> Any:
     return tuple((folder / pair[0], pair[1]) for pair in pairs) if good else value
 
 
+def _variations(name: str, value: Any, folder: Path) -> Any:
+    """ "9:0.3; 12:0.2", or a list of such texts or of seeds and shares."""
+    given = value.split(";") if isinstance(value, str) else value
+    if not isinstance(given, list):
+        return value
+    return tuple(parse_variations([one])[0] if isinstance(one, str) else tuple(one) if isinstance(one, list) else one for one in given)
+
+
+def _control(name: str, value: Any, folder: Path) -> Any:
+    """ "edges.png; depth.png", hints for the model's own ControlNet, or as JSON has it a list of such texts or of tables of what Control takes."""
+    given = value.split(";") if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(one, str | dict) for one in given):
+        raise RequestError(f"{name} = {value!r:.60}: give the path of a picture, or a list of tables with image, hint, weight, net, start and end")
+    tables: list[dict[str, Any]] = [{"image": one.strip()} if isinstance(one, str) else dict(one) for one in given]
+    for one in tables:
+        unknown = next((key for key in one if key not in CONTROL), None)
+        if unknown is not None or not isinstance(one.get("image"), str):
+            wrong = "there is no image" if unknown is None else f"{unknown!r:.60} is not known"
+            raise RequestError(f"{name}: {wrong}: give tables with image, hint, weight, net, start and end")
+        one["image"] = read_image(folder / one["image"], name)
+        if isinstance(one.get("net"), str):
+            one["net"] = folder / one["net"]
+    return tuple(Control(**one) for one in tables)
+
+
+CONTROL = frozenset(field.name for field in dataclasses.fields(Control))
 KINDS: dict[str, Parse] = {
     "str": _text,
     "int": _whole,
@@ -75,6 +103,8 @@ KINDS: dict[str, Parse] = {
     "tuple[int, int, int, int]": _margins,
     "tuple[int, int]": _pair,
     "Loras": _loras,
+    "Variations": _variations,
+    "Sequence[Control]": _control,
 }
 FIELDS: dict[str, Parse] = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Request)}
 FIELDS["crop"] = partial(_pair, sign=",")
@@ -95,7 +125,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or name not in FIELDS:
             raise RequestError(f"--set {setting!r:.80}: write it as FIELD=VALUE with {meant(name, list(FIELDS))}")
-        found[name] = parse(name, value, Path())
+        found[name] = parse(name, value, Path().absolute())
     return found
 
 

@@ -74,6 +74,6 @@ def _jpeg(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def named(out: Path) -> str:
+def named(out: str) -> str:
     """What the page is called: after its folder."""
-    return out.resolve().name or "pictures"
+    return (Path(out).resolve().name if "://" not in out else out.rstrip("/").rpartition("/")[2]) or "pictures"

@@ -35,12 +35,12 @@ def job_folder(out: Path, manifest: Path, settings: dict[str, Any]) -> Iterator[
             _hold(lock, out)
             begun = path.exists() and results.exists() and results.stat().st_size > 0
             if begun:
-                _check(out, _read(path), json.loads(json.dumps(settings)), manifest)
+                check(out, path.read_bytes(), settings, manifest)
             shutil.rmtree(scratch, ignore_errors=True)  # what a killed process was in the middle of
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
             scratch.mkdir()
             if not begun:
-                put(scratch, path, (json.dumps({VERSION: FORMAT, **settings}, indent=1, ensure_ascii=False) + "\n").encode())
+                put(scratch, path, said(settings))
         except OSError as error:
             raise RequestError(f"{out} cannot be written ({error.strerror}): give another place with --out") from None
         yield scratch
@@ -56,18 +56,16 @@ def _hold(lock: int, out: Path) -> None:
         raise RequestError(f"another fewstep batch is writing {out}: wait for it, or give another --out") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise RequestError(f"{path} cannot be read, so it is not known what the folder holds: give another --out")
-    return content
+def said(settings: dict[str, Any]) -> bytes:
+    """What a job.json says of a job with these ``settings``."""
+    return (json.dumps({VERSION: FORMAT, **settings}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _check(out: Path, there: dict[str, Any], settings: dict[str, Any], manifest: Path) -> None:
-    """Raises RequestError, saying what differs, unless the folder's job is that of ``settings``."""
+def check(out: Path | str, content: bytes | None, settings: dict[str, Any], manifest: Path) -> None:
+    """Raises RequestError, saying what differs, unless the job in ``out``, whose job.json has this ``content``, is that of ``settings``."""
+    there, settings = _parsed(content), json.loads(json.dumps(settings))
+    if there is None:
+        raise RequestError(f"{out}/{NAME} cannot be read, so it is not known what the folder holds: give another --out")
     differs = [name for name in settings if there.get(name) != settings[name]]
     if there.get(VERSION) != FORMAT:
         raise RequestError(f"{out} was begun by another version of fewstep: give another --out")
@@ -76,3 +74,11 @@ def _check(out: Path, there: dict[str, Any], settings: dict[str, Any], manifest:
     if differs:
         before, now = (json.dumps(one.get(differs[0]), ensure_ascii=False) for one in (there, settings))
         raise RequestError(f"{out} belongs to another job: its {differs[0]} is {before:.80} and not {now:.80}; give another --out, or the command as it was")
+
+
+def _parsed(content: bytes | None) -> dict[str, Any] | None:
+    try:
+        there = json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return None
+    return there if isinstance(there, dict) else None

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from fewstep.batch.expand import Bad
-from fewstep.batch.make import Made, Score, keep
+from fewstep.batch.make import Encoded, Made, Score, encode
 from fewstep.batch.plan import Group, Item
 from fewstep.batch.progress import Report, Tally
 from fewstep.batch.results import Results
@@ -34,8 +34,19 @@ class There:
     line: dict[str, Any]
 
 
-Outcome = Made | There | Bad
+Outcome = Made | Encoded | There | Bad
 Make = Callable[[Group], Iterable[Made | Bad]]  # of each of the group's items; whichever machine it runs on
+
+
+def there(results: Results, store: Store, item: Item) -> There | None:
+    """``item`` if it is in its place, whole. Raises RequestError if something else stands there."""
+    line = results.of(item.index)
+    if line is None or "error" in line:
+        return None
+    if line.get("key") != item.key:
+        changed = "an image, a LoRA or the model has changed since the job began"
+        raise RequestError(f"row {item.row} (line {item.line}) is not what its picture was made of: {changed}; give another --out")
+    return There(line) if store.has(line) else None
 
 
 @dataclass
@@ -53,14 +64,8 @@ class Books:
     _stopped: bool = False  # nothing is appended to half a line
 
     def there(self, item: Item) -> There | None:
-        """``item`` if it is on disk with a valid checksum. Raises RequestError if something else stands in its place."""
-        line = self.results.of(item.index)
-        if line is None or "error" in line:
-            return None
-        if line.get("key") != item.key:
-            changed = "an image, a LoRA or the model has changed since the job began"
-            raise RequestError(f"row {item.row} (line {item.line}) is not what its picture was made of: {changed}; give another --out")
-        return There(line) if self.store.read(line) is not None else None
+        """See :func:`there`."""
+        return there(self.results, self.store, item)
 
     def enter(self, outcomes: list[Outcome]) -> None:
         """Write and count what has become of some pictures. Raises Stopped where nothing can be written, or at a failure of a strict job."""
@@ -87,11 +92,14 @@ class Books:
             tally.kept += 1
             self.store.settled(outcome.line["index"], outcome.line)
         else:
-            line = keep(outcome, self.store, self.format, self.score)
+            one = encode(outcome, self.store, self.format, self.score) if isinstance(outcome, Made) else outcome
+            if one.content is not None:
+                self.store.write(one.line, one.content)
+            line = one.line
             self.results.add(line)
             tally.made += 1
             tally.bytes += line["bytes"]
-            self.store.settled(outcome.item.index, line)
+            self.store.settled(line["index"], line)
         self.report(tally, False)
         if self.strict and isinstance(outcome, Bad):
             self._stopped = True

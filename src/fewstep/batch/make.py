@@ -61,8 +61,16 @@ def _said(error: Exception) -> str:
     return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:LONGEST_ERROR]
 
 
-def keep(made: Made, store: Store, kind: str, score: Score | None) -> dict[str, Any]:
-    """Write a picture as format ``kind`` to its place in ``store``. Returns its line in the results. Raises OSError."""
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as a file: its line in the results, and its bytes, None where they are in their place already."""
+
+    line: dict[str, Any]
+    content: bytes | None
+
+
+def encode(made: Made, store: Store, kind: str, score: Score | None) -> Encoded:
+    """A picture as a file of format ``kind``, with its place in ``store`` and all that is said of it. Writes nothing."""
     item, picture = made.item, made.picture
     content = picture_bytes(picture.image, picture.record, kind)
     said = {name: value for name, value in dataclasses.asdict(picture.record).items() if value is not None and value is not False and name not in UNSAID}
@@ -81,5 +89,4 @@ def keep(made: Made, store: Store, kind: str, score: Score | None) -> dict[str, 
         line["score"] = score(picture.image, picture.record.prompt)
     if item.labels:
         line["labels"] = dict(item.labels)
-    store.write(line, content)
-    return line
+    return Encoded(line, content)

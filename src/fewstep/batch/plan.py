@@ -75,6 +75,8 @@ class Maker:
         said = {one.name: value for one in dataclasses.fields(settled) if (value := getattr(settled, one.name)) != one.default}
         if source := said.pop("source", None):
             said |= {"image": source.image_hash, "mask": source.mask_hash, "outpaint": source.outpaint}
+        if control := said.pop("control", ()):
+            said["control"] = [hint.told() for hint in control]
         said["loras"] = [(lora.hash, lora.weight) for lora in settled.loras]
         said |= {"model": self.hash(settled.steps), "decoder": self.decoder, "format": self.format}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -149,4 +151,4 @@ def groups(found: Iterable[Item | Bad], most: int) -> Iterator[Group | Bad]:
 
 
 def _weight(item: Item) -> int:
-    return 1 if item.settled.source is None else HEAVY
+    return HEAVY if item.settled.source or item.settled.control else 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fewstep.batch.expand import Bad
 
@@ -48,6 +48,10 @@ class Tally:
         todo = self.total - self.done - self.failed
         return todo / self.rate if self.made else None if todo else 0.0
 
+    def restart(self) -> None:
+        """Begin to count the time now."""
+        self.began = time.perf_counter()
+
     def said(self) -> dict[str, Any]:
         """All of it as plain values."""
         whole = {"total": self.total, "done": self.done, "made": self.made, "kept": self.kept, "failed": self.failed, "bytes": self.bytes}
@@ -70,9 +74,9 @@ def now_and_then(report: Callable[[Tally], None], seconds: float) -> Report:
     return maybe
 
 
-def json_line(event: str, said: dict[str, Any]) -> None:
-    """Print one object on one line."""
-    print(json.dumps({"event": event, **said}), flush=True)
+def json_line(event: str, said: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print one object on one line; None is stdout."""
+    print(json.dumps({"event": event, **said}), file=stream, flush=True)
 
 
 def metrics_to(path: Path) -> Callable[[Tally], None]:
@@ -102,10 +106,11 @@ def metrics_to(path: Path) -> Callable[[Tally], None]:
 def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Callable[[Bad], None]]]:
     """Yields (what to call when a tally has changed, what tells of a failure): on stdout as JSON, or else on stderr, where a bar is not spoilt."""
     told: list[Report] = []
+    stdout = sys.stdout  # what it is now: a cluster's own messages are kept off it later
     with ExitStack() as stack:
         say: Callable[[str], None] = _say
         if as_json:
-            told.append(now_and_then(lambda tally: json_line("progress", tally.said()), JSON_SECONDS))
+            told.append(now_and_then(lambda tally: json_line("progress", tally.said(), stdout), JSON_SECONDS))
         elif sys.stderr.isatty():
             bar, say = stack.enter_context(_bar())
             told.append(bar)
@@ -116,7 +121,7 @@ def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Calla
 
         def fail(bad: Bad) -> None:
             if as_json:
-                json_line("failed", {"line": bad.line, "row": bad.row, "pictures": bad.count, "error": bad.error})
+                json_line("failed", {"line": bad.line, "row": bad.row, "pictures": bad.count, "error": bad.error}, stdout)
             else:
                 say(f"fewstep: line {bad.line}: {bad.error}")
 

@@ -18,10 +18,13 @@ class Results:
     One thread may append while another reads what was there before.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens ``path`` or begins it; half a line at its end, as a kill leaves it, is cut off. Raises OSError."""
-        self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        """Opens ``path`` or begins it; half a line at its end, as a kill leaves it, is cut off. Without ``writes`` it is left as it is.
+
+        Raises OSError.
+        """
+        self.path, self._writes = path, writes
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND if writes else os.O_RDONLY, 0o666)
         self._places = self._scan()
 
     def of(self, index: int) -> dict[str, Any] | None:
@@ -31,7 +34,9 @@ class Results:
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line. Raises OSError."""
-        content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        self._append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def _append(self, content: bytes) -> None:
         while content:
             content = content[os.write(self._file, content) :]
 
@@ -69,7 +74,8 @@ class Results:
             stream.seek(0)
             for text in stream:
                 if not text.endswith(b"\n"):
-                    os.ftruncate(self._file, start)
+                    if self._writes:
+                        os.ftruncate(self._file, start)
                 elif line := _parsed(text):
                     places.execute("INSERT OR REPLACE INTO places VALUES (?, ?, ?)", (line["index"], start, len(text)))
                 start += len(text)

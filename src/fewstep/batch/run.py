@@ -3,89 +3,35 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.batch import dry, gallery
-from fewstep.batch.expand import COMBINE, Bad, Expansion
+from fewstep.batch.expand import Bad, Expansion
 from fewstep.batch.fields import parse_settings
-from fewstep.batch.job import job_folder
 from fewstep.batch.local import Books, Stopped
 from fewstep.batch.local import run as run_here
 from fewstep.batch.make import make
 from fewstep.batch.manifest import Manifest, open_manifest
 from fewstep.batch.multiply import parse_aspects, parse_seeds, sizes_of
+from fewstep.batch.options import HERE, STDOUT, Options
+from fewstep.batch.output import Output, Place, is_bucket, opened
 from fewstep.batch.plan import Group, Maker, groups, items
 from fewstep.batch.progress import Tally, duration, json_line, reports, size
-from fewstep.batch.results import NAME, Results
-from fewstep.batch.score import SCORES, judged
-from fewstep.batch.store import Folders, Store, Tars, put
-from fewstep.engine.files import DEFAULT, FORMATS, write_bytes
-from fewstep.engine.model import check_choice, open_model
-from fewstep.engine.request import MOST_BATCH, Limits, RequestError
-from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, waiting
+from fewstep.batch.score import scorer
+from fewstep.batch.store import Store
+from fewstep.engine.files import write_bytes
+from fewstep.engine.model import open_model
+from fewstep.engine.request import Limits, RequestError
+from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, beside, waiting
 
 if TYPE_CHECKING:
     from fewstep.engine.engine import Engine
 
-STDOUT = Path("-")
 PROMPTS = 1024  # whose embeddings are kept: the same words come back row after row
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked for. ``tars`` is the number of pictures in one, None for folders; ``json`` "-" is lines on stdout."""
-
-    manifest: Path
-    out: Path
-    model: str = "emoji"
-    base: str | None = None
-    few_step: str | None = None
-    steps: int | None = None
-    backend: str = "auto"
-    decoder: str = "full"
-    device: str | None = None
-    template: str | None = None
-    combine: str = "zip"
-    aspects: str | None = None
-    seeds: str | None = None
-    settings: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
-    format: str = DEFAULT
-    batch: int = MOST_BATCH
-    tars: int | None = None
-    score: str | None = None
-    parquet: bool = False
-    strict: bool = False
-    dry_run: bool = False
-    json: Path | None = None
-    metrics: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raises RequestError on what no manifest could be made with."""
-        if re.match(r"[a-z0-9]+:/", str(self.out)):
-            raise RequestError(f"--out {self.out}: a job writes to a folder of this machine; copy it from there when it is done")
-        check_choice("--format", self.format, tuple(FORMATS))
-        check_choice("--combine", self.combine, COMBINE)
-        if self.score is not None:
-            check_choice("--score", self.score, SCORES)
-        if not 1 <= self.batch <= MOST_BATCH:
-            raise RequestError(f"--batch {self.batch}: give a number from 1 to {MOST_BATCH}")
-        if self.tars is not None and self.tars < 1:
-            raise RequestError(f"--tars {self.tars}: give the number of pictures in one, such as 1000")
-        for option, path in (("--json", self.json), ("--metrics", self.metrics)):
-            if path is not None and path != STDOUT and not path.absolute().parent.is_dir():
-                raise RequestError(f"{option} {path}: there is no folder {path.absolute().parent}; make it, or name another file")
-
-    def identity(self, manifest: Manifest) -> dict[str, Any]:
-        """All that the pictures of the job and their places depend on."""
-        names = ("template", "combine", "aspects", "seeds", "settings", "keep", "model", "base", "few_step", "steps", "decoder", "format", "batch", "tars")
-        return {"manifest": manifest.hash(), **{name: value for name, value in asdict(self).items() if name in names}}
 
 
 def run(options: Options) -> int:
@@ -97,6 +43,10 @@ def run(options: Options) -> int:
         expansion.check(manifest.columns)
     if options.parquet:
         import pyarrow  # noqa: F401 - whoever lacks it hears so before anything is made
+    if options.on != HERE:
+        from fewstep.batch.ray import reach
+
+        reach(options.on)
     total = expansion.count(manifest)
     if not total:
         raise RequestError(f"{manifest.path} holds no rows: give at least one")
@@ -141,7 +91,7 @@ def _estimate(options: Options, manifest: Manifest, expansion: Expansion) -> int
     found = dry.survey(parts_of(options, manifest, expansion, engine))
     for bad in found.failed:
         print(f"fewstep: line {bad.line}: {bad.error}", file=sys.stderr)
-    told = dry.said(dry.measure(engine, found, options.format), options.out)
+    told = dry.said(dry.measure(engine, found, options.format), None if is_bucket(options.out) else Path(options.out))
     if options.json == STDOUT:
         json_line("estimate", told)
     else:
@@ -151,53 +101,59 @@ def _estimate(options: Options, manifest: Manifest, expansion: Expansion) -> int
 
 
 def _work(options: Options, manifest: Manifest, expansion: Expansion, total: int) -> int:
-    with job_folder(options.out, manifest.path, options.identity(manifest)) as scratch:
-        results = Results(options.out / NAME)
+    with opened(options.out, manifest.path, options.identity(manifest)) as output:
         tally = Tally(total)
+        place = Place(options.out, options.format, options.tars, total)
         try:
-            engines = load(options)
-            score = judged(engines[0].model.folder) if options.score else None
-            store = store_of(options, scratch, total)
-            tally = Tally(total)
             with reports(options.json == STDOUT, options.metrics) as (report, fail):
-                books = Books(results, store, tally, report, fail, options.strict, options.format, score)
+                books = Books(output.results, place.store(output.scratch), tally, report, fail, options.strict, options.format)
                 try:
-                    run_here(parts_of(options, manifest, expansion, engines[0]), [partial(make, engine) for engine in engines], books)
+                    carry_out = _here if options.on == HERE else _on_ray
+                    carry_out(options, manifest, expansion, place, books)
                 finally:
                     report(tally, True)
-            _finish(options, results, store, scratch, total)
+            _finish(options, output, books.store, total)
         except KeyboardInterrupt:
             print(f"fewstep: interrupted; {tally.done} of {total} pictures are finished, and the same command goes on", file=sys.stderr)
             return INTERRUPTED
-        finally:
-            results.close()
     _tell(options, tally)
     return SOME_FAILED if tally.failed else DONE
 
 
-def store_of(options: Options, scratch: Path, total: int) -> Store:
-    """Folders, or tars where they were asked for."""
-    if options.tars is None:
-        return Folders(options.out, scratch, options.format)
-    return Tars(options.out, scratch, options.format, options.tars, total)
+def _here(options: Options, manifest: Manifest, expansion: Expansion, place: Place, books: Books) -> None:
+    """Make what is missing on this machine."""
+    engines = load(options)
+    books.score = scorer(options.score, engines[0].model.folder)
+    books.tally.restart()
+    run_here(parts_of(options, manifest, expansion, engines[0]), [partial(make, engine) for engine in engines], books)
 
 
-def _finish(options: Options, results: Results, store: Store, scratch: Path, total: int) -> None:
+def _on_ray(options: Options, manifest: Manifest, expansion: Expansion, place: Place, books: Books) -> None:
+    """Make what is missing on a Ray cluster. This process keeps the books."""
+    from fewstep.batch.ray import Plan, carried_out, connected
+
+    plan = Plan.of(options, manifest, expansion, place, books.results.path)
+    with connected(options.on) as cluster:
+        books.tally.restart()
+        beside(books.enter, carried_out(plan, cluster))
+
+
+def _finish(options: Options, output: Output, store: Store, total: int) -> None:
     """What is left when all is made: the results in their order, the page, the sheet, the table. Raises Stopped where there is no room."""
-    out = options.out
+    results, out = output.results, output.name
     try:
-        results.finish(scratch)
+        results.finish(output.scratch)
         count = sum(1 for _ in results.lines())
         shown = gallery.spread(results.lines(), count, gallery.MOST)
-        put(scratch, out / gallery.PAGE, gallery.page(shown, gallery.named(out), count, store.read).encode())
+        output.put(gallery.PAGE, gallery.page(shown, gallery.named(out), count, store.read).encode())
         sheet = gallery.contact_sheet(gallery.spread(results.lines(), count, gallery.SHEET_PICTURES), store.read)
         if sheet is not None:
-            put(scratch, out / gallery.SHEET, sheet)
+            output.put(gallery.SHEET, sheet)
         if options.parquet:
             from fewstep.batch.table import NAME as TABLE
             from fewstep.batch.table import write_table
 
-            write_table(results.lines(), out / TABLE, scratch)
+            output.take(TABLE, write_table(results.lines(), output.scratch / TABLE))
     except OSError as error:
         raise Stopped(f"the pictures are finished, and {out} cannot be written ({error.strerror or error}): put that right and give the same command") from None
 
@@ -206,12 +162,12 @@ def _tell(options: Options, tally: Tally) -> None:
     """The end in one line, or as JSON."""
     told = tally.said()
     if options.json == STDOUT:
-        return json_line("summary", {"out": str(options.out), **told})
+        return json_line("summary", {"out": options.out, **told})
     before = f", {tally.kept} were there" if tally.kept else ""
     failed = f", {tally.failed} failed" if tally.failed else ""
     made = f"{tally.made} made in {duration(tally.seconds)} ({tally.rate:.2f}/s, {size(tally.bytes)})"
     print(f"{options.out}  {tally.done} of {tally.total} pictures: {made}{before}{failed}")
-    _write_json(options.json, {"out": str(options.out), **told})
+    _write_json(options.json, {"out": options.out, **told})
 
 
 def _write_json(path: Path | None, said: dict[str, Any]) -> None:

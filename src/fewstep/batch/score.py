@@ -1,4 +1,4 @@
-"""How well a picture shows its prompt, where something here can tell: the judge of the embedded model. Needs torch."""
+"""How well a picture shows its prompt: by the judge of the embedded model, or by CLIP. Both need torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from fewstep.engine.words import split
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SCORES = ("judge",)
+SCORES = ("judge", "clip")
+
+
+def scorer(name: str | None, folder: Path) -> Score | None:
+    """What scores pictures of the model in ``folder``, None where nobody asked. Raises RequestError where what it takes is not here."""
+    if name == "clip":
+        from fewstep.batch.clip import clip_score
+
+        return clip_score()
+    return judged(folder) if name else None
 
 
 def judged(folder: Path) -> Score:

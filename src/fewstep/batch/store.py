@@ -31,6 +31,9 @@ class Store(Protocol):
     def read(self, line: dict[str, Any]) -> bytes | None:
         """The picture of a line in the results, None unless it is there with the checksum that the line has."""
 
+    def has(self, line: dict[str, Any]) -> bool:
+        """Whether the picture of a line is there, whole."""
+
     def write(self, line: dict[str, Any], content: bytes) -> None:
         """Put the picture of a line in its place, whole or not at all. Raises OSError."""
 
@@ -46,7 +49,7 @@ class Folders:
 
     def place(self, item: Item) -> dict[str, str]:
         """The path of its file."""
-        return {"path": f"{PICTURES}/{item.row // FOLDER_ROWS:05d}/{item.name}{self._suffix}"}
+        return {"path": path_of(item, self._suffix)}
 
     def read(self, line: dict[str, Any]) -> bytes | None:
         """The file of a line."""
@@ -55,6 +58,10 @@ class Folders:
         except OSError:
             return None
         return content if is_whole(line, content) else None
+
+    def has(self, line: dict[str, Any]) -> bool:
+        """Whether it can be read."""
+        return self.read(line) is not None
 
     def write(self, line: dict[str, Any], content: bytes) -> None:
         """A file under a temporary name, then renamed."""
@@ -88,6 +95,10 @@ class Tars:
             if content is not None and is_whole(line, content):
                 return content
         return None
+
+    def has(self, line: dict[str, Any]) -> bool:
+        """Whether it can be read."""
+        return self.read(line) is not None
 
     def write(self, line: dict[str, Any], content: bytes) -> None:
         """A file that waits."""
@@ -168,6 +179,11 @@ class Tars:
             if len(self._tables) > OPEN_SHARDS:
                 self._tables.popitem(last=False)
         return table
+
+
+def path_of(item: Item, suffix: str) -> str:
+    """Where the file of ``item`` lies in its job: in a folder for a thousand rows."""
+    return f"{PICTURES}/{item.row // FOLDER_ROWS:05d}/{item.name}{suffix}"
 
 
 def is_whole(line: dict[str, Any], content: bytes) -> bool:

@@ -19,8 +19,8 @@ MORE = {"score": "float", "error": "str", "labels": "str"}
 STAGES = ("adapters", "text", "encode", "denoise", "decode")
 
 
-def write_table(lines: Iterable[dict[str, Any]], path: Path, scratch: Path) -> Path:
-    """Write ``lines`` of the results as parquet, whole or not at all: timings as columns ms_text and so on, what is nested as JSON.
+def write_table(lines: Iterable[dict[str, Any]], path: Path) -> Path:
+    """Write ``lines`` of the results as parquet: timings as columns ms_text and so on, what is nested as JSON.
 
     Returns ``path``. Raises OSError.
     """
@@ -31,12 +31,11 @@ def write_table(lines: Iterable[dict[str, Any]], path: Path, scratch: Path) -> P
     record = {field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(Record) if field.name not in UNSAID}
     columns = {**OWN, **record, **{f"ms_{stage}": "float" for stage in STAGES}, **MORE}
     schema = pyarrow.schema([(name, kinds.get(kind, pyarrow.string())) for name, kind in columns.items()])
-    written = scratch / path.name
-    with pyarrow.parquet.ParquetWriter(written, schema) as writer:
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         rows = map(_row, lines)
         while some := list(islice(rows, ROWS)):
             writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
-    return written.replace(path)
+    return path
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:

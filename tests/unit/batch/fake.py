@@ -79,5 +79,12 @@ def job(
     return tally, failed
 
 
+def kept(results: Results, store: Store, manifest: Path, engine: FakeEngine | None = None) -> Tally:
+    """Run a job of the prompts in ``manifest`` into ``store``, to its end or to what stops it."""
+    tally = Tally(sum(1 for _ in open_manifest(manifest).rows()))
+    run(parts(manifest), [partial(make, engine or FakeEngine())], Books(results, store, tally, lambda tally, last: None, lambda bad: None))
+    return tally
+
+
 def files(out: Path, pattern: str = "pictures/**/*.png") -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob(pattern)) if path.is_file()}

@@ -21,6 +21,7 @@ SAME: dict[str, tuple[str, Any, Any]] = {  # as text, as JSON has it, as Request
     "outpaint": ("16,0,16,0", [16, 0, 16, 0], (16, 0, 16, 0)),
     "original_size": ("64x32", [64, 32], (64, 32)),
     "crop": ("1,2", [1, 2], (1, 2)),
+    "variations": ("9:0.5; 12:0.25", ["9:0.5", [12, 0.25]], ((9, 0.5), (12, 0.25))),
     "loras": ("a.safetensors:0.5; b.safetensors", ["a.safetensors:0.5", ["b.safetensors", 1.0]], ((Path("a.safetensors"), 0.5), (Path("b.safetensors"), 1.0))),
 }
 
@@ -46,6 +47,7 @@ def test_pictures_and_loras_lie_beside_the_manifest(tmp_path: Path) -> None:
     [
         ("seed", "7.5", "seed = '7.5': give a whole number"),
         ("variation", "much", "give a number"),
+        ("variations", "9:0.5; 12", "give a share from 0 to 1, or SEED:SHARE"),
         ("image", "none.png", "image .*none.png cannot be read"),
         ("image", 7, "give the path of a picture"),
         ("crop", "1x2", "LEFT,TOP"),

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -179,10 +180,20 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "format": (("prompts.txt", "--out", "o", "--format", "gif"), "there is png, webp and jpeg"),
     "batch": (("prompts.txt", "--out", "o", "--batch", "9"), "--batch 9"),
     "tars": (("prompts.txt", "--out", "o", "--tars", "0"), "--tars 0"),
-    "score": (("prompts.txt", "--out", "o", "--score", "clip"), "there is judge"),
+    "score": (("prompts.txt", "--out", "o", "--score", "taste"), "there is judge and clip"),
+    "no CLIP": (("prompts.txt", "--out", "o", "--score", "clip"), "is not in the Hub's cache: hf download openai/clip-vit-large-patch14 config.json"),
     "no judge": (("prompts.txt", "--out", "o", "--score", "judge"), "has no judge.safetensors"),
     "steps": (("prompts.txt", "--out", "o", "--steps", "3"), "3 steps were asked for"),
-    "elsewhere": (("prompts.txt", "--out", "s3://bucket/run"), "a folder of this machine"),
+    "elsewhere": (("prompts.txt", "--out", "s3:/bucket/run"), "write a bucket as s3://BUCKET/FOLDER"),
+    "no client for it": (("prompts.txt", "--out", "nowhere://bucket/run"), "nowhere://bucket/run cannot be written here"),
+    "tars in a bucket": (("prompts.txt", "--out", "s3://bucket/run", "--tars", "5"), "tars are written to a folder"),
+    "on what": (("prompts.txt", "--out", "o", "--on", "mars"), "--on mars: give here, ray, or the HOST:PORT"),
+    "actors here": (("prompts.txt", "--out", "o", "--actors", "4"), "--actors is for a Ray cluster"),
+    "actors": (("prompts.txt", "--out", "o", "--on", "ray", "--actors", "4-1"), "--actors 4-1: give their number"),
+    "GPUs": (("prompts.txt", "--out", "o", "--on", "ray", "--gpus-per-actor", "1.5"), "--gpus-per-actor 1.5: give a share of one"),
+    "CPUs": (("prompts.txt", "--out", "o", "--on", "ray", "--cpus-per-actor", "0"), "--cpus-per-actor 0"),
+    "devices": (("prompts.txt", "--out", "o", "--on", "ray", "--device", "cuda:0,cuda:1"), "on a cluster each actor has one device"),
+    "a dry run elsewhere": (("prompts.txt", "--out", "o", "--on", "ray", "--dry-run"), "give it without --on ray"),
     "a file": (("prompts.txt", "--out", "rows.csv"), "rows.csv cannot be written"),
     "other files": (("prompts.txt", "--out", "."), "holds other files"),
     "no place for the summary": (("prompts.txt", "--out", "o", "--json", "none/s.json"), "there is no folder"),
@@ -202,6 +213,14 @@ def test_bad_input_is_one_sentence_and_exit_code_2(batch: Batch, tmp_path: Path,
     assert answer.err.count("\n") == 1, answer.err
     assert sentence in answer.err
     assert not (tmp_path / "o" / NAME).exists() or not (tmp_path / "o" / NAME).read_bytes()
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="[ray] is here")
+def test_a_cluster_without_its_extra_is_a_sentence(batch: Batch, tmp_path: Path) -> None:
+    answer = batch("prompts.txt", "--out", "o", "--on", "ray")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "python -m pip install 'fewstep[ray]'" in answer.err
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.fixture
