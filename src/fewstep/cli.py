@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 some pictures failed, 2 bad input, 130 interrupted. Nothin
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewstep.batch.command import batch
+from fewstep.data.command import data
+from fewstep.distill.command import distill, train
 from fewstep.engine.options import parse_outpaint, parse_pair, parse_size, prompts_of, read_image, requests_of
-from fewstep.engine.request import ASPECTS, BACKENDS, RequestError
+from fewstep.engine.request import ASPECTS, BACKENDS, HINTS, TILES, RequestError
 
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
@@ -27,6 +28,7 @@ EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
     ("fewstep.stamp", "StepMismatch"): BAD_INPUT,
     ("fewstep.models.weights", "WeightsError"): BAD_INPUT,
     ("fewstep.engine.backends", "BackendError"): BAD_INPUT,
+    ("fewstep.data.shards", "ShardsError"): BAD_INPUT,
     ("fewstep.distill.recipe", "RecipeError"): BAD_INPUT,
     ("fewstep.distill.trainer", "NonFinite"): FAILED,
     ("fewstep.distill.trainer", "Stopped"): FAILED,
@@ -42,6 +44,8 @@ EXTRAS = {  # by what is not there
     "onnx": "onnx",
     "onnxscript": "onnx",
     "pyarrow": "parquet",
+    "pandas": "ray",
+    "ray": "ray",
     "tensorboard": "trackers",
     "wandb": "trackers",
 }
@@ -53,8 +57,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Change a value of the recipe: key=value. May be repeated.")]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder of the run; $FEWSTEP_RUNS/NAME of the recipe by default.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,7 +108,8 @@ def generate(
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="What few-step weights are put on, instead of their own base.")] = None,
     few_step: Annotated[str | None, typer.Option(metavar="NAME:STEPS", help="Few-step weights for a base: lightning-lora:4, or a LoRA's file.")] = None,
     backend: Annotated[str | None, typer.Option(metavar="|".join(BACKENDS), help="Who computes.  [default: auto]", show_default=False)] = None,
-    decoder: Annotated[str | None, typer.Option(metavar="full|tiny", help="Who turns latents into pixels.  [default: full]", show_default=False)] = None,
+    memory: Annotated[str, typer.Option(metavar="auto|full|model|sequential", help="What of the model is on the card at once.")] = "auto",
+    decoder: Annotated[str | None, typer.Option(metavar="full|tiny|tiled", help="Who turns latents into pixels.  [default: full]", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the first there is by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
     source: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Make the picture of this file again.")] = None,
@@ -126,33 +129,48 @@ def generate(
     crop: Annotated[str | None, typer.Option(metavar="L,T", help="Tell it of so many pixels cut off on the left and above.")] = None,
     target_size: Annotated[str | None, typer.Option(metavar="WxH", help="Tell it of this size as wanted.")] = None,
     variation_seed: Annotated[int | None, typer.Option(metavar="N", help="Another seed, to go some of the way to.")] = None,
-    variation: Annotated[float | None, typer.Option(metavar="0..1", help="How much of the way.")] = None,
+    variation: Annotated[
+        list[str] | None, typer.Option(metavar="0..1|SEED:SHARE", help="How much of the way; with a seed, from there on. May be repeated.")
+    ] = None,
     transparent: Annotated[bool, typer.Option("--transparent", help="Cut the flat background out.")] = False,
+    tile: Annotated[str | None, typer.Option(metavar="|".join(TILES), help="Without a seam, to be laid side by side along these.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="A LoRA over the weights, at 1 or that. May be repeated.")] = None,
+    control: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A picture that the composition follows. May be repeated.")] = None,
+    controlnet: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[:WEIGHT[:START-END]]", help="Who reads it, instead of the model's own (own). May be repeated.")
+    ] = None,
+    hint: Annotated[list[str] | None, typer.Option(metavar="|".join(HINTS), help="What to make of it first.  [default: given]", show_default=False)] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Put all pictures into one as well, with an atlas in FILE.json.")] = None,
 ) -> None:
     """Make pictures of prompts."""
     from fewstep.engine.adapters import find_again, given_loras
+    from fewstep.engine.control import given_controls, same_controls
     from fewstep.engine.run import again, generate
+    from fewstep.engine.variations import given_variations
 
     given: dict[str, Any] = {"image": image and read_image(image, "--image"), "mask": mask and read_image(mask, "--mask")}
     wanted: dict[str, Any] = {"seed": seed, "steps": steps, "aspect": aspect, "blend": blend, "blend_weight": blend_weight}
-    wanted |= {"variation_seed": variation_seed, "variation": variation, "strength": strength, "outpaint": parse_outpaint(outpaint)}
+    wanted |= {"variation_seed": variation_seed, "strength": strength, "outpaint": parse_outpaint(outpaint), **given_variations(variation or [])}
     wanted |= {"prompt_2": prompt_2, "negative": negative, "nag_scale": nag_scale, "guidance_scale": guidance_scale}
     wanted |= {"original_size": parse_pair(original_size, "--original-size"), "crop": parse_pair(crop, "--crop", ",")}
-    wanted["target_size"] = parse_pair(target_size, "--target-size")
+    wanted |= {"target_size": parse_pair(target_size, "--target-size"), "tile": tile}
     record: Record | None = None
+    followed = [read_image(path, "--control") for path in control or ()]
     if source is not None:
-        if prompts or count != 1 or transparent or literal or any(v is not None for v in (file, size, backend, decoder, device, sheet, *wanted.values())):
-            raise RequestError("--from repeats a picture as it was made: give it alone, at most with --image, --mask, --lora, --out, --format, --model, --json")
+        others = (file, size, backend, decoder, device, sheet, hint, *wanted.values())
+        if prompts or count != 1 or transparent or literal or any(value is not None for value in others):
+            few = "--image, --mask, --control, --controlnet, --lora, --out, --format, --model, --json"
+            raise RequestError(f"--from repeats a picture as it was made: give it alone, at most with {few}")
         record, kind = again(source, out, kind, model or base)
+        given["control"] = same_controls(record.control or (), followed, controlnet or ())
         requests = [record.again(**given, loras=find_again(record.loras or (), lora or [], (source.parent, Path())))]
     else:
         width, height = (None, None) if size is None else parse_size(size)
+        given["control"] = given_controls(followed, controlnet or (), hint or ())
         wanted |= {"transparent": transparent, "literal": literal, "loras": given_loras(lora or [])}
         requests = requests_of(prompts_of(prompts, file), count, width=width, height=height, **wanted, **given)
     name = model or (record.model if record and not base else "emoji")
-    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, backend or "auto", decoder or "full", device, base, few_step))
+    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, backend or "auto", decoder or "full", device, base, few_step, memory))
 
 
 @app.command()
@@ -201,80 +219,26 @@ def models(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what is installed here and how it is set up."""
-    from fewstep.engine.doctor import report
+def doctor(json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JSON.")] = None) -> None:
+    """Say what this machine can run: memory, device, what is installed, and which models fit."""
+    from fewstep.engine.doctor import facts, report
 
-    for what, state in report():
-        print(f"{what:<16}{state}")
+    found = facts()
+    if json is not None:
+        from json import dumps
 
+        from fewstep.engine.files import write_bytes
 
-@app.command()
-def data(
-    kind: Annotated[str, typer.Argument(metavar="emoji", help="What to render.")],
-    source: Annotated[Path, typer.Option(help="A checkout of googlefonts/noto-emoji, or NotoColorEmoji.ttf.")],
-    out: Annotated[Path, typer.Option(help="A folder for the pictures and captions.jsonl.")],
-    count: Annotated[int, typer.Option(help="Scenes.")] = 1000,
-    subjects: Annotated[str, typer.Option(help="A number up to 120, 'groups' or 'all'.")] = "120",
-    seed: Annotated[int, typer.Option(min=0, help="Scene i is a function of this and i.")] = 0,
-) -> None:
-    """Render scenes with captions, as the model sees them in training. The same command goes on where it was stopped."""
-    from fewstep.data.export import write_scenes
-
-    if kind != "emoji":
-        raise RequestError(f"data {kind!r}: there is emoji")
-    try:
-        drawn = write_scenes(source, out, count, int(subjects) if subjects.isdecimal() else subjects, seed)
-    except ValueError as error:
-        raise RequestError(str(error)) from None
-    print(f"{out}  {count} scenes, {drawn} drawn now")
+        write_bytes(json, dumps(found, indent=1).encode())
+    for what, state in report(found):
+        print(f"{what:<18}{state}")
 
 
-@app.command()
-def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
-    """Train an autoencoder, text encoders and a teacher, or the judge that evaluates, as a recipe says. Goes on where it was stopped."""
-    from fewstep.distill.recipe import trained_by
-
-    if trained_by(recipe) == "judge":
-        from fewstep.distill.judge import train_judge as work
-    else:
-        from fewstep.distill.pretrain import train_teacher as work
-    print(work(recipe, run or run_folder(recipe), settings or []))
+app.add_typer(data, name="data")
 
 
-@app.command()
-def distill(
-    words: Annotated[list[str], typer.Argument(metavar="RECIPE | status RUN", help="What to do, or the folder of a run to look at.")],
-    run: RunFolder = None,
-    settings: Settings = None,
-    json: Annotated[Path | None, typer.Option(help="With status: write it as JSON.")] = None,
-) -> None:
-    """Distil students from a teacher, stage by stage, or a smaller autoencoder or decoder, as a recipe says. Goes on where it was stopped.
-
-    "fewstep distill status RUN" says from another terminal how a run is doing.
-    """
-    if words[0] == "status" and len(words) == 2:
-        from fewstep.distill.status import show
-
-        print("\n".join(show(Path(words[1]), json)))
-        return
-    if len(words) != 1 or json is not None:
-        raise RequestError(f"fewstep distill {' '.join(words)}: give one recipe, or status and the folder of a run")
-    from fewstep.distill.recipe import trained_by
-
-    recipe = Path(words[0])
-    if (kind := trained_by(recipe)) == "autoencoder":
-        from fewstep.distill.compact import train_autoencoder as work
-    elif kind == "decoder":
-        from fewstep.distill.decoder import train_decoder as work
-    else:
-        from fewstep.distill.walk import distill as work
-    print(work(recipe, run or run_folder(recipe), settings or []))
-
-
-def run_folder(recipe: Path) -> Path:
-    """$FEWSTEP_RUNS/NAME, by default ~/.fewstep/runs/NAME, for a recipe NAME.toml."""
-    return Path(os.environ.get("FEWSTEP_RUNS") or Path.home() / ".fewstep" / "runs") / recipe.stem
+app.command()(train)
+app.command()(distill)
 
 
 @app.command()
@@ -298,6 +262,7 @@ def export(
     steps: Annotated[int, typer.Option(help="Which student.")],
     out: Annotated[Path, typer.Option(help="Folder to write, or a .safetensors file.")],
     to: Annotated[str, typer.Option(help="diffusers, unet, lora, single-file, onnx or graphs.")] = "diffusers",
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository of the Hub, with its card.")] = None,
 ) -> None:
     """Write one student for other tools."""
     from fewstep.engine.model import check_choice, open_model
@@ -308,7 +273,14 @@ def export(
     if find(model).is_file():
         raise RequestError(f"{model} is one file: give the folder of its model, and the student is found there by --steps")
     folder = open_model(model, steps).folder
-    print(write(folder, steps, to, out))
+    if push is None:
+        print(write(folder, steps, to, out))
+        return
+    from fewstep.export.push import check_push, publish
+
+    check_push(push, to)
+    print(path := write(folder, steps, to, out))
+    print(publish(path, push, folder, to))
 
 
 @app.command()

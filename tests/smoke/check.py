@@ -33,6 +33,17 @@ def run(folder: str, killed_at: str) -> None:
     print(f"{len(lines)} updates in {len(updates)} phases of {len(stages)} stages, {len(students)} students")
 
 
+def film(folder: str) -> None:
+    """The run's page holds a film with a column for each number of steps, and each has pictures from before training and after."""
+    page = (Path(folder) / "report.html").read_text(encoding="utf8")
+    data = json.loads(page.partition('id="film-frames">')[2].partition("</script>")[0])
+    assert list(data["columns"]) == ["8", "4", "2", "1"], list(data["columns"])
+    assert all(len(frames) >= 2 and frames[0][0] == 0 for frames in data["columns"].values())
+    students = sorted(path.name.split("-")[0] for path in (Path(folder) / "model" / "students").glob("*.safetensors"))
+    assert students == ["1", "2", "4", "8"], students
+    print(f"{len(page) / 1e6:.1f} MB, {len(data['moments'])} moments")
+
+
 def picture(file: str) -> None:
     """A PNG that decodes, is RGB, and is not one flat colour."""
     with Image.open(file, formats=("PNG",)) as image:
@@ -65,4 +76,4 @@ def same(folder: str, prompt: str, steps: str, seed: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    {"run": run, "picture": picture, "same": same}[sys.argv[1]](*sys.argv[2:])
+    {"run": run, "film": film, "picture": picture, "same": same}[sys.argv[1]](*sys.argv[2:])

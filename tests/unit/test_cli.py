@@ -203,7 +203,6 @@ BAD = {
     "from nothing": (("generate", "--from", "x.png"), "x.png cannot be read"),
     "from no picture": (("generate", "--from", "binary"), "is no PNG"),
     "subjects of nothing": (("models", "--subjects"), "give a model"),
-    "unknown data": (("data", "cats", "--source", ".", "--out", "o"), "there is emoji"),
     "no emoji there": (("data", "emoji", "--source", ".", "--out", "o"), "holds no emoji"),
     "export of a file": (("export", "TINY/students/4-step.safetensors", "--steps", "4", "--out", "o"), "is one file: give the folder"),
     "a repeat by another backend": (("generate", "--from", "p.png", "--backend", "eager"), "give it alone"),
@@ -299,6 +298,6 @@ def test_our_own_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fewstep.engine.doctor.report", broken)
+    monkeypatch.setattr("fewstep.engine.doctor.facts", broken)
     with pytest.raises(ZeroDivisionError):
         main(["doctor"])

@@ -1,4 +1,4 @@
-"""``fewstep data emoji``: scenes as files, whole, resumable, a function of their seed."""
+"""``fewstep data emoji``: scenes as files, whole, resumable, a function of their seed; and a source for ``fewstep data prepare``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from fewstep.cli import main
 from fewstep.data.buckets import BUCKETS
@@ -69,3 +70,25 @@ def test_bad_settings_are_one_sentence(source: Path, tmp_path: Path, capsys: pyt
         main(["data", "emoji", "--source", str(source), "--out", str(tmp_path / "out"), option, value])
     assert caught.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_what_is_neither_rendered_nor_prepared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "cats", "--out", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert "No such command 'cats'" in capsys.readouterr().err
+
+
+def test_scenes_are_a_source_to_prepare(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From rendering to shards with the embedded model: every scene is kept but a repeated one, uncropped, in its own bucket."""
+    with pytest.raises(SystemExit):
+        main(["data", "emoji", "--source", str(source), "--out", str(tmp_path / "scenes"), "--count", "12", "--subjects", "all"])
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "prepare", str(tmp_path / "scenes"), "--out", str(tmp_path / "shards"), "--min-sharpness", "0", "--device", "cpu"])
+    assert not caught.value.code
+    audit = json.loads((tmp_path / "shards" / "audit.json").read_text())
+    assert audit["seen"] == 12 == audit["kept"] + audit["dropped"].get("duplicate", 0)
+    for path in (tmp_path / "shards").glob("*-*.safetensors"):
+        width, height = map(int, path.stem.partition("-")[2].split("x"))
+        assert load_file(path)["time_ids"].unique(dim=0).tolist() == [[height, width, 0, 0, height, width]]
+    assert ["kept", str(audit["kept"])] in [line.split()[:2] for line in capsys.readouterr().out.splitlines()]

@@ -69,12 +69,14 @@ def test_inpainting_and_extending(fewstep: Run) -> None:
 
 
 def test_what_is_varied_is_repeated_to_the_byte(fewstep: Run) -> None:
-    varied = ("--blend", "ghost", "--blend-weight", "0.3", "--variation-seed", 4, "--variation", "0.2", "--transparent")
+    varied = ("--blend", "ghost", "--blend-weight", "0.3", "--variation-seed", 4, "--variation", "0.2", "--variation", "9:0.1", "--transparent")
     made = [json.loads(line)["path"] for line in fewstep("pizza", "--count", 2, "--steps", 2, "--size", "64x64", "--json", *varied)[1].splitlines()]
     assert Image.open(made[0]).mode == "RGBA"
     for path in made:
         assert fewstep("--from", path, "--out", "again.png")[0] == 0
         assert Path("again.png").read_bytes() == Path(path).read_bytes()
+    record = read_record(Path(made[1]))
+    assert (record.variation_seed, record.variation, record.variations) == (4, 0.2, ((9, 0.1),))
 
 
 def test_what_was_begun_from_an_image_is_repeated_with_that_image(fewstep: Run) -> None:
@@ -110,6 +112,11 @@ BAD = {
     "outpaint of nothing": (("--outpaint", "16,0,0,0"), "outpaint was given without image"),
     "weight of nothing": (("--blend-weight", "0.5"), "blend_weight was given without blend"),
     "variation of nothing": (("--variation-seed", "5"), "variation_seed was given without variation"),
+    "variation by words": (("--variation", "much"), "variation 'much': give a share from 0 to 1, or SEED:SHARE"),
+    "variation without a seed": (("--variation", "-1:0.5"), "variation '-1:0.5': write it as SEED:SHARE"),
+    "variation too far": (("--variation", "9:1.5"), r"the share of variations\[0\] = 1.5: give a number from 0 to 1"),
+    "two shares": (("--variation", "0.5", "--variation", "0.2"), "a share without a seed goes with --variation-seed"),
+    "from and a variation": (("--from", "a.png", "--variation", "9:0.5"), "give it alone"),
     "no file": (("--image", "none.png"), "--image none.png cannot be read"),
     "a folder": (("--image", "."), r"--image \. cannot be read"),
     "no picture": (("--image", "binary"), "the picture of --image binary is no PNG, WebP or JPEG"),

@@ -23,7 +23,7 @@ TIERS = (
     ("cli",),
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
-SIDEWAYS = {("distill", "evals"), ("stamp", "schedule")}  # the only imports within a tier
+SIDEWAYS = {("distill", "evals"), ("data", "engine"), ("stamp", "schedule")}  # the only imports within a tier
 HEAVY = {
     "torch",
     "diffusers",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 BUCKETS: tuple[tuple[int, int], ...] = ((256, 256), (336, 192), (192, 336), (288, 224), (224, 288))  # width, height in pixels; multiples of 16
 SQUARE_SHARE = 0.5  # of training batches; the other buckets share the rest evenly
 
@@ -17,3 +19,8 @@ def bucket(draw: float, side: int = BUCKETS[0][0]) -> tuple[int, int]:
     if draw < SQUARE_SHARE:
         return square
     return others[min(int((draw - SQUARE_SHARE) / (1 - SQUARE_SHARE) * len(others)), len(others) - 1)]
+
+
+def nearest(width: int, height: int, side: int = BUCKETS[0][0]) -> tuple[int, int]:
+    """The bucket of ``buckets(side)`` whose shape is nearest to that of a picture of ``width`` by ``height``: the least of it is cut off."""
+    return min(buckets(side), key=lambda size: abs(log(width / height) - log(size[0] / size[1])))

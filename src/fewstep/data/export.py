@@ -10,6 +10,7 @@ from PIL import Image
 
 from fewstep.data.buckets import bucket
 from fewstep.data.emoji import Dials, World
+from fewstep.data.files import write_text
 from fewstep.data.subjects import choose, read_subjects
 
 SETTINGS, CAPTIONS = "scenes.json", "captions.jsonl"
@@ -45,7 +46,7 @@ def write_scenes(source: Path, out: Path, count: int = 1000, subjects: int | str
             Image.fromarray(world.render(scene, width, height)).save(temporary, "PNG")
             temporary.replace(path)
             drawn += 1
-    _write(out / CAPTIONS, "".join(f"{line}\n" for line in lines))
+    write_text(out / CAPTIONS, "".join(f"{line}\n" for line in lines))
     return drawn
 
 
@@ -53,16 +54,10 @@ def _same_settings(path: Path, settings: dict[str, Any]) -> None:
     """Note the settings in a new folder; in one that has them, raise ValueError unless they are these."""
     settings = json.loads(json.dumps(settings))
     if not path.is_file():
-        return _write(path, json.dumps(settings, indent=1, ensure_ascii=False))
+        return write_text(path, json.dumps(settings, indent=1, ensure_ascii=False))
     try:
         there = json.loads(path.read_text(encoding="utf8"))
     except ValueError:
         there = None
     if there != settings:
         raise ValueError(f"{path.parent} holds scenes of other settings ({path.name}): give an empty folder")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(path)

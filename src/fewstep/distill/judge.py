@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.pretrain import complete
@@ -45,7 +46,20 @@ def train_judge(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     torch.manual_seed(plan.seed)
     world = judge_world(open_world(plan.data), plan.seed)
     judge = Judge([subject.name for subject in world.subjects]).to(dist.device())
-    phase = Phase(
+    phase = judge_phase(judge, world, plan)
+    watch = Watch(run, judge_outline(plan))
+    run.observers = watch.routines()
+    complete(run, phase, "judge")
+    if dist.rank() == 0:
+        save_judge(judge, folder / JUDGE)
+    watch.finish()
+    dist.wait()
+    return folder / JUDGE
+
+
+def judge_phase(judge: Judge, world: World, plan: JudgePlan) -> Phase:
+    """Both of the judge's answers, by cross-entropy on its own distorted renders."""
+    return Phase(
         name="judge/recognise",
         updates=plan.updates,
         batch_size=plan.batch_size,
@@ -57,14 +71,6 @@ def train_judge(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
         clip=1.0,
         workers=spare(),
     )
-    watch = Watch(run, judge_outline(plan))
-    run.observers = watch.routines()
-    complete(run, phase, "judge")
-    if dist.rank() == 0:
-        save_judge(judge, folder / JUDGE)
-    watch.finish()
-    dist.wait()
-    return folder / JUDGE
 
 
 def judge_outline(plan: JudgePlan) -> tuple[Part, ...]:

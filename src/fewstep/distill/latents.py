@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from fewstep.distill import dist
 from fewstep.distill.state import write_text
 from fewstep.distill.workers import each, spare
 from fewstep.engine.decode import ENCODED
-from fewstep.models.bundle import save_weights
-from fewstep.models.prompt import time_ids
+from fewstep.models.bundle import digest_weights, save_weights
+from fewstep.models.prompt import Prompt, time_ids
 
 SHARD = 128  # pictures a file, all of one bucket: few enough that a small cache holds every bucket
 GOLDEN = 0.6180339887498949  # multiples of the golden ratio, modulo 1, fill [0, 1) evenly from the first few on
@@ -37,6 +38,7 @@ class Samples:
     time_ids: Tensor  # [B, 6]
     indices: list[int]  # global sample indices
     seed: int
+    prompt: Prompt | None = None  # the captions, encoded, where that is done once for all
 
     def noise(self, purpose: int) -> Tensor:
         """Unit noise like the latents; each sample's own, a function of (seed, index, purpose)."""
@@ -47,6 +49,33 @@ class Samples:
     def uniform(self, purpose: int) -> np.ndarray:
         """One uniform draw from [0, 1) a sample, as :meth:`noise` seeded: float64 [B]."""
         return np.array([np.random.default_rng((self.seed, index, purpose)).random() for index in self.indices])
+
+
+Text = Callable[[Samples], Prompt]
+"""What the captions of samples say to a UNet: float32."""
+
+
+class Cache(Protocol):
+    """Encoded pictures that training takes its samples from: rendered scenes (:class:`Latents`), or shards (prepared.py)."""
+
+    @property
+    def counts(self) -> Mapping[tuple[int, int], int]:
+        """Pictures in each bucket (width, height)."""
+
+    @property
+    def spread(self) -> float:
+        """What latents are divided by, to have unit variance."""
+
+    def batch(self, indices: range, batch_size: int, scale: float, device: torch.device) -> Samples:
+        """The samples with these global indices. All indices of one batch of ``batch_size`` come from one bucket."""
+
+    def rows(self, size: tuple[int, int], rows: Sequence[int], indices: range, scale: float, device: torch.device) -> Samples:
+        """The cached pictures ``rows`` of the bucket ``size``, modulo how many it holds, as samples with these global indices."""
+
+
+def stretch(batch_size: int) -> int:
+    """Sample indices that a phase has to itself, so that no two phases draw the same noise: whole batches."""
+    return 10**9 // batch_size * batch_size
 
 
 class Latents:
@@ -74,6 +103,11 @@ class Latents:
             parts.setdefault(size, []).append(latents)
             self.captions.setdefault(size, []).extend(captions)
         self.latents = {size: torch.cat(tensors) for size, tensors in parts.items()}
+
+    @property
+    def counts(self) -> dict[tuple[int, int], int]:
+        """Pictures in each bucket (width, height)."""
+        return {size: len(rows) for size, rows in self.latents.items()}
 
     @property
     def spread(self) -> float:
@@ -134,8 +168,7 @@ def _scenes(world: World, size: tuple[int, int], indices: range) -> tuple[Tensor
 def cache_key(data: str, vae: AutoencoderKL, precision: torch.dtype) -> str:
     """What a cache depends on: the data's recipe and the autoencoder, as float16 files hold it. Runs that share both may share a cache."""
     digest = hashlib.sha256(f"{data} {precision}".encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode() + tensor.half().cpu().contiguous().numpy().tobytes())
+    digest_weights(digest, vae)
     return digest.hexdigest()[:12]
 
 

@@ -26,6 +26,11 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     return (F.softplus(-real.float()) + F.softplus(fake.float())).mean()
 
 
+def relativistic(ahead: Tensor, behind: Tensor) -> Tensor:
+    """softplus(-(l_a - l_b)) of pairs (R3GAN, arXiv 2501.05441, equation 2): the critic wants the teacher's ahead, the student its own; logits [B]."""
+    return F.softplus(behind.float() - ahead.float()).mean()
+
+
 def approximate_r1(real: Tensor, perturbed: Tensor) -> Tensor:
     """‖D(x) - D(x + σz)‖² (Seaweed-APT, arXiv 2501.08316): R1 without a second derivative, for logits [B]."""
     return (real.float() - perturbed.float()).square().mean()

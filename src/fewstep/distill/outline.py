@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 
 OUTLINE = "outline.json"
+Passes = Callable[[DistillPlan, Stage, str], float]  # of the UNet for one sample of an update in a stage's phase
 ENCODER = 0.5  # of a UNet's work is done up to its mid-block, about: the critic's share
 
 
@@ -30,18 +31,19 @@ class Part:
         return self.updates * self.batch_size
 
 
-def outline_of(plan: DistillPlan) -> tuple[Part, ...]:
-    """The phases that ``fewstep distill`` walks through, those without updates left out."""
+def outline_of(plan: DistillPlan, passes: Passes | None = None) -> tuple[Part, ...]:
+    """The phases that ``fewstep distill`` walks through, those without updates left out; ``passes`` are the method's, by default the paper's."""
+    count = passes or paper_passes
     parts = []
     for stage in plan.stages:
         for phase in (*PHASES, "adapter"):
             if updates := getattr(stage, phase):
-                work = updates * plan.batch_size * passes(plan, stage, phase)
+                work = updates * plan.batch_size * count(plan, stage, phase)
                 parts.append(Part(f"{stage.name}/{phase}", updates, plan.batch_size, work, "unet"))
     return tuple(parts)
 
 
-def passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
+def paper_passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
     """Forward passes of the UNet for one sample of an update, on average over both turns; a backward pass counts as two.
 
     The teacher walks n steps, each with guidance twice; where batches come again (``reuse``), its walk is remembered.
@@ -55,7 +57,7 @@ def passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
     sides = 2 * ENCODER if phase == "conditional" else ENCODER  # a conditional critic looks at the jump's start as well
     shown = 3 if plan.r1_weight else 2
     critics = teacher + 1 + shown * sides * learn
-    students = 1 + 2 + sides * learn
+    students = 1 + 2 + sides * learn + ((teacher + sides) if plan.relativistic else 0)
     return (critics + students) / 2
 
 

@@ -1,4 +1,4 @@
-"""A run's report as one page of HTML, made from what lies in its folder: status, lights, samples and curves. Asks for nothing else."""
+"""A run's report as one page of HTML, made from what lies in its folder: film, lights, samples and curves. Asks for nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from fewstep.distill.chart import chart
 from fewstep.distill.curves import curves, read_lines, reference
+from fewstep.distill.film import film
 from fewstep.distill.outline import Part, read_outline
 from fewstep.distill.status import duration, read_status
 from fewstep.evals.page import document, table
@@ -51,7 +52,8 @@ def report(folder: Path) -> str:
     spans = _spans(parts, metrics)
     own = curves(metrics, read_lines(folder / "health.jsonl"), {name: int(span) for name, span in spans.items()})
     lights = status["lights"]
-    body = [_lights(lights)] if lights else []
+    body = [film(folder)]
+    body += [_lights(lights)] if lights else []
     body += [_samples(folder / "samples", list(spans))] if (folder / "samples").is_dir() else []
     body += [_panels(spans, own)]
     return document(f"fewstep: {folder.resolve().name}", f"How {folder.resolve().name} is doing", _about(status), "\n".join(body))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fewstep.distill.recipe import ASIDE
@@ -45,8 +45,8 @@ class Stage:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: convert goes with prediction_type 'sample'")
         if (self.kind == "mse") != bool(self.mse):
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: kind 'mse' and only that has mse updates")
-        if self.kind == "mse" and (self.warm or self.adapter):
-            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage needs no warm updates and ships no adapter")
+        if self.kind == "mse" and self.warm:
+            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage needs no warm updates")
         if self.adapter and self.prediction_type == "sample":
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: a student that predicts x0 ships whole, it has no adapter")
         if any(not 1 <= level <= self.teacher_steps for level in self.levels):
@@ -56,6 +56,11 @@ class Stage:
     def name(self) -> str:
         """As it stands in metrics and file names."""
         return f"{self.teacher_steps}to{self.steps}"
+
+    def scaled(self, by: float) -> Stage:
+        """The same stage with ``by`` times the updates in every phase that has any, at least one turn of each side."""
+        counts = {phase: getattr(self, phase) for phase in (*PHASES, "adapter")}
+        return replace(self, **{phase: max(round(count * by), 2) for phase, count in counts.items() if count})
 
     def starts(self) -> tuple[int, ...]:
         """The levels where jumps start."""
@@ -89,6 +94,9 @@ class DistillPlan:
 
     teacher: str  # a model's folder, "emoji", or a teacher's recipe (.toml beside this one), which is carried out first
     stages: tuple[Stage, ...]
+    method: str = "paper"  # of the phases that follow convert and warm: a name in distill/methods, or the path of a .py file beside this one
+    start: str = ""  # "WHERE:STEPS", a run's folder or a model and the step count of a student in it: stages down to it are left out; empty: all
+    scale: float = 1.0  # factor on all updates, to try a recipe out: 0.1 is a tenth of its length
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     guidance_scale: float = 4.0  # of the teacher in the first stage; no later stage has any
@@ -104,6 +112,9 @@ class DistillPlan:
     critic_learning_rate: float = 3e-5
     r1_weight: float = 0.0
     r1_sigma: float = 0.05
+    relativistic: bool = False  # the critic compares the teacher's and the student's from the same start, instead of judging each
+    critic_heads: Literal["mid", "every"] = "mid"  # where the critic's heads sit: after the mid-block, or after each level too
+    critic_noise: Literal["landing", "every"] = "landing"  # what it sees: landing points as they are (or by renoise_t), or at any higher noise level
     data: DataRecipe = field(default_factory=DataRecipe)
     accumulate: int = field(default=1, metadata=ASIDE)  # parts that a batch is worked off in, where memory holds no whole one
     checkpointing: bool = field(default=False, metadata=ASIDE)  # compute activations again going backwards instead of keeping them
@@ -111,14 +122,31 @@ class DistillPlan:
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe, metadata=ASIDE)
 
     def __post_init__(self) -> None:
-        known: set[int] = set()
+        if self.scale <= 0:
+            raise ValueError(f"scale = {self.scale}: a factor on the updates, above 0")
+        # from here on stages say what is carried out, and nobody else has to know of the two
+        object.__setattr__(self, "stages", tuple(stage.scaled(self.scale) if self.scale != 1 else stage for stage in self.stages))
+        object.__setattr__(self, "scale", 1.0)
+        known = {self.start_steps} if self.start else set[int]()
+        if self.start:
+            object.__setattr__(self, "stages", tuple(stage for stage in self.stages if stage.steps < self.start_steps))
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate}: it divides batch_size = {self.batch_size}")
         if self.reuse < 1:
             raise ValueError(f"reuse = {self.reuse}: a batch is seen at least once")
         for index, stage in enumerate(self.stages):
-            if index and stage.teacher_steps not in known:
+            if (index or self.start) and stage.teacher_steps not in known:
                 raise ValueError(f"stage {stage.teacher_steps} -> {stage.steps}: no earlier stage makes a {stage.teacher_steps}-step student")
             known.add(stage.steps)
+        if self.critic_noise == "every" and any(stage.renoise_t for stage in self.stages):
+            raise ValueError('critic_noise = "every": the critic sees all levels then, leave renoise_t and its weights out')
         if not self.stages:
-            raise ValueError("stages: a plan has at least one")
+            raise ValueError(f"start = {self.start!r}: no stage leads on from there" if self.start else "stages: a plan has at least one")
+
+    @property
+    def start_steps(self) -> int:
+        """The step count of the student that the plan starts from. Raises ValueError on a ``start`` that names none."""
+        where, _, steps = self.start.rpartition(":")
+        if not where or not steps.isdecimal() or int(steps) < 1:
+            raise ValueError(f"start = {self.start!r}: give a run or model and a step count, such as emoji:8 or runs/first:8")
+        return int(steps)

@@ -14,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
 from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase
-from fewstep.distill.latents import Latents, cache_key, to_tensor
+from fewstep.distill.feed import open_feed
+from fewstep.distill.latents import to_tensor
 from fewstep.distill.linear_start import linear_start
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.plan import TrackingRecipe
@@ -30,7 +31,7 @@ from fewstep.distill.teacher import TeacherRecipe, teacher_phase
 from fewstep.distill.text import TextRecipe, TextTowers, text_phase
 from fewstep.distill.trainer import Phase, Routine, train
 from fewstep.distill.watch import Watch
-from fewstep.distill.world import DataRecipe, captions, identity, open_world, words
+from fewstep.distill.world import DataRecipe, captions, open_world
 from fewstep.models.bundle import Bundle, load_bundle, save_bundle, save_weights
 from fewstep.models.miniature import Shape, build_bundle
 from fewstep.models.weights import read_weights
@@ -60,6 +61,8 @@ class TeacherPlan:
     def __post_init__(self) -> None:
         if self.start and (self.shape, self.autoencoder, self.text) != (Shape(), AutoencoderRecipe(), TextRecipe()):
             raise ValueError(f"start = {self.start!r}: shape, autoencoder and text are that model's own: leave them out")
+        if self.data.shards and not self.start:
+            raise ValueError(f"data.shards = {self.data.shards!r}: name the model that encoded them as start: only its UNet can be trained on them")
 
 
 def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
@@ -75,21 +78,20 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
         return model
     watch = Watch(run, teacher_outline(plan), tracking=plan.tracking)
     run.observers = watch.routines()
-    world, precision = open_world(plan.data), dtype(plan.precision)
-    bundle = load_bundle(find(plan.start), dist.device()) if plan.start else _foundation(run, plan, world, precision)
+    precision = dtype(plan.precision)
+    bundle = load_bundle(find(plan.start), dist.device()) if plan.start else _foundation(run, plan, open_world(plan.data), precision)
     before = bundle.stamp.pictures
     bundle.unet.train().requires_grad_(True)
     for network in (bundle.vae, bundle.unet):
-        network.set_attn_processor(AttnProcessor())  # plain products: torch's fused CPU attention is slow backwards
+        network.set_attn_processor(attention())
         network.to(memory_format=torch.channels_last)
     for network in (bundle.vae, bundle.text_encoder, bundle.text_encoder_2):
         network.eval().requires_grad_(False)
 
-    key = cache_key(identity(plan.data, world), bundle.vae, precision)
-    latents = Latents(folder / "latents", world, bundle.vae, plan.data.pictures, key, precision)
-    bundle.vae.register_to_config(scaling_factor=1 / latents.spread)
-    complete(run, teacher_phase(bundle, latents, plan.teacher, precision), "unet")
-    bundle.words = words(world)
+    feed = open_feed(plan.data, folder, bundle, precision, plan.teacher.batch_size)
+    bundle.vae.register_to_config(scaling_factor=1 / feed.latents.spread)
+    complete(run, teacher_phase(bundle, feed.latents, feed.text, plan.teacher, precision), "unet")
+    bundle.words = feed.words
     seen = before + plan.teacher.updates * plan.teacher.batch_size
     bundle.stamp = Stamp("teacher", 32, guidance_scale=plan.guidance_scale, base=bundle.hash, recipe=recipe_hash(plan), stage="teacher", pictures=seen)
     if dist.rank() == 0:
@@ -112,7 +114,7 @@ def _foundation(run: Run, plan: TeacherPlan, world: World, precision: torch.dtyp
     """A bundle whose autoencoder and text encoders are trained, and whose UNet is not."""
     wide = World(world.subjects, plan.text.dials, plan.seed + 1)
     bundle = build_bundle(plan.shape, captions(wide, plan.vocabulary_captions), plan.seed)
-    bundle.vae.set_attn_processor(AttnProcessor())
+    bundle.vae.set_attn_processor(attention())
     bundle.vae.to(memory_format=torch.channels_last)
     crops = World(world.subjects, plan.autoencoder.dials, plan.seed + 2)
     if "autoencoder/reconstruct" not in run.state.done:
@@ -149,6 +151,14 @@ def pictures(world: World, bundle: Bundle) -> torch.Tensor:
     side = bundle.factor * int(bundle.unet.config.sample_size)
     scenes = [world.render(world.scene(world.rng(2**40 + i)), side, side) for i in range(LOOKED_AT)]
     return to_tensor(np.stack(scenes))
+
+
+def attention(accelerator: bool | None = None) -> AttnProcessor | AttnProcessor2_0:
+    """How a network in training attends: fused on an ``accelerator``, by default where there is one, for the plain products of a large picture
+    do not fit; by plain products on a processor, where torch's fused attention takes a third of the time going backwards.
+    """
+    accelerator = torch.cuda.is_available() if accelerator is None else accelerator
+    return AttnProcessor2_0() if accelerator else AttnProcessor()
 
 
 def dtype(precision: str) -> torch.dtype:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from fewstep.distill import dist
-from fewstep.distill.latents import Latents, Samples
+from fewstep.distill.film import frame_path, write_frame, write_index
+from fewstep.distill.latents import Cache, Samples, Text
 from fewstep.distill.state import Run
 from fewstep.distill.targets import grid
-from fewstep.distill.teacher import FrozenText, gather
+from fewstep.distill.teacher import gather
 from fewstep.distill.trainer import Phase
 from fewstep.engine.decode import decode
 from fewstep.engine.files import write_bytes
@@ -30,6 +31,7 @@ from fewstep.schedule import PredictionType, add_noise, alphas_cumprod, split
 PROMPTS, SEEDS = 4, 2  # few, for a look has to cost next to nothing
 MOST_STEPS = 32  # of the teacher: of a finer grid every so many-th level is taken, which ends at much the same picture
 ELSEWHERE = 2**41  # sample indices that no phase comes to
+RENOISED = 100  # purposes of the noise that a walk draws anew, from here on
 BANDS = 3  # octaves of the spectrum, from the finest down
 WATCHED = 65_536  # weights that movement is measured on
 
@@ -42,6 +44,7 @@ class Walker:
     steps: int
     prediction_type: PredictionType = "epsilon"
     guidance_scale: float = 0.0
+    fresh: float = 0.0  # share of the noise drawn anew between steps
 
 
 @dataclass
@@ -49,8 +52,8 @@ class Probe:
     """Looks at ``student`` beside ``teacher`` in a phase; what the teacher draws is drawn once."""
 
     bundle: Bundle
-    latents: Latents
-    text: FrozenText
+    latents: Cache
+    text: Text
     student: Walker
     teacher: Walker
     precision: torch.dtype
@@ -59,7 +62,7 @@ class Probe:
     _before: tuple[str, Tensor] | None = field(default=None, repr=False)
 
     def look(self, phase: Phase, run: Run) -> dict[str, float]:
-        """The figures of one look, which DIR/samples gets four pictures of. Trains nothing and draws on no generator that training uses.
+        """The figures of one look, which DIR/samples and the film get four pictures of. Trains nothing and draws on no generator that training uses.
 
         Every rank measures how far the weights moved; the pictures are rank 0's alone.
         """
@@ -76,12 +79,25 @@ class Probe:
         folder.mkdir(exist_ok=True)
         with run.room(sum(latents.nbytes for latents in strips.values())):
             for name, latents in strips.items():
-                self._strip(latents, folder / f"{name}.jpg")
+                pictures = self._pictures(latents)
+                self._strip(pictures, folder / f"{name}.jpg")
+            write_frame(pictures, frame_path(run.folder, phase.name, run.state.update))  # the last of them are the student's
         return {**moved, **compare(made, self._wanted, SEEDS), **self._taught}
+
+    def opening(self, run: Run, steps: Sequence[int]) -> None:
+        """Begin the film: the teacher's pictures, and what the student-to-be makes in each number of ``steps`` before it has learnt anything."""
+        if dist.rank() or frame_path(run.folder, "teacher").is_file():
+            return
+        samples = self._samples()
+        with run.room(samples.latents.nbytes):
+            write_index(run.folder, samples.captions[::SEEDS], min(self.teacher.steps, MOST_STEPS))
+            for count in steps:
+                write_frame(self._pictures(self._draw(replace(self.student, steps=count), samples)), frame_path(run.folder, f"start-{count}"))
+            write_frame(self._pictures(self._draw(self.teacher, samples)), frame_path(run.folder, "teacher"))
 
     def _samples(self) -> Samples:
         """The first captions of the largest bucket, each as often as there are seeds."""
-        size = max(self.latents.latents, key=lambda key: (len(self.latents.latents[key]), key))
+        size = max(self.latents.counts, key=lambda key: (self.latents.counts[key], key))
         rows = [row for row in range(PROMPTS) for _ in range(SEEDS)]
         scale, device = float(self.bundle.vae.config.scaling_factor), self.bundle.device
         return self.latents.rows(size, rows, range(ELSEWHERE, ELSEWHERE + len(rows)), scale, device)
@@ -98,10 +114,13 @@ class Probe:
         with torch.autocast(self.bundle.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             return finish(walker, self.text(samples), samples)
 
-    def _strip(self, latents: Tensor, path: Path) -> None:
-        """One picture of each prompt, side by side, as a JPEG file."""
+    def _pictures(self, latents: Tensor) -> np.ndarray:
+        """One picture of each prompt: uint8 [PROMPTS, H, W, 3]."""
         with torch.no_grad():
-            pictures = decode(self.bundle.vae, latents[::SEEDS].nan_to_num())
+            return decode(self.bundle.vae, latents[::SEEDS].nan_to_num())
+
+    def _strip(self, pictures: np.ndarray, path: Path) -> None:
+        """Pictures side by side, as a JPEG file."""
         stream = io.BytesIO()
         Image.fromarray(np.concatenate(list(pictures), axis=1)).save(stream, "JPEG", quality=88)
         write_bytes(path, stream.getvalue())
@@ -122,7 +141,15 @@ def finish(walker: Walker, prompt: Prompt, samples: Samples) -> Tensor:
     times = [(levels[k], levels[k - 1]) for k in range(steps, 0, -1)]
     denoise = denoiser(walker.unet, prompt, samples.time_ids, walker.guidance_scale)
     scale = float((1 - alphas_cumprod()[levels[-1]]) ** 0.5)
-    frames = sample(lambda x, t: denoise(x, t).float(), samples.noise(6), times, prediction_type=walker.prediction_type, start_scale=scale)
+    frames = sample(
+        lambda x, t: denoise(x, t).float(),
+        samples.noise(6),
+        times,
+        prediction_type=walker.prediction_type,
+        start_scale=scale,
+        fresh=walker.fresh,
+        renoise=lambda step: samples.noise(RENOISED + step),
+    )
     return list(frames)[-1].latents
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -28,14 +29,27 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
     table = _read(path)
     for setting in settings:
         _apply(table, setting)
-    return build(kind, table, str(path))
+    try:
+        return build(kind, table, str(path))
+    except RecipeError as error:
+        raise RecipeError(_with_line(str(error), path)) from None
+
+
+def _with_line(message: str, path: Path) -> str:
+    """``message`` with the line that the table of the list it names begins on."""
+    named = re.match(re.escape(str(path)) + r": (\w+)\[(\d+)\]", message)
+    if named is None:
+        return message
+    heads = [number for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1) if line.strip().startswith(f"[[{named[1]}]]")]
+    place = int(named[2])
+    return message if place >= len(heads) else f"{path}, line {heads[place]}{message.removeprefix(str(path))}"
 
 
 def trained_by(path: Path) -> str:
     """What a recipe makes: its key ``trains``, "teacher" where it has none. Raises RecipeError as :func:`read_recipe`."""
     kind = _read(path).get("trains", "teacher")
-    if kind not in ("teacher", "judge", "autoencoder", "decoder"):
-        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher', 'judge', 'autoencoder' or 'decoder'")
+    if kind not in ("teacher", "judge", "controlnet", "autoencoder", "decoder"):
+        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher', 'judge', 'controlnet', 'autoencoder' or 'decoder'")
     return str(kind)
 
 

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from fewstep.distill import losses
-from fewstep.distill.latents import Samples
-from fewstep.distill.targets import Jump, land, reach, renoise, start_jump, teacher_target
-from fewstep.distill.teacher import FrozenText, gather
+from fewstep.distill.latents import Samples, Text
+from fewstep.distill.targets import Jump, carry, land, reach, renoise, start_jump, teacher_target
+from fewstep.distill.teacher import gather
 from fewstep.distill.trainer import Losses
 from fewstep.models.critic import Critic
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt, cat
-from fewstep.schedule import CLEAN, PredictionType, split
+from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, split
 
 
 @dataclass(frozen=True)
 class Task:
     """What a stage asks of the student: everything in it that does not change from update to update."""
 
-    text: FrozenText
+    text: Text
     teacher: Any  # frozen UNet, ε-predicting
     teacher_steps: int  # M: the grid the teacher walks
     n: int  # teacher steps that the student covers in one
@@ -36,6 +36,8 @@ class Task:
     renoise_weights: tuple[float, ...] = ()
     r1_weight: float = 0.0
     r1_sigma: float = 0.05
+    relativistic: bool = False  # whether the critic compares the two from the same x_t, instead of judging each
+    noisy: bool = False  # whether the critic sees every landing point at a noise level drawn between its own and T
     walks: dict[int, Tensor] | None = None  # the teacher's landing points, by their batch's first sample; None where no batch comes again
 
     def walk(self, prompt: Prompt, jump: Jump, samples: Samples) -> Tensor:
@@ -58,6 +60,11 @@ class Task:
         edges = np.cumsum(self.renoise_weights) / sum(self.renoise_weights)
         chosen = np.searchsorted(edges, samples.uniform(3), side="right").clip(max=len(edges) - 1)
         return torch.tensor(self.renoise_t)[torch.from_numpy(chosen)].to(samples.latents.device)
+
+    def noisier(self, t: Tensor, samples: Samples) -> Tensor:
+        """A timestep between t and T for each sample, evenly: long [B]."""
+        share = torch.from_numpy(samples.uniform(8)).to(t.device)
+        return (t + share * (TRAIN_TIMESTEPS - t)).long().clamp(0, TRAIN_TIMESTEPS - 1)
 
 
 def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
@@ -100,6 +107,11 @@ def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -
     """The student's turn, equation 21. Gradients pass through the critic; whoever calls keeps its weights from collecting any."""
     prompt, jump = task.text(samples), task.jump(samples)
     made = land_student(task, student, jump, prompt, samples.time_ids)
+    if task.relativistic:
+        with torch.no_grad():
+            target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids), jump)
+        real, fake = judged(task, critic, [target, made], jump, prompt, samples)
+        return {"loss": losses.relativistic(fake, real), "fake": fake.detach().float().mean()}
     (fake,) = judged(task, critic, [made], jump, prompt, samples)
     return {"loss": losses.student_loss(fake), "fake": fake.detach().float().mean()}
 
@@ -114,7 +126,7 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
     if task.r1_weight:
         shown.append(target + task.r1_sigma * samples.noise(5))
     real, fake, *perturbed = judged(task, critic, shown, jump, prompt, samples)
-    loss = losses.critic_loss(real, fake)
+    loss = losses.relativistic(real, fake) if task.relativistic else losses.critic_loss(real, fake)
     if perturbed:
         loss = loss + task.r1_weight * losses.approximate_r1(real, perturbed[0])
     right_teacher, right_student = (real > 0).float().mean(), (fake < 0).float().mean()
@@ -138,9 +150,12 @@ def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tens
 
 
 def judged(task: Task, critic: Critic, shown: Sequence[Tensor], jump: Jump, prompt: Prompt, samples: Samples) -> list[Tensor]:
-    """The critic's logits [B] for each of ``shown``, in one pass; clean ones re-noised to t* under one noise where the task says so."""
+    """The critic's logits [B] for each of ``shown``, in one pass; re-noised under one noise where the task says so: clean ones to t*, or all."""
     t = jump.t_end
-    if task.renoise_t:
+    if task.noisy:
+        t, noise = task.noisier(jump.t_end, samples), samples.noise(4)
+        shown = [carry(latents, noise, jump.t_end, t) for latents in shown]
+    elif task.renoise_t:
         finished, noise = t == CLEAN, samples.noise(4)
         t = torch.where(finished, task.critic_times(samples), t)
         shown = [torch.where(finished[:, None, None, None], renoise(latents, noise, t), latents) for latents in shown]

@@ -77,6 +77,11 @@ def reach(jump: Jump) -> Tensor:
     return end**0.5 - (1 - end) ** 0.5 * (start / (1 - start)) ** 0.5
 
 
+def carry(x: Tensor, noise: Tensor, t: Tensor, t_later: Tensor) -> Tensor:
+    """Latents at timesteps t [B] with as much more noise as those at t_later [B] have: √(ᾱ'/ᾱ)·x + √(1 - ᾱ'/ᾱ)·ε."""
+    return add_noise(x, noise, gather(t_later, x) / gather(t, x))
+
+
 def renoise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Latents at the critic's own timesteps t* [B] (equations 25 and 26)."""
     return add_noise(x, noise, gather(t, x))

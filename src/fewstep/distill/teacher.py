@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewstep.distill.ema import Ema
-from fewstep.distill.latents import Latents, Samples
+from fewstep.distill.latents import Cache, Samples, Text
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.models.bundle import Bundle
@@ -32,26 +34,17 @@ class TeacherRecipe:
     pure_noise: float = 0.04  # share of samples at T, where the input holds no picture at all
 
 
-def teacher_phase(bundle: Bundle, latents: Latents, recipe: TeacherRecipe, precision: torch.dtype) -> Phase:
+def teacher_phase(bundle: Bundle, latents: Cache, text: Text, recipe: TeacherRecipe, precision: torch.dtype) -> Phase:
     """ε-prediction on cached latents, E‖ε - f(x_t, t, c)‖², with null prompts and with pure noise at T.
 
     SDXL's schedule leaves 7 % of the picture at T; a sampler starts from none. Flat backgrounds live in just those 7 %, so T is
     trained as it is sampled: from √(1-ᾱ_T)·ε to the ε̂ that the old ᾱ_T turns into the picture, for noise as the target would say x0 = 0.
     """
-    unet, text = bundle.unet, FrozenText(bundle)
+    unet = bundle.unet
     optimizer = torch.optim.AdamW(unet.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
     def losses(turn: str, samples: Samples) -> Losses:
-        t = draw_timesteps(samples, recipe.pure_noise)
-        noise = samples.noise(1)
-        abar = gather(t, noise)
-        x = add_noise(samples.latents * (t < TRAIN_TIMESTEPS - 1)[:, None, None, None], noise, abar)
-        wanted = (x - abar**0.5 * samples.latents) / (1 - abar) ** 0.5  # equation 4: the noise, but at T what leads to the picture
-        prompt = text(samples).dropped(torch.from_numpy(samples.uniform(2) < recipe.dropout).to(unet.device))
-        output = unet(x, t, **conditioning(prompt, samples.time_ids)).sample.float()
-        error = (output - wanted).square().mean((1, 2, 3))
-        weight = loss_weight((abar / (1 - abar)).flatten(), recipe.snr_gamma, recipe.debias)
-        return {"loss": (weight * error).mean(), "error": error.mean()}
+        return denoising_losses(samples, text(samples), recipe, lambda x, t, condition: unet(x, t, **condition).sample)
 
     return Phase(
         name="teacher/denoise",
@@ -66,6 +59,19 @@ def teacher_phase(bundle: Bundle, latents: Latents, recipe: TeacherRecipe, preci
         clip=1.0,
         precision=precision,
     )
+
+
+def denoising_losses(samples: Samples, prompt: Prompt, recipe: TeacherRecipe, predict: Callable[[Tensor, Tensor, dict[str, Any]], Tensor]) -> Losses:
+    """The losses of ``predict(x, t, condition)``, which answers with ε for latents [B, C, H/f, W/f] at timesteps [B]; some prompts are dropped."""
+    t = draw_timesteps(samples, recipe.pure_noise)
+    noise = samples.noise(1)
+    abar = gather(t, noise)
+    x = add_noise(samples.latents * (t < TRAIN_TIMESTEPS - 1)[:, None, None, None], noise, abar)
+    wanted = (x - abar**0.5 * samples.latents) / (1 - abar) ** 0.5  # equation 4: the noise, but at T what leads to the picture
+    kept = prompt.dropped(torch.from_numpy(samples.uniform(2) < recipe.dropout).to(x.device))
+    error = (predict(x, t, conditioning(kept, samples.time_ids)).float() - wanted).square().mean((1, 2, 3))
+    weight = loss_weight((abar / (1 - abar)).flatten(), recipe.snr_gamma, recipe.debias)
+    return {"loss": (weight * error).mean(), "error": error.mean()}
 
 
 def draw_timesteps(samples: Samples, pure_noise: float) -> Tensor:

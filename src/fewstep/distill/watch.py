@@ -64,7 +64,7 @@ class Watch:
     def _look(self, probe: Probe, phase: Phase, run: Run) -> None:
         if run.stopping is not None:  # who asks for the end does not wait for pictures
             return
-        line = {"phase": phase.name, "update": run.state.update, **probe.look(phase, run)}
+        line = {"phase": phase.name, "update": run.state.update, "seconds": round(run.state.seconds, 1), **probe.look(phase, run)}
         self.monitor.look(line)
         run.note(line)
         self.tracker.log({key: value for key, value in line.items() if isinstance(value, float)}, "look", self._position(phase))

@@ -11,6 +11,7 @@ from pathlib import Path
 from fewstep.data.emoji import COLOURS, Dials, World
 from fewstep.data.places import PLACES
 from fewstep.data.subjects import choose, read_subjects
+from fewstep.distill.drawn import DRAWN, drawn_subjects
 from fewstep.distill.recipe import RecipeError
 
 COMPARED = 4  # scenes that tell one source's drawings from another's
@@ -20,17 +21,29 @@ COMPARED = 4  # scenes that tell one source's drawings from another's
 class DataRecipe:
     """Where the pictures come from and how wide their world is."""
 
-    source: str = "shapes"  # a folder with emoji, NotoColorEmoji.ttf, or "shapes"
+    source: str = "shapes"  # a folder with emoji, NotoColorEmoji.ttf, "emoji" (as the embedded model draws them) or "shapes"
     subjects: int | str = 120  # how many: a number, "groups" or "all"
     pictures: int = 10_240  # scenes whose latents are cached
     seed: int = 11
     dials: Dials = field(default_factory=Dials)
+    # of pictures that fewstep data prepare made, instead; not in repr, which names what rendered scenes are cached under
+    shards: str = field(default="", repr=False)  # their folder
+    skip_corrupt: bool = field(default=False, repr=False)  # leave damaged shards out, with a count, instead of stopping
+
+    def __post_init__(self) -> None:
+        if self.skip_corrupt and not self.shards:
+            raise ValueError("data.skip_corrupt goes with data.shards")
+        if self.shards and dataclasses.replace(self, shards="", skip_corrupt=False, seed=DataRecipe.seed) != DataRecipe():
+            raise ValueError(f"data.shards = {self.shards!r}: source, subjects, pictures and dials say what is rendered instead: leave them out")
 
 
 def open_world(recipe: DataRecipe) -> World:
-    """The recipe's world. Raises RecipeError if its source cannot be read or has too few subjects."""
+    """The recipe's world. Raises RecipeError if its source cannot be read or has too few subjects, or if it has shards instead."""
+    if recipe.shards:
+        raise RecipeError(f"data.shards = {recipe.shards!r}: this is trained on rendered scenes alone: leave it out")
     try:
-        return World(tuple(choose(read_subjects(Path(recipe.source)), recipe.subjects)), recipe.dials, recipe.seed)
+        drawn = drawn_subjects(recipe.subjects) if recipe.source == DRAWN else choose(read_subjects(Path(recipe.source)), recipe.subjects)
+        return World(tuple(drawn), recipe.dials, recipe.seed)
     except (FileNotFoundError, ValueError) as error:
         raise RecipeError(f"data.source: {error}") from None
 

@@ -8,6 +8,7 @@ import pytest
 
 from fewstep.distill.compact import CompactPlan
 from fewstep.distill.decoder import DecoderPlan
+from fewstep.distill.edges import EdgesPlan
 from fewstep.distill.judge import JudgePlan
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import TeacherPlan
@@ -18,7 +19,7 @@ RECIPES = Path(__file__).parents[3] / "recipes"
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_is_read(path: Path) -> None:
-    named = {"judge": JudgePlan, "autoencoder": CompactPlan, "decoder": DecoderPlan}
+    named = {"judge": JudgePlan, "controlnet": EdgesPlan, "autoencoder": CompactPlan, "decoder": DecoderPlan}
     kind = named.get(trained_by(path)) or (TeacherPlan if "teacher" in path.stem else DistillPlan)
     assert isinstance(read_recipe(path, kind), kind)
 
@@ -59,5 +60,12 @@ def test_a_teacher_that_goes_on_keeps_the_shape_it_has() -> None:
 
 def test_what_train_makes_is_the_recipes_to_say(tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_text('trains = "dog"')
-    with pytest.raises(RecipeError, match="'teacher', 'judge', 'autoencoder' or 'decoder'"):
+    with pytest.raises(RecipeError, match="'teacher', 'judge', 'controlnet', 'autoencoder' or 'decoder'"):
         trained_by(tmp_path / "wrong.toml")
+
+
+def test_a_contradiction_in_a_stage_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text('teacher = "emoji"\n\n[[stages]]\nteacher_steps = 8\nsteps = 4\nn = 2\n\n[[stages]]\nteacher_steps = 128\nsteps = 3\nn = 4\n')
+    with pytest.raises(RecipeError, match=r"wrong\.toml, line 8: stages\[1\]: .*multiple"):
+        read_recipe(path, DistillPlan)

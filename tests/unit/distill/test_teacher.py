@@ -85,7 +85,7 @@ def test_who_knows_the_picture_makes_no_error_at_any_timestep_noise_alone_includ
     """With the noise itself as the target at T, the best teacher would see no picture there, and every sample would start out grey."""
     bundle, picture = build(), torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(1))
     bundle.unet = Oracle(picture)
-    phase = teacher_phase(bundle, None, TeacherRecipe(pure_noise=pure_noise), torch.float32)
+    phase = teacher_phase(bundle, None, FrozenText(bundle), TeacherRecipe(pure_noise=pure_noise), torch.float32)
     asked = samples(CAPTIONS[:8])
     made = phase.losses("student", replace(asked, latents=picture.expand(8, -1, -1, -1)))
     assert float(made["error"]) < 1e-8

@@ -1,0 +1,278 @@
+"""Measure methods of distillation against each other: python bench/methods.py
+
+All cells start from one student (``start`` of --recipe) and have the same budget, counted in pictures through the UNet, of which a part is warm
+updates that are the same for all. A cell is a row, a number of steps and a seed; what it finds is one file in docs/methods, and a cell that has
+its file is passed over: kill the program whenever you like, the same command goes on. --method FILE.py adds a row for a method of your own, and
+--table writes the leaderboard from the files into docs/methods.md. --quick proves only that the program works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewstep.bench.machine import describe
+from fewstep.data.emoji import World
+from fewstep.distill.command import run_folder
+from fewstep.distill.methods import find_method
+from fewstep.distill.outline import paper_passes
+from fewstep.distill.plan import DistillPlan, Stage
+from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
+from fewstep.distill.state import write_text
+from fewstep.distill.walk import distill
+from fewstep.distill.world import open_world
+from fewstep.engine.device import best_device
+from fewstep.engine.engine import Engine
+from fewstep.evals.frechet import frechet, patch_features
+from fewstep.evals.judge import JUDGE, Judge, load_judge, look
+from fewstep.evals.measure import Answers
+from fewstep.evals.prompts import Question, held_out
+from fewstep.evals.rows import Model, Renders
+from fewstep.zoo.registry import find
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "docs" / "methods", ROOT / "docs" / "methods.md"
+MARKS = "<!-- table -->", "<!-- end of table -->"
+PACE = 60  # pictures a second through the embedded UNet on one core: what a minute of budget stands for
+WARM, CONVERT = 0.35, 0.1  # of a cell's budget
+CONTEST = ("conditional", "unconditional", "full")
+GROUPS = 4  # seeds of a prompt that diversity is measured over
+UNSURE = 0.5  # a picture whose likeliest subject the judge gives less than this is an artefact
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method and its options."""
+
+    method: str
+    settings: tuple[str, ...] = ()  # of the recipe
+    n: int | None = None  # teacher steps of a jump, where not all that a step covers
+    noisy: bool = False  # whether the critic has noise levels of its own
+
+
+ROWS = {
+    "mse": Row("mse", ("full_learning_rate=1e-4",)),
+    "lcm": Row("lcm", ("full_learning_rate=1e-4",), n=2),
+    "add": Row("add", ("full_learning_rate=2e-5",)),
+    "paper": Row("paper"),
+    "paper, R1": Row("paper", ("r1_weight=10.0",)),
+    "paper, relativistic": Row("paper", ("relativistic=true",)),
+    "paper, heads and noise": Row("paper", ("critic_heads=every", "critic_noise=every"), noisy=True),
+    "distribution": Row("distribution", ("full_learning_rate=2e-5",)),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is measured of a student, over held-out prompts."""
+
+    adherence: float  # share of pictures of which the judge finds both subject and background right
+    detail: float  # patch-Fréchet distance to renders; lower is better
+    artefacts: float  # share of pictures whose likeliest subject has less than UNSURE
+    diversity: float  # distance between seeds of a prompt in the judge's features, over the start's
+
+
+COLUMNS = (("adherence", ".1%", True), ("detail", ".2f", False), ("artefacts", ".1%", False), ("diversity", ".0%", True))
+
+
+def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float) -> Stage:
+    """The stage of a cell: ``budget`` pictures through the UNet in all, spread over its phases by what an update of each costs."""
+    most = plan.start_steps
+    n = row.n or most // steps
+    if steps == 1:
+        levels = tuple(range(n, most + 1, n)) if row.n else (most // 2, *[most] * 5)  # mostly from T, where it is sampled
+        renoise = {} if row.noisy else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
+        bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", convert=1, **renoise)  # type: ignore[arg-type]
+    else:
+        bare = Stage(steps=steps, teacher_steps=most, n=n)
+    method = find_method(row.method, Path())
+    shares = {"convert": CONVERT if steps == 1 else 0.0, "warm": 0.0 if row.n else WARM}  # a warm jump is as long as the method's
+    shares |= {phase: (1 - sum(shares.values())) / len(method.phases) for phase in method.phases}
+    cost = {phase: (method.passes if phase in CONTEST else paper_passes)(plan, bare, phase) for phase in shares}
+    return replace(bare, **{phase: max(round(share * budget / plan.batch_size / cost[phase]), 3) for phase, share in shares.items() if share})
+
+
+def settings_of(row: Row, stage: Stage, seed: int) -> list[str]:
+    """The cell's settings of the recipe."""
+    values = {key: value for key, value in asdict(stage).items() if value not in ((), 0, 0.0)}
+    written = ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+    seeds = [f"seed={seed}", f"data.seed={seed}"]  # of what is learnt anew, and of the noise that it is learnt on
+    return [f"method={json.dumps(row.method)}", *seeds, *row.settings, f"stages=[{{{written}}}]"]
+
+
+@dataclass
+class Bench:
+    """The program's options, and what all cells share."""
+
+    recipe: Path
+    settings: list[str]
+    work: Path
+    out: Path
+    prompts: int
+    judge: Judge
+    world: World
+
+    def cell(self, name: str, row: Row, steps: int, seed: int, budget: float) -> dict[str, Any]:
+        """Train and measure one cell; its content is what its file holds."""
+        bare = read_recipe(self.recipe, DistillPlan, [*self.settings, *row.settings])
+        stage = stage_of(row, bare, steps, budget)
+        given = [*self.settings, *settings_of(row, stage, seed)]
+        plan = read_recipe(self.recipe, DistillPlan, given)
+        run = self.work / recipe_hash(plan)  # another budget or another rate is another run
+        run.mkdir(exist_ok=True)
+        if not (run / "latents").exists():  # the one thing that cells of a seed share
+            (self.work / f"latents-{seed}").mkdir(exist_ok=True)
+            (run / "latents").symlink_to((self.work / f"latents-{seed}").resolve(), target_is_directory=True)
+        model = distill(self.recipe, run, given)
+        state = json.loads((model.parent / "state.json").read_text(encoding="utf8"))
+        began = time.perf_counter()
+        figures = self.measure(Engine.load(str(model), steps=steps, backend="eager"), steps)
+        return {
+            "row": name,
+            "steps": steps,
+            "seed": seed,
+            "start": plan.start,
+            "budget": budget,
+            "updates": {phase: getattr(stage, phase) for phase in ("convert", "warm", *CONTEST) if getattr(stage, phase)},
+            "settings": given,
+            "prompts": self.prompts,
+            "figures": asdict(figures),
+            "seconds": {"training": round(state["seconds"], 1), "measuring": round(time.perf_counter() - began, 1)},
+            "machine": describe(best_device(), torch.get_num_threads())["kind"],
+        }
+
+    def measure(self, engine: Engine, steps: int) -> Figures:
+        """Figures of the ``steps``-step student that ``engine`` holds."""
+        questions = held_out(self.world, self.prompts)
+        pictures = self.ask(Model(engine, steps), questions)
+        features = look(self.judge, pictures)
+        subjects, backgrounds = self.judge.classify(features)
+        answers = Answers.of(questions, self.judge, self.world)
+        first = subjects.argmax(dim=1)
+        right = torch.tensor([int(subject) in asked for subject, asked in zip(first, answers.subjects, strict=True)])
+        renders = Renders(self.world, engine.limits.native)
+        reference = patch_features(self.judge, self.ask(renders, questions), 1)
+        return Figures(
+            adherence=float((right & (backgrounds.argmax(dim=1) == answers.backgrounds)).float().mean()),
+            detail=frechet(patch_features(self.judge, pictures), reference),
+            artefacts=float((subjects.softmax(dim=1).amax(dim=1) < UNSURE).float().mean()),
+            diversity=self.apart(engine, steps) / self.start_apart,
+        )
+
+    def ask(self, row: Any, questions: Sequence[Question], first: int = 0) -> np.ndarray:
+        """Pictures, uint8 [N, H, W, 3]; question i has the seed ``first`` + i."""
+        parts = [row(questions[at : at + 16], range(first + at, first + at + len(questions[at : at + 16])))[0] for at in range(0, len(questions), 16)]
+        return np.concatenate(parts)
+
+    def apart(self, engine: Engine, steps: int) -> float:
+        """Mean distance in the judge's features between seeds of the same prompt."""
+        questions = [question for question in held_out(self.world, max(self.prompts // GROUPS, 2)) for _ in range(GROUPS)]
+        features = look(self.judge, self.ask(Model(engine, steps), questions, 10_000)).reshape(-1, GROUPS, self.judge.width)
+        return float(torch.stack([torch.pdist(group).mean() for group in features]).mean())
+
+    @property
+    def start_apart(self) -> float:
+        """The same of the student that all start from, measured once."""
+        plan = read_recipe(self.recipe, DistillPlan, self.settings)
+        kept = self.work / f"apart-{recipe_hash(plan)}-{self.prompts}.json"
+        if not kept.is_file():
+            where = plan.start.rpartition(":")[0]
+            model = Path(where) / "model" if (Path(where) / "model").is_dir() else find(where)
+            write_text(kept, json.dumps(self.apart(Engine.load(str(model), steps=plan.start_steps, backend="eager"), plan.start_steps)))
+        return float(json.loads(kept.read_text()))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("*.json"))]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The leaderboard in Markdown: rows by adherence, mean ± deviation over seeds. Cells of another start, budget or number of prompts are a table apart."""
+    kinds = sorted({(r["steps"], r["budget"], r["start"], r["prompts"]) for r in results}, key=lambda kind: (-kind[0], *kind[1:]))
+    return "\n\n".join("\n".join(_table([r for r in results if (r["steps"], r["budget"], r["start"], r["prompts"]) == kind], kind)) for kind in kinds)
+
+
+def _table(cells: Sequence[dict[str, Any]], kind: tuple[int, float, str, int]) -> Iterator[str]:
+    steps, budget, start, prompts = kind
+    yield f"**{steps} step{'s' * (steps > 1)}**, from {start}, {budget:,.0f} pictures through the UNet, {prompts} prompts:\n"
+    yield f"| row | seeds | {' | '.join(name for name, _, _ in COLUMNS)} |"
+    yield "|---" * (2 + len(COLUMNS)) + "|"
+    rows = {row: [cell["figures"] for cell in cells if cell["row"] == row] for row in {cell["row"] for cell in cells}}
+    for row, found in sorted(rows.items(), key=lambda item: -fmean(figures["adherence"] for figures in item[1])):
+        yield f"| {row} | {len(found)} | {' | '.join(_cell([figures[name] for figures in found], form) for name, form, _ in COLUMNS)} |"
+
+
+def _cell(values: Sequence[float], form: str) -> str:
+    spread = f" ± {format(stdev(values), form)}" if len(values) > 1 else ""
+    return f"{format(fmean(values), form)}{spread}"
+
+
+def write_table(folder: Path, page: Path) -> None:
+    """Put the leaderboard between the marks of ``page``."""
+    before, _, rest = page.read_text(encoding="utf8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    content = table(read_results(folder)) or "No cell has been measured yet."
+    write_text(page, f"{before}{MARKS[0]}\n\n{content}\n\n{MARKS[1]}{after}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "methods.toml", help="what all cells share; it has a start")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, for all cells")
+    parser.add_argument("--only", metavar="ROW[;ROW]", help="of " + "; ".join(ROWS))
+    parser.add_argument("--method", type=Path, action="append", default=[], metavar="FILE.py", help="a row for a method of your own, called as its file")
+    parser.add_argument("--steps", default="4,1", metavar="LIST")
+    parser.add_argument("--seeds", default="1,2,3", metavar="LIST")
+    parser.add_argument("--minutes", type=float, default=10.0, help=f"of a cell's training, on a core with {PACE} pictures/s; what is kept equal is the work")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--judge", type=Path, default=None, help="a judge's file, where the teacher is not the embedded model")
+    parser.add_argument("--work", type=Path, default=run_folder(Path("methods")), help="where the runs are kept")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help=f"write the leaderboard into {PAGE.name}, and measure nothing")
+    parser.add_argument("--quick", action="store_true", help="a few updates and prompts")
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = arguments()
+    if given.table:
+        write_table(given.out, PAGE)
+        return 0
+    rows = {**ROWS, **{path.stem: Row(str(path.resolve())) for path in given.method}}
+    chosen = [name.strip() for name in given.only.split(";")] if given.only else list(rows)
+    if unknown := [name for name in chosen if name not in rows]:
+        raise RecipeError(f"--only {unknown[0]}: the rows are {'; '.join(rows)}")
+    plan = read_recipe(given.recipe, DistillPlan, given.settings)
+    if not plan.start:
+        raise RecipeError(f'{given.recipe} has no start: name the student that all cells start from, such as start = "emoji:8"')
+    budget, prompts = (given.minutes * 60 * PACE, given.prompts) if not given.quick else (2000.0, 8)
+    given.work.mkdir(parents=True, exist_ok=True)
+    judge = load_judge(given.judge or find(plan.teacher) / JUDGE)
+    bench = Bench(given.recipe, given.settings, given.work, given.out, prompts, judge, open_world(plan.data))
+    cells = [(seed, steps, name) for seed in map(int, given.seeds.split(",")) for steps in map(int, given.steps.split(",")) for name in chosen]
+    for seed, steps, name in cells:
+        file = given.out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}.json"
+        if not file.is_file():
+            content = bench.cell(name, rows[name], steps, seed, budget)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(content, indent=1) + "\n")
+            print(f"{file.name}  " + "  ".join(f"{key} {value:.3f}" for key, value in content["figures"].items()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (RecipeError, ValueError) as error:
+        print(f"bench/methods.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,69 @@
+"""The verbs ``fewstep data emoji`` and ``fewstep data prepare``: their options, and nothing heavy before they are called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewstep.engine.request import RequestError
+
+data = typer.Typer(help="Render scenes to train on, or prepare pictures of your own.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@data.command()
+def emoji(
+    source: Annotated[Path, typer.Option(help="A checkout of googlefonts/noto-emoji, or NotoColorEmoji.ttf.")],
+    out: Annotated[Path, typer.Option(help="A folder for the pictures and captions.jsonl.")],
+    count: Annotated[int, typer.Option(help="Scenes.")] = 1000,
+    subjects: Annotated[str, typer.Option(help="A number up to 120, 'groups' or 'all'.")] = "120",
+    seed: Annotated[int, typer.Option(min=0, help="Scene i is a function of this and i.")] = 0,
+) -> None:
+    """Render scenes with captions, as the model sees them in training. The same command goes on where it was stopped."""
+    from fewstep.data.export import write_scenes
+
+    try:
+        drawn = write_scenes(source, out, count, int(subjects) if subjects.isdecimal() else subjects, seed)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    print(f"{out}  {count} scenes, {drawn} drawn now")
+
+
+@data.command()
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of pictures, WebDataset's .tar or .parquet files, or ORG/NAME in the Hub's cache.")],
+    out: Annotated[Path, typer.Option(help="A folder for the shards. The same command goes on where it was stopped.")],
+    model: Annotated[str, typer.Option(help="Whose autoencoder and text encoders encode: a known name, a folder or a Hub id.")] = "emoji",
+    min_side: Annotated[int, typer.Option(metavar="N", help="Pixels of the shorter side at least; 0: none is enlarged.")] = 0,
+    min_sharpness: Annotated[float, typer.Option(metavar="X", help="Variance of the Laplacian, in the sharpest of 16 tiles, at least; 0: any.")] = 100.0,
+    min_words: Annotated[int, typer.Option(metavar="N", help="Words of a cleaned caption at least.")] = 2,
+    same_caption: Annotated[int, typer.Option(metavar="N", help="Pictures that share a caption at most; 0: any number.")] = 100,
+    min_score: Annotated[float, typer.Option(metavar="X", help="Aesthetic score at least, 5.5 in the paper; 0: any.")] = 0.0,
+    scorer: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Who scores; by default the source's own column 'aesthetic'.")] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that decode and filter.")] = 1,
+    device: Annotated[str | None, typer.Option(help="That encodes: cuda, mps or cpu; the first there is by default.")] = None,
+) -> None:
+    """Filter pictures with captions and encode them into shards that 'train' and 'distill' take; end with an audit of what was dropped."""
+    from fewstep.data.filters import Rules
+    from fewstep.data.score import load_scorer
+    from fewstep.data.sources import open_source
+    from fewstep.engine.device import best_device
+    from fewstep.zoo.registry import find
+
+    if scorer is not None and not min_score:
+        raise RequestError(f"--scorer {scorer} without --min-score: say what score a picture must have")
+    found, score, folder = open_source(source), load_scorer(scorer), find(model)
+    if folder.is_file():
+        raise RequestError(f"{model} is one file: give the folder of a model, in diffusers' layout")
+    from fewstep.data.prepare import prepare
+    from fewstep.models.bundle import load_bundle
+
+    bundle = load_bundle(folder, device or best_device())
+    rules = Rules(bundle.factor * int(bundle.unet.config.sample_size), min_side, min_sharpness, min_words, same_caption, min_score)
+    audit = prepare(found, out, bundle, model, rules, workers, score, lambda line: print(line, file=sys.stderr))
+    print("\n".join(audit.table()))
+    print(f"{out}  {audit.kept} pictures; {out / 'audit.html'} shows examples")
+    if not audit.kept:
+        raise RequestError(f"none of {audit.seen} pictures was kept: see {out / 'audit.html'}")

@@ -1,0 +1,28 @@
+"""Texts and JSON written whole or not at all, under one temporary name each: what a killed process leaves is written over by the next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all. What is no Unicode, as names of files can be, becomes question marks."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf8", errors="replace")
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

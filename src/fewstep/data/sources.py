@@ -1,0 +1,148 @@
+"""Where pictures with captions come from: a folder, WebDataset tars, parquet files, or a data set of the Hub that is on this disk.
+
+A source is enumerated in one fixed order without decoding anything: that order is what a preparation is resumed by.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fewstep.data.fields import read_table, told
+from fewstep.engine.files import FORMATS
+from fewstep.engine.options import LARGEST
+from fewstep.engine.request import RequestError
+from fewstep.zoo.hub import REPO, snapshot
+
+PICTURES = {suffix for form in FORMATS.values() for suffix in form.suffixes}
+OTHERS = {".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".jp2"}  # named in the audit instead of passed over
+TABLES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")  # ours, and those of the Hub's image folders
+CAPTIONS = (".txt", ".caption")
+GIVE = "give a folder of pictures, a folder or file of WebDataset's .tar or of .parquet, or a data set of the Hub that is on this disk"
+
+
+class Place(Protocol):
+    """Where the bytes of one picture lie. Small enough to be handed to another process."""
+
+    def read(self) -> bytes:
+        """Those bytes. Raises OSError, or RequestError where there is no such picture."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A file, or ``length`` bytes of it from ``start`` on."""
+
+    path: Path
+    start: int = 0
+    length: int | None = None
+
+    def read(self) -> bytes:
+        """Its bytes. Raises RequestError on more than a picture has, or fewer than there should be."""
+        size = self.path.stat().st_size if self.length is None else self.length
+        if size > LARGEST:
+            raise RequestError(f"the picture has {size / 1e6:.0f} MB: give one of at most {LARGEST / 1e6:.0f} MB")
+        with self.path.open("rb") as stream:
+            stream.seek(self.start)
+            content = stream.read(size)
+        if len(content) < size:
+            raise RequestError("the file that the picture lies in is cut short: fetch it again")
+        return content
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The place of a picture that a caption speaks of and that is not there."""
+
+    problem: str
+
+    def read(self) -> bytes:
+        """Raises RequestError with the problem."""
+        raise RequestError(self.problem)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a source, not opened yet."""
+
+    name: str  # for people: a path inside the source, or "file.tar/key", "file.parquet/row"
+    place: Place
+    caption: str | None = None
+    score: float | None = None  # of its looks, where the source says one
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that was found."""
+
+    kind: str  # "folder", "webdataset" or "parquet"
+    path: Path
+    files: tuple[Path, ...] = ()  # tars or parquet files, in order
+
+    def items(self) -> Iterator[Item]:
+        """Its pictures, in the order that every call gives. Raises RequestError on a file that cannot be read on from."""
+        if self.kind == "folder":
+            yield from _folder(self.path)
+            return
+        if self.kind == "webdataset":
+            from fewstep.data.webdataset import read
+        else:
+            from fewstep.data.parquet import read
+        for file in self.files:
+            yield from read(file)
+
+
+def open_source(given: str) -> Source:
+    """The source that ``given`` means: a path, or else the id of a data set in the Hub's cache. Uses no network.
+
+    Raises RequestError, saying what can be given or what to type to fetch it, if there is no such thing.
+    """
+    path = Path(given)
+    if not path.exists() and REPO.fullmatch(given):
+        found = snapshot(given, "datasets")
+        if found is None:
+            fetch = shlex.join(["hf", "download", "--repo-type", "dataset", given])
+            raise RequestError(f"there is no source '{given}' on this disk: {GIVE}; one of the Hub's is fetched with: {fetch}")
+        path = found
+    if path.is_file():
+        return _of_file(path)
+    if not path.is_dir():
+        raise RequestError(f"there is no source '{given}': {GIVE}")
+    for kind, suffix in (("webdataset", ".tar"), ("parquet", ".parquet")):
+        if files := tuple(sorted(path.rglob(f"*{suffix}"))):
+            return Source(kind, path, files)
+    if packed := next(path.rglob("*.tar.gz"), None) or next(path.rglob("*.tgz"), None):
+        raise RequestError(f"{packed}: a compressed tar cannot be read from the middle: unpack it with gunzip, and give the .tar")
+    return Source("folder", path)
+
+
+def _of_file(path: Path) -> Source:
+    kinds = {".tar": "webdataset", ".parquet": "parquet"}
+    if path.suffix not in kinds:
+        raise RequestError(f"{path} is no source: {GIVE}")
+    return Source(kinds[path.suffix], path.parent, (path,))
+
+
+def _folder(folder: Path) -> Iterator[Item]:
+    """The rows of the folder's table of captions, then the pictures that it does not name, with the text beside each."""
+    named: set[Path] = set()
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    for name, row in read_table(table) if table else ():
+        said = told(row)
+        if said.file is None:
+            yield Item(name, Lost("its row in the table of captions names no file, or is damaged"), said.caption)
+            continue
+        path = folder / said.file
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield Item(said.file, Lost("its row in the table of captions leads out of the folder"), said.caption)
+            continue
+        named.add(path)
+        there = Stretch(path) if path.is_file() else Lost("there is no such file")
+        yield Item(said.file, there, said.caption, said.score)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURES | OTHERS and path not in named and path.is_file():
+            beside = next((path.with_suffix(suffix) for suffix in CAPTIONS if path.with_suffix(suffix).is_file()), None)
+            caption = beside.read_text(encoding="utf8", errors="replace") if beside else None
+            yield Item(path.relative_to(folder).as_posix(), Stretch(path), caption)

@@ -1,0 +1,43 @@
+"""SDXL-Lightning's method (arXiv 2402.13929, sections 3.2 to 3.4): a critic of steps, then one of pictures, against the teacher's latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fewstep.distill import steps
+from fewstep.distill.latents import Samples
+from fewstep.distill.methods.method import Method
+from fewstep.distill.plan import DistillPlan, Stage
+from fewstep.distill.steps import Task
+from fewstep.distill.trainer import Losses
+from fewstep.models.bundle import Bundle
+from fewstep.models.critic import Backbone, Critic
+
+
+class Paper(Method):
+    """LoRA with the conditional critic, LoRA with the unconditional one, then the whole UNet with the latter. Turns are 1 : 1."""
+
+    phases = ("conditional", "unconditional", "full")
+    turns = ("critic", "student")
+
+    def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
+        super().__init__(bundle, plan, stage)
+        self.backbone = Backbone(bundle.unet)  # anew at each stage
+        if plan.checkpointing:
+            self.backbone.unet.enable_gradient_checkpointing()
+
+    def networks(self, phase: str) -> dict[str, nn.Module]:
+        """The critic, on a backbone that goes on learning from phase to phase; "full" keeps the one before."""
+        if phase != "full":
+            seed = self.plan.seed + self.stage.steps
+            every = self.plan.critic_heads == "every"
+            self.critic = Critic(self.backbone, phase == "conditional", seed, every).to(self.bundle.device)
+        return {"critic": self.critic}
+
+    def losses(self, turn: str, task: Task, student: Any, samples: Samples) -> Losses:
+        """Equations 20 and 21."""
+        if turn == "critic":
+            return steps.critic_losses(task, student, self.critic, samples)
+        return steps.student_losses(task, student, self.critic, samples)

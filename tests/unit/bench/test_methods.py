@@ -1,0 +1,71 @@
+"""The comparison of methods: every row gets the same work, and the leaderboard is what the files say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.distill.methods import METHODS, find_method
+from fewstep.distill.outline import paper_passes
+from fewstep.distill.plan import DistillPlan
+from fewstep.distill.recipe import read_recipe
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    spec = importlib.util.spec_from_file_location("bench_methods", ROOT / "bench" / "methods.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("steps", [4, 1])
+def test_every_row_is_a_plan_of_the_same_work(bench: Any, steps: int) -> None:
+    recipe, budget = ROOT / "recipes" / "methods.toml", 36_000.0
+    assert {row.method for row in bench.ROWS.values()} == set(METHODS)
+    for name, row in bench.ROWS.items():
+        bare = read_recipe(recipe, DistillPlan, list(row.settings))
+        settings = bench.settings_of(row, bench.stage_of(row, bare, steps, budget), seed=2)
+        plan = read_recipe(recipe, DistillPlan, settings)
+        (stage,) = plan.stages
+        method = find_method(plan.method, Path())
+        method.check(plan, stage)
+        phases = [phase for phase in ("convert", "warm", *bench.CONTEST) if getattr(stage, phase)]
+        assert ("convert" in phases) == (steps == 1)
+        costs = {phase: (method.passes if phase in bench.CONTEST else paper_passes)(plan, stage, phase) for phase in phases}
+        work = sum(getattr(stage, phase) * costs[phase] for phase in phases) * plan.batch_size
+        assert work == pytest.approx(budget, rel=0.02), name
+        assert (plan.seed, plan.data.seed, plan.start_steps, stage.teacher_steps, stage.steps) == (2, 2, 8, 8, steps)
+
+
+def test_the_leaderboard_is_what_the_files_say(bench: Any, tmp_path: Path) -> None:
+    for row, seed, adherence in (("mse", 1, 0.5), ("mse", 2, 0.7), ("paper", 1, 0.9)):
+        figures = {"adherence": adherence, "detail": 1.5, "artefacts": 0.25, "diversity": 0.8}
+        content = {"row": row, "steps": 1, "seed": seed, "start": "emoji:8", "budget": 36000.0, "prompts": 200, "figures": figures}
+        (tmp_path / f"{row}-1-{seed}.json").write_text(json.dumps(content))
+    page = tmp_path / "methods.md"
+    page.write_text(f"before\n{bench.MARKS[0]}\nold\n{bench.MARKS[1]}\nafter\n")
+    bench.write_table(tmp_path, page)
+    lines = page.read_text().splitlines()
+    rows = [line for line in lines if line.startswith(("| paper", "| mse"))]
+    assert rows == ["| paper | 1 | 90.0% | 1.50 | 25.0% | 80% |", "| mse | 2 | 60.0% ± 14.1% | 1.50 ± 0.00 | 25.0% ± 0.0% | 80% ± 0% |"]
+    assert (lines[0], lines[-1], "old" in lines) == ("before", "after", False)
+    bench.write_table(tmp_path, page)
+    assert page.read_text().splitlines() == lines
+
+
+def test_the_page_has_the_table_that_the_files_make(bench: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "methods.md"
+    copy.write_text(bench.PAGE.read_text(encoding="utf8"), encoding="utf8")
+    bench.write_table(bench.RESULTS, copy)
+    assert copy.read_text(encoding="utf8") == bench.PAGE.read_text(encoding="utf8"), "run python bench/methods.py --table"

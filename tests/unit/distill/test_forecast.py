@@ -1,0 +1,171 @@
+"""What a run is said to take: against the memory that real updates take, and against closed forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import SHAPE, tiny_bundle
+from torch.profiler import profile
+from typer.testing import CliRunner
+
+from fewstep.cli import app
+from fewstep.distill.blank import BlankLatents, BlankText, hollow
+from fewstep.distill.described import Described, check_teacher, describe, described_shape, model_of, read_any
+from fewstep.distill.forecast import Forecast, forecast
+from fewstep.distill.foretell import verdict
+from fewstep.distill.ledger import Gauge, Ledger
+from fewstep.distill.machines import machine
+from fewstep.distill.methods import find_method
+from fewstep.distill.outline import outline_of
+from fewstep.distill.plan import DistillPlan, Stage
+from fewstep.distill.recipe import RecipeError
+from fewstep.distill.rehearsal import Cost, Rehearsal, Setting, rehearse
+from fewstep.distill.state import Run
+from fewstep.distill.trainer import Phase, update
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+TOLERANCE = 0.15  # of a real update's peak: scratch memory inside operations is not counted
+STAGES = (Stage(steps=4, teacher_steps=8, n=2, warm=2, conditional=2, full=2),)
+pytestmark = pytest.mark.timeout(600)
+PLAN = DistillPlan("tiny", STAGES, batch_size=16, precision="float32", rank=4, ship_rank=4)
+
+
+@pytest.fixture(scope="module")
+def described() -> Described:
+    return described_shape(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def costs(described: Described) -> list[Cost]:
+    return rehearse(PLAN, Path(), described.configs, Setting(), described.sizes)
+
+
+class Measured(Rehearsal):
+    """The same walk on real tensors: each phase is updated, and its peak over what was there before is measured."""
+
+    peaks: dict[str, float]
+
+    def _complete(self, phase: Phase, name: str, routines: Sequence[Any]) -> None:
+        if not phase.updates:
+            return
+        indices = range(phase.batch_size)
+        batch = phase.batch(indices)
+        for turn in dict.fromkeys(phase.turns):  # optimizers have their state
+            update(phase, turn, [batch], indices, 1.0, [1e-4])
+        for turn in dict.fromkeys(phase.turns):
+            with profile(profile_memory=True) as found:
+                update(phase, turn, [batch], indices, 1.0, [1e-4])
+            events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+            now = peak = 0
+            for event in sorted(events, key=lambda event: event.start_ns()):
+                now += event.nbytes()
+                peak = max(peak, now)
+            self.peaks[phase.name] = max(peak, self.peaks.get(phase.name, 0))
+
+
+def test_memory_is_what_real_updates_take(described: Described, costs: list[Cost], tmp_path: Path) -> None:
+    bundle = hollow(described.configs, described.sizes, False)
+    text: Any = BlankText(bundle.unet, 77)
+    latents: Any = BlankLatents(bundle.unet)
+    walk = Measured(PLAN, find_method("paper", tmp_path), Run(tmp_path, ""), bundle, latents, text)
+    walk.peaks = {}
+    for stage in STAGES:
+        walk._rehearse(stage, bundle.unet)
+    predicted = {one.name: one.gradients + one.activations for one in costs}
+    assert walk.peaks.keys() == predicted.keys()
+    assert {name: peak for name, peak in walk.peaks.items() if abs(predicted[name] / peak - 1) > TOLERANCE} == {}, predicted
+
+
+def test_a_phase_is_counted_for_every_one_that_is_walked(costs: list[Cost]) -> None:
+    assert [(one.name, one.updates) for one in costs] == [(part.name, part.updates) for part in outline_of(PLAN)]
+
+
+def test_a_covered_network_costs_what_it_costs_uncovered() -> None:
+    """Weights of a layer: 2·m·k·n operations forwards, twice that backwards; and the same with and without the black box."""
+
+    def trace(covered: bool) -> tuple[float, int]:
+        with Ledger() as ledger, Gauge(ledger).covering(*([torch.nn.Linear] if covered else [])):
+            layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+            x = torch.zeros(32, 8)
+            before = ledger.live
+            ledger.mark()
+            layers(x).sum().backward()
+            return ledger.flops, ledger.peak - before
+
+    whole, boxed = trace(False), trace(True)
+    assert whole[0] == boxed[0] == 32 * (2 * 8 * 16 * 2 + 2 * 16 * 4 * 3)  # nobody asks for the gradient of the input
+    assert boxed[1] == pytest.approx(whole[1], rel=0.15)
+
+
+def test_parts_of_a_batch_and_activations_computed_again_take_less(described: Described, costs: list[Cost]) -> None:
+    def warm(**changes: Any) -> float:
+        plan = dataclasses.replace(PLAN, stages=(dataclasses.replace(STAGES[0], conditional=0, full=0),), **changes)
+        return rehearse(plan, Path(), described.configs, Setting(accumulate=plan.accumulate), described.sizes)[0].activations
+
+    whole = costs[0].activations
+    assert warm(accumulate=4) < 0.5 * whole
+    assert warm(checkpointing=True) < 0.9 * whole
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_can_be_forecast(path: Path) -> None:
+    found = forecast(path, "1x80gb")
+    assert found.fits, verdict(found)
+    assert 0 < found.seconds < float("inf")
+    assert all(row.cost.flops > 0 and row.cost.activations > 0 for row in found.rows)
+
+
+def test_what_does_not_fit_comes_with_a_change_that_does() -> None:
+    found = forecast(RECIPES / "emoji-judge.toml", "1x24gb", ["batch_size=65536"])
+    assert not found.fits
+    assert f"--set {found.change[0]}" in verdict(found)
+    assert forecast(RECIPES / "emoji-judge.toml", "1x24gb", found.change).fits
+
+
+def test_the_parts_of_memory_are_what_the_networks_have(costs: list[Cost]) -> None:
+    """AdamW keeps two numbers beside each weight, a gradient is one, and the average of a whole student another."""
+    full = costs[-1]
+    assert full.optimizer == 2 * full.learnt
+    assert full.gradients == full.averages  # the worst turn is the student's
+    assert costs[0].learnt == costs[0].gradients == full.averages
+
+
+def test_the_command_says_it_and_writes_it(tmp_path: Path) -> None:
+    called = CliRunner().invoke(app, ["distill", "plan", str(RECIPES / "emoji-judge.toml"), "--on", "8x80gb", "--json", str(tmp_path / "plan.json")])
+    assert called.exit_code == 0, called.output
+    assert called.output.splitlines()[-1] == "fits"
+    said = json.loads((tmp_path / "plan.json").read_text())
+    assert said["fits"] and said["ranks"] == 8 and [phase["name"] for phase in said["phases"]] == ["judge/recognise"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "0x24gb", "1x48gb", "80gb"])
+def test_an_unknown_machine_is_a_sentence(name: str) -> None:
+    with pytest.raises(RecipeError, match="such as 1x24gb"):
+        machine(name)
+
+
+def test_a_teacher_that_predicts_something_else_is_refused(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "model", students=())
+    check_teacher("tiny", folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.unlink()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": "v_prediction"}))
+    with pytest.raises(RecipeError, match="predicts 'v_prediction'"):
+        check_teacher("tiny", folder)
+
+
+def test_sdxl_is_known_without_its_files() -> None:
+    assert describe("sdxl").configs["unet"]["block_out_channels"] == (320, 640, 1280)
+    assert model_of(read_any(RECIPES / "emoji.toml")) == "emoji"
+
+
+def test_too_small_a_disk_is_said() -> None:
+    found = forecast(RECIPES / "emoji-judge.toml", "1x80gb")
+    assert "the disk has 1 MB free" in verdict(dataclasses.replace(found, free=1e6))
+    assert isinstance(found, Forecast)
