@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,44 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_teacher(RECIPES / "smoke-teacher.toml", tmp_path_factory.mktemp("run") / "teacher", TEACHER)
 
 
+@dataclass
+class Walked:
+    """A run that was never stopped, and what was seen of its turns."""
+
+    folder: Path
+    turns: list[tuple[str, str]] = field(default_factory=list)  # (phase, turn)
+    strayed: list[str] = field(default_factory=list)  # turns that moved another's weights or left gradients
+
+
+@pytest.fixture(scope="module")
+def settings(teacher: Path) -> list[str]:
+    return [*SETTINGS, f"teacher={json.dumps(str(teacher))}"]
+
+
+@pytest.fixture(scope="module")
+def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    walked, real = Walked(tmp_path_factory.mktemp("run") / "whole"), trainer.update
+
+    def watched(phase: trainer.Phase, turn: str, *arguments: Any) -> dict[str, float]:
+        others = [model for name, model in phase.models.items() if name != turn]
+        before = [[p.detach().clone() for p in model.parameters()] for model in others]
+        losses = real(phase, turn, *arguments)
+        moved = any(not torch.equal(p, q) for model, old in zip(others, before, strict=True) for p, q in zip(model.parameters(), old, strict=True))
+        left = any(p.grad is not None for model in phase.models.values() for p in model.parameters())
+        walked.strayed += [f"{phase.name}: {turn}'s turn"] * (moved or left)
+        walked.turns.append((phase.name, turn))
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "update", watched)
+        distill(RECIPES / "smoke.toml", walked.folder, settings)
+    return walked
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = [*SETTINGS, f"teacher={json.dumps(str(teacher))}"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    distill(RECIPES / "smoke.toml", whole, settings)
-    real, calls = trainer.update, 0
+def test_a_killed_run_ends_like_one_that_was_not(whole: Walked, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed, real, calls = tmp_path / "killed", trainer.update, 0
 
     def dies(*arguments: Any) -> dict[str, float]:
         nonlocal calls
@@ -55,37 +85,23 @@ def test_a_killed_run_ends_like_one_that_was_not(teacher: Path, tmp_path: Path, 
         with pytest.raises(Killed):
             distill(RECIPES / "smoke.toml", killed, settings)
     distill(RECIPES / "smoke.toml", killed, settings)
-    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    for path in sorted((whole / "weights").glob("*-step.safetensors")):
+    assert (killed / "metrics.jsonl").read_text() == (whole.folder / "metrics.jsonl").read_text()
+    for path in sorted((whole.folder / "weights").glob("*-step.safetensors")):
         one, other = load_file(path), load_file(killed / "weights" / path.name)
         assert all(torch.equal(one[key], other[key]) for key in one), path.name
-    for path in sorted((whole / "model" / "students").glob("*.safetensors")):
+    for path in sorted((whole.folder / "model" / "students").glob("*.safetensors")):
         stamp = read_stamp(path)
         assert stamp is not None
         assert stamp.phases[-1] == ("adapter" if stamp.kind == "lora" else "full")
         assert stamp.pictures > 0
-    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_turn_touches_only_its_own_weights(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, seen = trainer.update, []
-
-    def watched(phase: trainer.Phase, turn: str, *arguments: Any) -> dict[str, float]:
-        others = [model for name, model in phase.models.items() if name != turn]
-        before = [[p.detach().clone() for p in model.parameters()] for model in others]
-        losses = real(phase, turn, *arguments)
-        for model, old in zip(others, before, strict=True):
-            assert all(torch.equal(p, q) for p, q in zip(model.parameters(), old, strict=True)), f"{turn}'s turn moved another's weights"
-        assert all(p.grad is None for model in phase.models.values() for p in model.parameters()), f"{turn}'s turn left gradients"
-        seen.append((phase.name, turn))
-        return losses
-
-    monkeypatch.setattr(trainer, "update", watched)
-    distill(RECIPES / "smoke.toml", tmp_path / "run", [*SETTINGS, f"teacher={json.dumps(str(teacher))}"])
-    assert {"critic", "student"} <= {turn for _, turn in seen}
-    assert len({name for name, _ in seen}) == 10
+def test_a_turn_touches_only_its_own_weights(whole: Walked) -> None:
+    assert whole.strayed == []
+    assert {"critic", "student"} <= {turn for _, turn in whole.turns}
+    assert len({name for name, _ in whole.turns}) == 10
 
 
 def test_a_walk_is_taken_once_for_a_batch_that_comes_again(teacher: Path) -> None:
