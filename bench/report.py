@@ -5,10 +5,11 @@ Its figures come from those files and from nowhere else. With --check it writes 
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from fewstep.bench.results import Results, bars_section, noisy, read, summary
+from fewstep.bench.results import Bar, Results, bars_section, noisy, read, summary
 from fewstep.bench.table import markdown
 
 HERE = Path(__file__).parent
@@ -24,6 +25,7 @@ threads, on prompts that none of them has seen. Warm-up rounds do not count; a r
 are compared with what they should be, those of the full decoder in every round, those of the tiny one in the warm-up rounds, and a row
 whose pictures differ has no ratio.
 """
+SERVER = "`python bench/serve.py`, with `emoji` and the engine on one thread."
 NOTHING = "No results are here yet."
 ACCELERATOR = "No accelerator has been measured: `bench/gpu.sh` does it in one go, and has not run."
 
@@ -37,7 +39,18 @@ def document(folder: Path = HERE / "results") -> str:
         parts.append(ACCELERATOR)
     for path, results in runs.items():
         parts += [f"## {path.stem}", *chapter(results)]
+    for path in sorted((folder / "serve").glob("*.json")):
+        parts += server(path)
     return "\n\n".join(parts) + "\n"
+
+
+def server(path: Path) -> list[str]:
+    """The paragraphs of one run of bench/serve.py: the conditions and the bars."""
+    found = json.loads(path.read_text(encoding="utf8"))
+    machine, bars = found["machine"], [Bar(bar["name"], bar["value"], bar["needed"], bar["at_most"]) for bar in found["bars"]]
+    link = f"[{path.stem}](../bench/results/serve/{path.name})"
+    about = f"{SERVER} {link}: {machine['processor']}, {machine['cores']} cores, server and clients together; {found['settings']['date']}."
+    return [f"## The server on {path.stem}", about, markdown(bars_section(bars))]
 
 
 def glance(runs: dict[Path, Results]) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Checker = Callable[[str, "Image | None"], "str | None"]
-"""Given a prompt before it is drawn, with the image that it begins from or None, and again with every picture that would be shown.
+"""Given a prompt before it is drawn, with each image that it begins from or follows, or None, and again with every picture that would be shown.
 
 Returns None if there is nothing against it, or why it is refused: a sentence that the client is told. Called on the thread that computes.
 """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 from PIL.Image import Image
@@ -271,14 +272,14 @@ class Scheduler:
         return picture
 
     def _check(self, job: Job, image: Image | None = None) -> bool:
-        """Whether there is nothing against the prompt of ``job``, or against ``image`` that it would show. Here no route passes it by."""
+        """Whether there is nothing against the prompt of ``job`` and what it begins from, or against ``image`` that it would show. No route passes it by."""
         if self.checker is None:
             return True
         settled = job.settled
-        if image is None and settled.source is not None:
-            image = open_pixels(settled.source.pixels)
-        for prompt in (settled.prompt, settled.prompt_2, settled.blend):
-            if prompt is not None and (reason := self.checker(prompt, image)) is not None:
+        prompts = [prompt for prompt in (settled.prompt, settled.prompt_2, settled.blend) if prompt is not None]
+        given = [part.pixels for part in (settled.source, *settled.control) if part is not None]
+        for prompt, shown in product(prompts, [image] if image is not None or not given else map(open_pixels, given)):
+            if (reason := self.checker(prompt, shown)) is not None:
                 job.wanted = False
                 self._call(self._fail, job, Refused(str(reason)))
                 return False

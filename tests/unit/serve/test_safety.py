@@ -5,15 +5,18 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 from PIL.Image import Image
 from tests.unit.serve.fake import PATIENCE, FakeEngine, run, settled
 from tests.unit.serve.listening import listening
 from websockets.sync.client import connect
 
+from fewstep.engine.control import Hint, Net
 from fewstep.engine.request import RequestError
 from fewstep.serve import guard, patience, rate
 from fewstep.serve.checker import Checker, load_checker
@@ -128,6 +131,18 @@ def test_previews_are_checked_too() -> None:
                 async for update in order:
                     seen.append(update)
             assert seen == []
+
+    run(main())
+
+
+def test_what_a_picture_would_follow_is_checked_before_it_is_drawn() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        hint = Hint(np.full((64, 64, 3), 200, np.uint8), "0", "given", Net("net", Path(), "0", {}), 1.0, 0.0, 1.0)
+        async with Scheduler(engine, checker=against) as scheduler:
+            with pytest.raises(Refused, match="too red"):
+                assert [update async for update in scheduler.submit([replace(settled("fine", 1), control=(hint,))], "me")] == []
+        assert engine.walks == []
 
     run(main())
 
