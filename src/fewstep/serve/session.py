@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from fewstep.serve.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fewstep.engine.engine import Engine
 
 PAUSE = 0.2  # seconds without a request, after which the picture is made with the full decoder
 HUNGER = 0.25  # seconds after which something must have been shown while requests keep coming
@@ -72,6 +75,17 @@ class Session:
         self._started = 0.0
         self._news = asyncio.Event()
         self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, engine: Engine) -> AsyncIterator[Session]:
+        """A session that has ``engine`` for itself: ``async with Session.of(engine) as session``."""
+        async with Scheduler(engine, engine.model.decoders()) as scheduler:
+            session = cls(scheduler)
+            try:
+                yield session
+            finally:
+                session.close()
 
     def ask(self, request: Request, generation: int | None = None, previews: bool = False) -> int:
         """Want ``request`` from now on, and no longer what was asked before. Returns its generation: ``generation`` or the next.
