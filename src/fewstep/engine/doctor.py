@@ -119,7 +119,8 @@ def fits(one: Entry) -> dict[str, Any]:
         device, size = "cpu", 4
     size = 2 if device == "cuda" else size
     steps = f", students for {listed(one.steps)} steps" if one.steps else ""
-    where = f"{one.megabytes:.1f} MB{steps}, {one.state}" + (f" ({one.folder})" if one.folder else "")
+    size_here = f"{one.megabytes:.1f} MB" if one.megabytes else ""
+    where = f"{size_here}{steps}, {one.state}".removeprefix(", ") + (f" ({one.folder})" if one.folder else "")
     try:
         model = open_model(one.known.name) if one.state == "here" else None
         wanted = sdxl(size) if model is None else need(model, model.limits.native, model.limits.native, size, guided=model.limits.teacher)
