@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewstep.data.buckets import nearest
 from fewstep.data.captions import clean, words
-from fewstep.data.sources import Item
+from fewstep.data.item import Item
 from fewstep.engine.request import RequestError
 from fewstep.engine.source import TooLarge, digest, open_image, to_rgb
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.fields import CAPTIONS, SCORES, told
-from fewstep.data.sources import Item
+from fewstep.data.item import Item
 from fewstep.engine.request import RequestError
 
 PICTURES = ("image", "jpg", "jpeg", "png", "webp", "picture", "bytes")

@@ -20,10 +20,11 @@ from fewstep.data.audit import Audit, write_audit
 from fewstep.data.encode import encode_captions, encode_pictures, encoders_key
 from fewstep.data.files import read_json, write_json
 from fewstep.data.filters import Look, Rules
+from fewstep.data.item import Item
 from fewstep.data.ledger import Ledger
 from fewstep.data.score import Score
 from fewstep.data.shards import AUDIT, FORMAT, MARKER, Rows, write_shard
-from fewstep.data.sources import Item, Source
+from fewstep.data.sources import Source
 from fewstep.data.workers import looks
 from fewstep.engine.request import RequestError
 from fewstep.models.bundle import Bundle

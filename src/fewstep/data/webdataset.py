@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from fewstep.data.fields import parse_object, told
-from fewstep.data.sources import CAPTIONS, OTHERS, PICTURES, Item, Lost, Place, Stretch
+from fewstep.data.item import CAPTIONS, OTHERS, PICTURES, Item, Lost, Place, Stretch
 from fewstep.engine.request import RequestError
 
 BLOCK = 512  # bytes: what tars are made of; one of zeros stands at the end, and Python takes a tar that breaks off between two files for whole

@@ -13,7 +13,7 @@ from itertools import islice
 from multiprocessing.connection import wait
 
 from fewstep.data.filters import Look, Rules, look
-from fewstep.data.sources import Item
+from fewstep.data.item import Item
 from fewstep.engine.request import RequestError
 
 FEW = 8  # pictures handed over at once

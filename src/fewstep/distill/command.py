@@ -49,7 +49,7 @@ def distill(
         print("\n".join(show(Path(words[1]), json)))
         return
     if words[0] == "plan" and len(words) == 2:
-        from fewstep.distill.foretell import foretell
+        from fewstep.distill.forecast.foretell import foretell
 
         shown, fits = foretell(Path(words[1]), on or "", changes, run or run_folder(Path(words[1])), json)
         print("\n".join(shown))

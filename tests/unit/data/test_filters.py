@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from fewstep.data.buckets import buckets, nearest
 from fewstep.data.filters import REASONS, Rules, crop, look, sharpness
-from fewstep.data.sources import Item, Lost
+from fewstep.data.item import Item, Lost
 from fewstep.engine.request import RequestError
 
 RULES = Rules(side=256)

@@ -22,8 +22,8 @@ from tests.unit.data.prepared import RULES, Deadly, prepared, write_pictures
 from fewstep.cli import main
 from fewstep.data import prepare as module
 from fewstep.data.filters import REASONS
+from fewstep.data.item import Item
 from fewstep.data.score import Scorer, load_scorer
-from fewstep.data.sources import Item
 from fewstep.data.workers import looks
 from fewstep.engine.request import RequestError
 from fewstep.models.bundle import Bundle

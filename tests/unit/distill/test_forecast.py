@@ -15,17 +15,17 @@ from torch.profiler import profile
 from typer.testing import CliRunner
 
 from fewstep.cli import app
-from fewstep.distill.blank import BlankLatents, BlankText, hollow
 from fewstep.distill.described import Described, check_teacher, describe, described_shape, model_of, read_any
-from fewstep.distill.forecast import Forecast, forecast
-from fewstep.distill.foretell import verdict
-from fewstep.distill.ledger import Gauge, Ledger
-from fewstep.distill.machines import machine
+from fewstep.distill.forecast.blank import BlankLatents, BlankText, hollow
+from fewstep.distill.forecast.forecast import Forecast, forecast
+from fewstep.distill.forecast.foretell import verdict
+from fewstep.distill.forecast.ledger import Gauge, Ledger
+from fewstep.distill.forecast.machines import machine
+from fewstep.distill.forecast.rehearsal import Cost, Rehearsal, Setting, rehearse
 from fewstep.distill.methods import find_method
 from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.recipe import RecipeError
-from fewstep.distill.rehearsal import Cost, Rehearsal, Setting, rehearse
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Phase, update
 

@@ -13,17 +13,17 @@ from torch import nn
 
 from fewstep.data.emoji import World
 from fewstep.distill.autoencoder import reconstruct_phase
-from fewstep.distill.blank import BlankLatents, BlankText, hollow
 from fewstep.distill.compact import CompactPlan, Studio, imitate_phase
 from fewstep.distill.compact import sharpen_phase as sharpen_autoencoder
 from fewstep.distill.decoded import Crops, Decoded
 from fewstep.distill.decoder import DecoderPlan, decoder_phase
 from fewstep.distill.decoder import sharpen_phase as sharpen_decoder
 from fewstep.distill.edges import Edges, EdgesPlan, edges_phase
+from fewstep.distill.forecast.blank import BlankLatents, BlankText, hollow
+from fewstep.distill.forecast.rehearsal import Cost, Setting, cost, counting, remembered
 from fewstep.distill.judge import JudgePlan, judge_phase
 from fewstep.distill.latents import Cache, Text
 from fewstep.distill.pretrain import TeacherPlan, attention
-from fewstep.distill.rehearsal import Cost, Setting, cost, counting, remembered
 from fewstep.distill.teacher import teacher_phase
 from fewstep.distill.text import TextTowers, text_phase
 from fewstep.distill.trainer import Phase
@@ -38,7 +38,7 @@ SUBJECTS = 120  # a judge's classes where the recipe does not say how many
 
 
 def rehearse_alone(plan: Plan, configs: Mapping[str, Any], sizes: Mapping[str, int], setting: Setting) -> list[Cost]:
-    """The costs of a plan's phases, in order; ``configs`` and ``sizes`` as :func:`fewstep.distill.rehearsal.rehearse` takes them."""
+    """The costs of a plan's phases, in order; ``configs`` and ``sizes`` as :func:`fewstep.distill.forecast.rehearsal.rehearse` takes them."""
     with counting() as ledger:
         costs = [cost(ledger, phase, batch, setting, phase.name) for phase, batch in phases(plan, configs, sizes, setting) if phase.updates]
         if isinstance(plan, TeacherPlan):

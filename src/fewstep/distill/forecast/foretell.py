@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewstep.distill.forecast import Forecast, as_json, forecast
+from fewstep.distill.forecast.forecast import Forecast, as_json, forecast
 from fewstep.distill.status import duration
 from fewstep.engine.files import write_bytes
 

@@ -25,9 +25,9 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from fewstep.distill.blank import BlankLatents, BlankText, hollow
+from fewstep.distill.forecast.blank import BlankLatents, BlankText, hollow
+from fewstep.distill.forecast.ledger import Gauge, Ledger
 from fewstep.distill.latents import Cache, Samples, Text
-from fewstep.distill.ledger import Gauge, Ledger
 from fewstep.distill.methods import find_method
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.state import Run

@@ -15,15 +15,15 @@ import torch
 
 from fewstep.distill.described import AnyPlan, Described, describe, described_shape, model_of, read_any
 from fewstep.distill.edges import EdgesPlan
+from fewstep.distill.forecast.machines import Machine, machine
+from fewstep.distill.forecast.rehearsal import Cost, Setting, encoding, rehearse
+from fewstep.distill.forecast.trials import phases, rehearse_alone
 from fewstep.distill.judge import JudgePlan
-from fewstep.distill.machines import Machine, machine
 from fewstep.distill.outline import read_outline
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import TeacherPlan, dtype
 from fewstep.distill.recipe import RecipeError, recipe_hash
-from fewstep.distill.rehearsal import Cost, Setting, encoding, rehearse
 from fewstep.distill.teacher import TeacherRecipe
-from fewstep.distill.trials import phases, rehearse_alone
 
 TRIED = 1.2e10  # operations of an update that is tried out here: a fraction of a second
 SMALL = 200e6  # bytes of learnt weights, up to which a network is tried out
