@@ -34,8 +34,10 @@ export function createMeter(spark, latency) {
     /** Milliseconds that a picture of so many steps takes lately, or null. */
     of(steps) {
       const times = [...(bySteps.get(steps) ?? [])].sort((a, b) => a - b);
-      return times.length ? times[Math.floor(times.length / 2)] : null;
+      return times.length ? times[Math.floor((times.length - 1) / 2)] : null;
     },
+    /** Whether that is more than a first impression, which is of loading the student as well. */
+    knows: (steps) => (bySteps.get(steps) ?? []).length > 1,
     subscribe: (listener) => listeners.add(listener),
   };
 }
