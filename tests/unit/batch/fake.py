@@ -88,3 +88,16 @@ def kept(results: Results, store: Store, manifest: Path, engine: FakeEngine | No
 
 def files(out: Path, pattern: str = "pictures/**/*.png") -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob(pattern)) if path.is_file()}
+
+
+class Breaks(FakeEngine):
+    """Ends the process's work, as a kill would, after so many batches."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def walk(self, batch: Sequence[Settled], decoder: str | None = None) -> Iterator[list[Frame]]:
+        if len(self.batches) == self.after:
+            raise KeyboardInterrupt
+        return super().walk(batch, decoder)

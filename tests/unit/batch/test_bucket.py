@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from tests.unit.batch.fake import FakeEngine, csv_of, files, job, kept
+from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job, kept
 
 from fewstep.batch.bucket import SEGMENTS, Bucket, Objects, Sent, job_bucket
 from fewstep.batch.local import Stopped
@@ -44,19 +44,6 @@ def carry_out(url: str, manifest: Path, engine: FakeEngine | None = None) -> tup
     return tally.made, tally.kept
 
 
-class Interrupts(FakeEngine):
-    """Interrupted after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def walk(self, batch, decoder=None):  # type: ignore[no-untyped-def]
-        if len(self.batches) == self.after:
-            raise KeyboardInterrupt
-        return super().walk(batch, decoder)
-
-
 def test_a_bucket_holds_what_a_folder_would(url: str, manifest: Path, tmp_path: Path) -> None:
     job(tmp_path / "folder", manifest)
     assert carry_out(url, manifest) == (11, 0)
@@ -71,7 +58,7 @@ def test_a_bucket_holds_what_a_folder_would(url: str, manifest: Path, tmp_path: 
 def test_an_interrupted_job_goes_on_from_the_lines_that_were_sent(url: str, manifest: Path, tmp_path: Path) -> None:
     job(tmp_path / "folder", manifest)
     with pytest.raises(KeyboardInterrupt):
-        carry_out(url, manifest, Interrupts(2))
+        carry_out(url, manifest, Breaks(2))
     assert [name for name in objects(url) if name.startswith(SEGMENTS)]
     assert carry_out(url, manifest) == (3, 8)
     assert {name: content for name, content in objects(url).items() if name.startswith("pictures/")} == files(tmp_path / "folder")
@@ -86,7 +73,7 @@ def test_lines_that_were_lost_with_their_machine_cost_their_groups_and_no_more(
     with monkeypatch.context() as patched:
         patched.setattr(Sent, "_send", lambda self: None)  # as if it had been killed before
         with pytest.raises(KeyboardInterrupt):
-            carry_out(url, manifest, Interrupts(2))
+            carry_out(url, manifest, Breaks(2))
     assert set(objects(url)) == {"job.json", *list(files(tmp_path / "folder"))[:8]}
     assert carry_out(url, manifest) == (11, 0)
     assert {name: content for name, content in objects(url).items() if name.startswith("pictures/")} == files(tmp_path / "folder")

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.unit.batch.fake import FakeEngine, csv_of, files, job
+from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job
 
 from fewstep.batch.local import Stopped
 from fewstep.batch.results import NAME, read_lines
@@ -40,19 +40,6 @@ def test_a_tar_holds_pictures_in_order_with_what_is_said_of_them(tmp_path: Path)
     assert seen == PROMPTS
     assert [line["path"] for line in lines] == ["shards/000000.tar"] * 4 + ["shards/000001.tar"] * 4 + ["shards/000002.tar"] * 2
     assert not (out / ".staged").exists()
-
-
-class Breaks(FakeEngine):
-    """Ends the process's work, as a kill would, after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def walk(self, batch, decoder=None):  # type: ignore[no-untyped-def]
-        if len(self.batches) == self.after:
-            raise KeyboardInterrupt
-        return super().walk(batch, decoder)
 
 
 @pytest.mark.parametrize("each", [1, 3, 4, 100])
