@@ -22,6 +22,7 @@ from fewstep.engine.request import RequestError
 
 T = TypeVar("T")
 SEGMENTS = ".results"  # lines of results.jsonl until the job is finished
+NO_BUCKET = "specified bucket does not exist"  # in what S3 answers; otherwise it is an object that is missing
 SEGMENT_LINES, SEGMENT_SECONDS = 1000, 10.0  # what is lost with a machine, and made again
 LISTINGS = 8  # folders of which it is remembered what they hold
 
@@ -78,7 +79,7 @@ class Bucket:
         try:
             return work(f"{self._root}/{name}".rstrip("/"))
         except FileNotFoundError as error:
-            if missing and "bucket" not in str(error):
+            if missing and NO_BUCKET not in str(error):
                 return missing[0]
             raise OSError(errno.ENOENT, _reason(error), f"{self.url}/{name}") from error
         except Exception as error:
@@ -184,7 +185,7 @@ def job_bucket(url: str, manifest: Path, settings: dict[str, Any]) -> Iterator[I
     bucket = Bucket(url)
     try:
         there = bucket.names()
-        begun = NAME in there or SEGMENTS in there
+        begun = any(name != JOB for name in there)  # pictures come before the first results
         if there and JOB not in there:
             raise RequestError(f"{url} holds other objects: give another folder, or an empty one, with --out")
         if begun:

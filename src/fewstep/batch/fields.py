@@ -88,7 +88,7 @@ def _control(name: str, value: Any, folder: Path) -> Any:
             wrong = "there is no image" if unknown is None else f"{unknown!r:.60} is not known"
             raise RequestError(f"{name}: {wrong}: give tables with image, hint, weight, net, start and end")
         one["image"] = read_image(folder / one["image"], name)
-        if isinstance(one.get("net"), str):
+        if isinstance(one.get("net"), str) and (folder / one["net"]).exists():  # else it is an id of the Hub, or missing
             one["net"] = folder / one["net"]
     return tuple(Control(**one) for one in tables)
 

@@ -33,7 +33,7 @@ from fewstep.batch.make import Encoded, Made, encode, make
 from fewstep.batch.manifest import Manifest, open_manifest
 from fewstep.batch.options import RAY, Options
 from fewstep.batch.output import Place
-from fewstep.batch.plan import Maker, groups, items
+from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.results import Results
 from fewstep.batch.score import scorer
 from fewstep.engine.model import Model, open_model
@@ -42,7 +42,6 @@ from fewstep.engine.request import RequestError
 PATIENCE = 10  # seconds for a cluster's head to answer
 AT_ONCE = 2  # groups of one engine: one is made, one is encoded
 IN_FLIGHT = 2 * AT_ONCE  # and as many on their way; with fewer the pool would not count itself busy, and would not grow
-PROMPTS = 1024  # whose embeddings an engine keeps
 ROWS_A_LOAD, MOST_LOAD = 80_000, 16  # Ray keeps some kilobytes of every load that was: long jobs have fewer and larger ones
 UNUSED = Path("/nonexistent")  # the scratch folder of a store that is only asked for places, or read
 
@@ -55,7 +54,6 @@ class Plan:
     expansion: Expansion
     place: Place
     results: Path  # on the machine that the command was given on
-    hash: str  # of the weights, as that machine has them
 
     @classmethod
     def of(cls, options: Options, manifest: Manifest, expansion: Expansion, place: Place, results: Path) -> Plan:
@@ -63,7 +61,7 @@ class Plan:
         whole: dict[str, Any] = {name: _whole(value) for name in ("model", "base", "few_step") if (value := getattr(options, name)) is not None}
         options = replace(options, manifest=manifest.path.absolute(), json=None, metrics=None, **whole)
         out = place.out if place.shared else str(Path(place.out).absolute())
-        return cls(options, expansion, replace(place, out=out), results.absolute(), _opened(options).hash(_opened(options).limits.default_steps))
+        return cls(options, expansion, replace(place, out=out), results.absolute())
 
 
 def _whole(name: str) -> str:
@@ -92,6 +90,7 @@ class Load:
     """What an engine is sent at once."""
 
     tasks: tuple[Task, ...]
+    weights: tuple[tuple[int, str], ...]  # for so many steps, by their hash, as the machine that plans has them
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,12 @@ def planned(plan: Plan) -> Iterator[pandas.DataFrame]:
         model = _opened(plan.options)
         results = Results(plan.results, writes=False)
         manifest = open_manifest(plan.options.manifest)
-        maker = Maker(limits_of(model), cache(model.hash), plan.options.decoder, plan.options.format)
-        parts = groups(items(plan.expansion.wanted(manifest), maker), plan.options.batch)
+        parts = parts_of(plan.options, manifest, plan.expansion, limits_of(model), model)
+        weights = cache(model.hash)
         todo = tasks(parts, partial(there, results, plan.place.store(UNUSED)))
         while load := tuple(islice(todo, min(1 + plan.place.total // ROWS_A_LOAD, MOST_LOAD))):
-            yield frame_of(Load(load))
+            steps = {task.group.batch[0].steps for task in load if task.group}
+            yield frame_of(Load(load, tuple((count, weights(count)) for count in sorted(steps))))
     except RequestError as error:
         yield frame_of(Trouble(str(error), bad_input=True))
     except OSError as error:
@@ -249,14 +249,9 @@ class Worker:
             self._trouble = Trouble(f"an engine cannot be loaded on {socket.gethostname()}: {_line(error)}", bad_input=True)
 
     def _load(self, options: Options, pool: Pool) -> None:
-        from fewstep.engine.engine import Engine
-
-        names = ("model", "steps", "decoder", "backend", "base", "few_step")
         device = options.device or ("cuda" if pool.gpus else "cpu")
-        self._engine = Engine.load(device=device, threads=pool.cpus, **{name: getattr(options, name) for name in names})
-        self._engine.remembered = PROMPTS
-        if self._engine.model.hash(self._engine.limits.default_steps) != self._plan.hash:
-            raise RequestError(f"its weights of {options.model} are not those of the machine that the command was given on; fewstep there is {__version__}")
+        self._engine = load_engine(options, device=device, threads=pool.cpus)
+        self._weights = cache(self._engine.model.hash)
         self._score = scorer(options.score, self._engine.model.folder)
         self._store = self._plan.place.store(UNUSED)
 
@@ -269,6 +264,9 @@ class Worker:
             return load
         if self._trouble is not None:
             return self._trouble
+        if any(self._weights(steps) != own for steps, own in load.weights):
+            other = f"the weights of {self._plan.options.model} on {socket.gethostname()} are not those of the machine that the command was given on"
+            return Trouble(f"{other}, with fewstep {__version__}: put the same there", bad_input=True)
         try:
             return Finished([outcome for task in load.tasks for outcome in self._outcomes(task)])
         except OSError as error:

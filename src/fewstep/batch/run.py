@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.batch import dry, gallery
-from fewstep.batch.expand import Bad, Expansion
+from fewstep.batch.expand import Expansion
 from fewstep.batch.fields import parse_settings
 from fewstep.batch.local import Books, Stopped
 from fewstep.batch.local import run as run_here
@@ -19,7 +18,7 @@ from fewstep.batch.manifest import Manifest, open_manifest
 from fewstep.batch.multiply import parse_aspects, parse_seeds, sizes_of
 from fewstep.batch.options import HERE, STDOUT, Options
 from fewstep.batch.output import Output, Place, is_bucket, opened
-from fewstep.batch.plan import Group, Maker, groups, items
+from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.progress import Tally, duration, json_line, reports, size
 from fewstep.batch.score import scorer
 from fewstep.batch.store import Store
@@ -30,8 +29,6 @@ from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, beside, waiting
 
 if TYPE_CHECKING:
     from fewstep.engine.engine import Engine
-
-PROMPTS = 1024  # whose embeddings are kept: the same words come back row after row
 
 
 def run(options: Options) -> int:
@@ -67,28 +64,16 @@ def expansion_of(options: Options, limits: Limits) -> Expansion:
     return Expansion(options.template, options.combine, tuple(sizes), parse_seeds(options.seeds), given, options.keep)
 
 
-def parts_of(options: Options, manifest: Manifest, expansion: Expansion, engine: Engine) -> Iterator[Group | Bad]:
-    """The groups of a job, one after another: a function of the manifest, the model and the options."""
-    maker = Maker(engine.limits, cache(engine.model.hash), engine.decoder, options.format)
-    return groups(items(expansion.wanted(manifest), maker), options.batch)
-
-
 def load(options: Options) -> list[Engine]:
     """An engine for each device. Raises what Engine.load raises."""
-    from fewstep.engine.engine import Engine
-
-    names = ("model", "steps", "decoder", "backend", "base", "few_step")
     devices = options.device.split(",") if options.device else [None]
     with waiting(f"loading {options.model}"):
-        engines = [Engine.load(device=device, **{name: getattr(options, name) for name in names}) for device in devices]
-    for engine in engines:
-        engine.remembered = PROMPTS
-    return engines
+        return [load_engine(options, device=device) for device in devices]
 
 
 def _estimate(options: Options, manifest: Manifest, expansion: Expansion) -> int:
     engine = load(options)[0]
-    found = dry.survey(parts_of(options, manifest, expansion, engine))
+    found = dry.survey(parts_of(options, manifest, expansion, engine.limits, engine.model))
     for bad in found.failed:
         print(f"fewstep: line {bad.line}: {bad.error}", file=sys.stderr)
     told = dry.said(dry.measure(engine, found, options.format), None if is_bucket(options.out) else Path(options.out))
@@ -125,7 +110,7 @@ def _here(options: Options, manifest: Manifest, expansion: Expansion, place: Pla
     engines = load(options)
     books.score = scorer(options.score, engines[0].model.folder)
     books.tally.restart()
-    run_here(parts_of(options, manifest, expansion, engines[0]), [partial(make, engine) for engine in engines], books)
+    run_here(parts_of(options, manifest, expansion, engines[0].limits, engines[0].model), [partial(make, engine) for engine in engines], books)
 
 
 def _on_ray(options: Options, manifest: Manifest, expansion: Expansion, place: Place, books: Books) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fewstep.engine.control import OWN, Control
+from fewstep.engine.control import MOST_CONTROLS, OWN, Control
 from fewstep.engine.request import RequestError
 from fewstep.engine.source import open_image
 from fewstep.serve.pictures import decode_text
@@ -76,4 +76,7 @@ def controls_in(scripts: dict[str, Any] | None) -> Sequence[Control]:
         except ValidationError as error:
             first = error.errors()[0]
             raise RequestError(f"alwayson_scripts.controlnet.args: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"[:300]) from None
-    return [unit.control() for unit in units if unit.enabled]
+    enabled = [unit for unit in units if unit.enabled]
+    if len(enabled) > MOST_CONTROLS:  # before any image is opened
+        raise RequestError(f"{len(enabled)} ControlNet units are enabled: give at most {MOST_CONTROLS}")
+    return [unit.control() for unit in enabled]

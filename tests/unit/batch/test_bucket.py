@@ -21,7 +21,7 @@ SETTINGS = {"manifest": "abc", "seeds": "1-8"}
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    yield (root := f"memory://{uuid.uuid4().hex}/run1")
+    yield (root := f"memory://bucket-{uuid.uuid4().hex}/run1")
     if objects(root):
         fsspec.filesystem("memory").rm(root.removeprefix("memory:/"), recursive=True)
 
@@ -123,3 +123,10 @@ def test_a_storage_that_cannot_be_used_is_a_sentence(manifest: Path, url: str, m
         patched.setattr(Objects, "write", lambda *_: Bucket(url)._try("pictures/x", refused))
         with pytest.raises(Stopped, match=r"/pictures/x cannot be written \(Access Denied\); 0 of 11 pictures are finished: put that right"):
             carry_out(url, manifest)
+
+
+def test_pictures_alone_belong_to_the_job_that_put_them(url: str, manifest: Path) -> None:
+    with job_bucket(url, manifest, SETTINGS) as output:
+        output.put("pictures/00000/a.png", b"a")
+    with pytest.raises(RequestError, match="another job"), job_bucket(url, manifest, {**SETTINGS, "seeds": "1-9"}):
+        pass

@@ -25,8 +25,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_cell_is_a_path_or_tables(folder: Path) -> None:
     assert [one.hint for one in parse("control", "a.png; b.png", folder)] == ["given", "given"]
-    (made,) = parse("control", [{"image": "a.png", "hint": "canny", "net": "edges", "weight": 0.5}], folder)
-    assert (made.hint, made.net, made.weight, made.image.size) == ("canny", folder / "edges", 0.5, (8, 8))
+    (folder / "edges").mkdir()
+    near, far = parse("control", [{"image": "a.png", "hint": "canny", "net": net, "weight": 0.5} for net in ("edges", "someone/edges")], folder)
+    assert (near.hint, near.net, near.weight, near.image.size) == ("canny", folder / "edges", 0.5, (8, 8))
+    assert far.net == "someone/edges", "an id of the Hub"
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from tests import nets
 
 from fewstep.engine.control import OWN, Control
 from fewstep.engine.engine import Engine
-from fewstep.engine.request import Request
+from fewstep.engine.request import Request, RequestError
 from fewstep.models.bundle import load_bundle
 from fewstep.serve.app import open_app
+from fewstep.serve.controls import controls_in
 from fewstep.serve.guard import Access
 from fewstep.serve.wire import Ask
 
@@ -102,3 +103,9 @@ def test_what_cannot_be_followed_is_a_sentence(client: TestClient, control: Any,
 def test_a_unit_that_cannot_be_followed_is_a_sentence(client: TestClient, scripts: Any, status: int, said: str) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={"prompt": PROMPT, "alwayson_scripts": scripts})
     assert answer.status_code == status and said in answer.json()["detail"]
+
+
+def test_too_many_units_are_refused_before_any_image_is_opened() -> None:
+    units = [{"image": "no picture at all"}] * 5
+    with pytest.raises(RequestError, match="5 ControlNet units are enabled: give at most 4"):
+        controls_in({"controlnet": {"args": units}})

@@ -47,9 +47,9 @@ export function createCompare(place, store, studio) {
       ticking = requestAnimationFrame(tick);
     });
     element.classList.add("working");
-    return (took) => {
+    return (took, replaced) => {
       cancelAnimationFrame(ticking);
-      element.classList.remove("working");
+      if (!replaced) element.classList.remove("working");
       if (took != null) show(clock, took);
     };
   }
@@ -63,6 +63,7 @@ export function createCompare(place, store, studio) {
       const took = STAGES.reduce((sum, stage) => sum + (made.timings[stage] ?? 0), 0);
       stop(took);
       const bitmap = await createImageBitmap(made.image);
+      signal.throwIfAborted(); // another is shown there by now
       Object.assign(which.canvas, { width: bitmap.width, height: bitmap.height });
       which.canvas.getContext("2d").drawImage(bitmap, 0, 0);
       which.canvas.setAttribute("aria-label", `${settings.prompt.trim()}, ${steps} steps, ${time(took)}`);
@@ -71,7 +72,7 @@ export function createCompare(place, store, studio) {
       bitmap.close();
       return took;
     } catch (problem) {
-      stop(null);
+      stop(null, signal.aborted && on); // where another has begun, its clock goes on
       throw problem;
     }
   }

@@ -28,7 +28,9 @@ export function createVariations({ place, panel, spread, reroll }, store, direct
   const around = ({ seed, variations }, i) => ({ seed, variations: [...variations, [seeds[i], Number(spread.value)]] });
 
   async function make() {
+    makeSoon.cancel();
     running.abort();
+    if (!on) return;
     const { signal } = (running = new AbortController());
     const settings = store.get();
     if (!settings.prompt.trim()) return;
@@ -75,7 +77,10 @@ export function createVariations({ place, panel, spread, reroll }, store, direct
     if (on) {
       draw(cells[MIDDLE], director.canvas);
       make();
-    } else running.abort();
+    } else {
+      makeSoon.cancel();
+      running.abort();
+    }
   }
   function close() {
     toggle(false);
