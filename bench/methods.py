@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -128,7 +129,8 @@ class Bench:
         stage = stage_of(row, bare, steps, budget)
         given = [*self.settings, *settings_of(row, stage, seed)]
         plan = read_recipe(self.recipe, DistillPlan, given)
-        run = self.work / recipe_hash(plan)  # another budget or another rate is another run
+        own = Path(row.method).read_bytes() if row.method.endswith(".py") else b""
+        run = self.work / f"{recipe_hash(plan)}-{zlib.crc32(own):08x}"  # another budget, another rate, another file is another run
         run.mkdir(exist_ok=True)
         if not (run / "latents").exists():  # the one thing that cells of a seed share
             (self.work / f"latents-{seed}").mkdir(exist_ok=True)
@@ -144,7 +146,7 @@ class Bench:
             "start": plan.start,
             "budget": budget,
             "updates": {phase: getattr(stage, phase) for phase in ("convert", "warm", *CONTEST) if getattr(stage, phase)},
-            "settings": given,
+            "settings": [*self.settings, *settings_of(replace(row, method=Path(row.method).name), stage, seed)],  # no path of whoever measures
             "prompts": self.prompts,
             "figures": asdict(figures),
             "seconds": {"training": round(state["seconds"], 1), "measuring": round(time.perf_counter() - began, 1)},
@@ -237,7 +239,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--judge", type=Path, default=None, help="a judge's file, where the teacher is not the embedded model")
     parser.add_argument("--work", type=Path, default=run_folder(Path("methods")), help="where the runs are kept")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help=f"where results are kept.  [default: {RESULTS.relative_to(ROOT)}, with --quick in --work]")
     parser.add_argument("--table", action="store_true", help=f"write the leaderboard into {PAGE.name}, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="a few updates and prompts")
     return parser.parse_args()
@@ -245,6 +247,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = arguments()
+    given.out = given.out or (given.work / "quick" if given.quick else RESULTS)
     if given.table:
         write_table(given.out, PAGE)
         return 0
@@ -262,7 +265,11 @@ def main() -> int:
     cells = [(seed, steps, name) for seed in map(int, given.seeds.split(",")) for steps in map(int, given.steps.split(",")) for name in chosen]
     for seed, steps, name in cells:
         file = given.out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}.json"
-        if not file.is_file():
+        if file.is_file():
+            there = json.loads(file.read_text(encoding="utf8"))
+            if wrong := [key for key, value in (("budget", budget), ("prompts", prompts), ("start", plan.start)) if there[key] != value]:
+                raise RecipeError(f"{file} was measured with another {wrong[0]}, {there[wrong[0]]}: give the same, or another --out")
+        else:
             content = bench.cell(name, rows[name], steps, seed, budget)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Texts and JSON written whole or not at all, under one temporary name each: what a killed process leaves is written over by the next."""
+"""Texts and JSON written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fewstep.engine.files import write_bytes
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all. What is no Unicode, as names of files can be, becomes question marks."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf8", errors="replace")
-    temporary.replace(path)
+    write_bytes(path, text.encode("utf8", "replace"))
 
 
 def write_json(path: Path, content: Any) -> None:

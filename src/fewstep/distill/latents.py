@@ -41,7 +41,7 @@ class Samples:
     prompt: Prompt | None = None  # the captions, encoded, where that is done once for all
 
     def noise(self, purpose: int) -> Tensor:
-        """Unit noise like the latents; each sample's own, a function of (seed, index, purpose)."""
+        """Unit noise like the latents; each sample's own, a function of (seed, index, purpose). A purpose serves one draw: another would repeat it."""
         shape = self.latents.shape[1:]
         draws = [np.random.default_rng((self.seed, index, purpose)).standard_normal(shape, np.float32) for index in self.indices]
         return torch.from_numpy(np.stack(draws)).to(self.latents.device)

@@ -57,7 +57,7 @@ def paper_passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
     sides = 2 * ENCODER if phase == "conditional" else ENCODER  # a conditional critic looks at the jump's start as well
     shown = 3 if plan.r1_weight else 2
     critics = teacher + 1 + shown * sides * learn
-    students = 1 + 2 + sides * learn + ((teacher + sides) if plan.relativistic else 0)
+    students = 1 + 2 + sides * learn + ((teacher + sides * learn) if plan.relativistic else 0)
     return (critics + students) / 2
 
 

@@ -33,7 +33,7 @@ def bring(plan: DistillPlan, bundle: Bundle, path: Path) -> None:
 def starting_student(plan: DistillPlan, bundle: Bundle) -> tuple[Any, Stamp]:
     """(UNet, stamp) of the student that ``plan.start`` names: the whole one of a run's stage, or a model's own, as it ships.
 
-    Raises RecipeError if it was distilled from another teacher than ``bundle`` or predicts no ε, StepMismatch or ModelError if there is none.
+    Raises RecipeError if it was distilled from another teacher than ``bundle``, predicts no ε or draws fresh noise; StepMismatch or ModelError without any.
     """
     where, steps = plan.start.rpartition(":")[0], plan.start_steps
     whole = Path(where) / "weights" / f"{steps}-step.safetensors"
@@ -47,4 +47,6 @@ def starting_student(plan: DistillPlan, bundle: Bundle) -> tuple[Any, Stamp]:
         raise RecipeError(f"start = {plan.start!r}: it was distilled from the weights {stamp.base}, and the teacher's are {bundle.hash}: give its teacher")
     if stamp.prediction_type != "epsilon":
         raise RecipeError(f"start = {plan.start!r}: it predicts x0, and no student can learn from that: give one of more steps")
+    if stamp.fresh:
+        raise RecipeError(f"start = {plan.start!r}: it draws fresh noise between steps, and a teacher is walked without: give another method's student")
     return unet.eval().requires_grad_(False), stamp

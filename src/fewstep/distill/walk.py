@@ -239,7 +239,8 @@ class Walk:
     def _looks(self, stage: Stage, task: Task, student: Any) -> list[Routine]:
         """A probe of ``student`` beside the task's teacher."""
         learner = Walker(student, stage.steps, task.prediction_type, fresh=self._fresh(stage))
-        teacher = Walker(task.teacher, task.teacher_steps, guidance_scale=task.guidance_scale)
+        fresh = learner.fresh if task.teacher_steps == stage.steps else 0.0  # an adapter is seen beside the whole student, which walks as it does
+        teacher = Walker(task.teacher, task.teacher_steps, guidance_scale=task.guidance_scale, fresh=fresh)
         return self.probes(Probe(self.bundle, self.latents, self.text, learner, teacher, dtype(self.plan.precision)))
 
     def _supervised(self, stage: Stage, name: str, student: Any, losses: Any) -> Phase:

@@ -17,7 +17,7 @@ from fewstep.distill import losses, steps
 from fewstep.distill.film import frames
 from fewstep.distill.latents import Samples
 from fewstep.distill.methods import METHODS, find_method
-from fewstep.distill.methods.add import Add
+from fewstep.distill.methods.add import NOISE, TIMES, Add, timesteps
 from fewstep.distill.methods.distribution import Distribution
 from fewstep.distill.methods.lcm import Lcm
 from fewstep.distill.methods.method import Method
@@ -119,6 +119,73 @@ def test_the_relativistic_pair_is_at_chance_where_both_are_the_same(bundle: Bund
         assert float(method.losses(turn, asked, Sees(samples.latents, "sample"), samples)["loss"].detach()) == pytest.approx(math.log(2), abs=1e-4)
 
 
+@dataclass
+class Says:
+    """A critic whose logits are these, one value for each of what it is shown in turn."""
+
+    values: list[float]
+    conditional: bool = False
+
+    def __call__(self, shown: torch.Tensor, *_: Any) -> torch.Tensor:
+        if len(self.values) == 1 or len(shown) == 8:
+            return torch.full((len(shown),), self.values.pop(0))
+        return torch.cat([torch.full((8,), value) for value in self.values])
+
+
+def test_add_wants_the_students_pictures_taken_for_the_datas(bundle: Bundle, samples: Samples) -> None:
+    method = Add(bundle, PLAN, STAGE)
+    method.bundle = replace(bundle, unet=Sees(samples.latents, "epsilon"))
+    asked, student = task(bundle, bundle.unet), Sees(samples.latents, "sample")
+    for said, loss in (([3.0, -3.0], 0.0), ([-3.0, 3.0], 8.0)):
+        method.critic = Says(said)  # type: ignore[assignment]
+        assert float(method.losses("critic", asked, student, samples)["loss"]) == loss, "right by more than 1 costs nothing"
+    method.critic = Says([3.0])  # type: ignore[assignment]
+    assert float(method.losses("student", asked, student, samples)["adversarial"]) == -3
+
+
+def test_a_relativistic_critic_wants_the_teacher_ahead_and_the_student_itself(bundle: Bundle, samples: Samples) -> None:
+    ahead, behind = torch.tensor([3.0]), torch.tensor([0.0])
+    assert float(losses.relativistic(ahead, behind)) < math.log(2) < float(losses.relativistic(behind, ahead))
+    asked = task(bundle, Sees(samples.latents, "epsilon"), relativistic=True)
+    method = find_method("paper", Path())(bundle, PLAN, STAGE)
+    method.critic = Says([3.0, 0.0])  # type: ignore[attr-defined]
+    for turn, sign in (("critic", -3.0), ("student", 3.0)):
+        value = method.losses(turn, asked, Sees(samples.latents, "sample"), samples)["loss"]
+        assert float(value) == pytest.approx(math.log1p(math.exp(sign)), abs=1e-4)
+
+
+class Guided:
+    """A network that sees one picture under the null prompt, and another under any; remembers the timesteps."""
+
+    def __init__(self, null: torch.Tensor, other: torch.Tensor) -> None:
+        self.null, self.other, self.seen = Sees(null, "epsilon"), Sees(other, "epsilon"), list[torch.Tensor]()
+
+    def __call__(self, x: torch.Tensor, t: Any, encoder_hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        self.seen.append(torch.as_tensor(t))
+        return (self.other if bool(encoder_hidden_states.any()) else self.null)(x, t)
+
+
+def test_distribution_leads_along_guidance_below_where_the_student_stood(bundle: Bundle, samples: Samples) -> None:
+    method, x = Distribution(bundle, replace(PLAN, guidance_scale=3.0), STAGE), samples.latents
+    teacher = Guided(x + 1, x + 2)
+    method.bundle, method.fake = replace(bundle, unet=teacher), Sees(x + 1, "epsilon")
+    student = Sees(x.clone().requires_grad_(), "sample")
+    asked = task(bundle, bundle.unet)
+    (gradient,) = torch.autograd.grad(method.losses("student", asked, student, samples)["loss"], student.picture)
+    expected = torch.full_like(gradient, -1.5)  # ((1 - 2) - (3 - 1)(2 - 1)) / mean|0 - 2|
+    torch.testing.assert_close(gradient * gradient.numel(), expected, atol=1e-3, rtol=1e-3)
+    assert len(teacher.seen) == 3
+    assert all(bool((below <= asked.jump(samples).t).all()) for below in teacher.seen[1:])
+
+
+def test_a_noise_level_is_not_told_by_its_noise() -> None:
+    """Both are drawn by (seed, index, purpose): one purpose for both would be one stream."""
+    many = Samples(torch.zeros(1000, 1, 1, 1), [""] * 1000, torch.zeros(1000, 6), list(range(1000)), seed=0)
+    for first, second in zip(TIMES, NOISE, strict=True):
+        drawn = torch.stack([timesteps(many, first).float(), many.noise(second).flatten().abs()])
+        assert abs(float(torch.corrcoef(drawn)[0, 1])) < 0.15
+
+
 def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
     x0, noise, t, later = samples.latents, samples.noise(1), torch.tensor([249] * 8), torch.tensor([499] * 8)
     torch.testing.assert_close(carry(x0, noise, torch.full_like(t, CLEAN), later), renoise(x0, noise, later))
@@ -138,6 +205,7 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
         (["method=nowhere.py"], "no such file"),
         (["method=mse"], "method 'mse' has no phase 'conditional'"),
         (["method=lcm", "stages=[{teacher_steps=8, steps=2, n=3, full=2}]"], "lands on level 1"),
+        (["method=lcm", "stages=[{teacher_steps=8, steps=4, n=2, full=2}, {teacher_steps=4, steps=2, n=2, full=2}]"], "draws fresh noise"),
         (["scale=0"], "above 0"),
         (["start=emoji"], "a run or model and a step count"),
         (["start=emoji:1"], "no stage leads on"),

@@ -22,14 +22,14 @@ from fewstep.models.guidance import denoiser
 from fewstep.schedule import TRAIN_TIMESTEPS, split
 
 WEIGHT = 2.5  # λ of the distillation term, as in the paper
-FRESH = 10  # purposes of the noise and timesteps drawn here: apart from those of the task
+TIMES, NOISE = (10, 11), (12, 13)  # purposes of what is drawn here, a first and a second: apart from the task's, and a number serves one draw
 
 
 class Add(Method):
     """A hinge critic between the student's pictures and the data's, and a pull towards what the guided teacher makes of the student's.
 
     The paper's critic looks at pixels through DINOv2. Here, as in LADD, it looks through the frozen teacher's own encoder and mid-block at
-    pictures noised anew, and only its head learns: nothing has to be decoded.
+    pictures noised anew, and only its head learns: nothing has to be decoded. It reads the mid-block alone, and there is no R1 penalty.
     """
 
     turns = ("critic", "student")
@@ -51,7 +51,7 @@ class Add(Method):
     def losses(self, turn: str, task: Task, student: Any, samples: Samples) -> Losses:
         """Equations 1 to 4 of ADD."""
         prompt, jump, ids = task.text(samples), task.jump(samples), samples.time_ids
-        t, noise = timesteps(samples, FRESH), samples.noise(FRESH)
+        t, noise = timesteps(samples, TIMES[0]), samples.noise(NOISE[0])
         if turn == "critic":
             with torch.no_grad():
                 made = picture(student, task, jump.x, jump.t, prompt, ids)
@@ -60,9 +60,9 @@ class Add(Method):
             return {"loss": F.relu(1 - real).mean() + F.relu(1 + fake).mean(), "right": right, "real": real.mean(), "fake": fake.mean()}
         made = picture(student, task, jump.x, jump.t, prompt, ids)
         adversarial = -self.critic(renoise(made, noise, t), t, prompt, ids).float().mean()
-        s = timesteps(samples, FRESH + 1)
+        s = timesteps(samples, TIMES[1])
         with torch.no_grad():
-            x = renoise(made, samples.noise(FRESH + 1), s)
+            x = renoise(made, samples.noise(NOISE[1]), s)
             seen = denoiser(self.bundle.unet, prompt, ids, self.plan.guidance_scale)(x, s).float()
             wanted = split(x, seen, gather(s, x), "epsilon")[0]
         # c(s) = √ᾱ_s: what a noisy picture shows the teacher counts less

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.distill import losses
 from fewstep.distill.latents import Samples
-from fewstep.distill.methods.add import FRESH, timesteps
+from fewstep.distill.methods.add import NOISE, TIMES, timesteps
 from fewstep.distill.methods.method import Method, picture
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
@@ -52,7 +52,7 @@ class Distribution(Method):
         if turn == "fake":
             with torch.no_grad():
                 made = picture(student, task, jump.x, jump.t, prompt, ids)
-            t, noise = timesteps(samples, FRESH), samples.noise(FRESH)
+            t, noise = timesteps(samples, TIMES[0]), samples.noise(NOISE[0])
             return {"loss": losses.mse(denoiser(self.fake, prompt, ids)(renoise(made, noise, t), t), noise)}
         made = picture(student, task, jump.x, jump.t, prompt, ids)
         with torch.no_grad():
@@ -62,12 +62,12 @@ class Distribution(Method):
     def _direction(self, made: Tensor, t: Tensor, prompt: Prompt, samples: Samples) -> Tensor:
         """Matching, at any noise level, and guidance, at levels below where the student stood; each over its mean size, as in DMD's equation 8."""
         ids, teacher = samples.time_ids, self.bundle.unet
-        tau = timesteps(samples, FRESH)
-        x = renoise(made, samples.noise(FRESH), tau)
+        tau = timesteps(samples, TIMES[0])
+        x = renoise(made, samples.noise(NOISE[0]), tau)
         real, fake = (_seen(network, x, tau, prompt, ids) for network in (teacher, self.fake))
         scale = (made - real).abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
-        below = (timesteps(samples, FRESH + 1) * (t + 1) // 1000).clamp(min=1)
-        x = renoise(made, samples.noise(FRESH + 1), below)
+        below = (timesteps(samples, TIMES[1]) * (t + 1) // 1000).clamp(min=1)
+        x = renoise(made, samples.noise(NOISE[1]), below)
         wanted, null = _seen(teacher, x, below, prompt, ids), _seen(teacher, x, below, prompt.null(), ids)
         return ((fake - real) - (self.plan.guidance_scale - 1) * (wanted - null)) / scale
 

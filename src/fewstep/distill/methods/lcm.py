@@ -29,8 +29,10 @@ class Lcm(Method):
 
     @classmethod
     def check(cls, plan: DistillPlan, stage: Stage) -> None:
-        """Where a jump lands, another has to start, or nothing teaches what is seen there."""
+        """Where a jump lands, another has to start, or nothing teaches what is seen there; and its students teach nobody."""
         super().check(plan, stage)
+        if any(other.full and other.steps == stage.teacher_steps for other in plan.stages):
+            raise ValueError(f"stage {stage.name}: its teacher is a student of method 'lcm', which draws fresh noise, and a teacher is walked without")
         starts = stage.starts()
         for level in starts:
             if level > stage.n and level - stage.n not in starts:
