@@ -176,9 +176,10 @@ def same_controls(controls: Sequence[Told], images: Sequence[Image], nets: Seque
     """
     if len(images) != len(controls) or (nets and len(nets) != len(controls)):
         raise RequestError(
-            f"the picture {followed(controls)}: give {len(controls) or 'no'} --control, and --controlnet FILE for each that is not the model's own"
+            f"the picture {followed(controls)}: give {len(controls) or 'no'} --control and, unless all are the model's own, "
+            f"as many --controlnet in the same order, each a FILE or own"
         )
-    files = [None if text == "own" else text for text in nets] or [None] * len(controls)
+    files = [parse_net(text)[0] for text in nets] or [None] * len(controls)
     return [Control(image, one.hint, one.weight, net, one.start, one.end) for image, one, net in zip(images, controls, files, strict=True)]
 
 

@@ -56,15 +56,28 @@ def memory() -> tuple[int, int]:
 
 
 def allowed(root: Path) -> int | None:
-    """The bytes of memory that a container still allows; None where there is no limit. Reads cgroup v2, then v1."""
-    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    """The bytes of memory that a container still allows; None where there is no limit. Reads cgroup v2, then v1.
+
+    What it holds of files that were read counts as used there, and is given back when it is wanted: here it is free.
+    """
+    v1 = "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"
+    for most, used, stat, cached in (("memory.max", "memory.current", "memory.stat", "inactive_file"), v1):
         try:
             given, taken = ((root / name).read_text().strip() for name in (most, used))
         except OSError:
             continue
         if given.isdecimal() and taken.isdecimal() and int(given) < 1 << 60:  # v1 writes a huge number for none
-            return max(0, int(given) - int(taken))
+            return max(0, int(given) - int(taken) + _said(root / stat, cached))
     return None
+
+
+def _said(path: Path, name: str) -> int:
+    """The number after ``name`` in a file of such lines, 0 where it does not say."""
+    try:
+        found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def free(device: str) -> int | None:

@@ -181,8 +181,13 @@ class Engine:
         engine, threads = self, min(record.threads, os.cpu_count() or 1)
         if (self.backend.name, self.backend.threads, self.decoder) != (record.backend, threads, record.decoder):
             check_choice("the record's decoder", record.decoder, (*DECODERS, TILED))
-            engine = Engine(self.model, open_backend(self.model, record.backend, self.backend.device, threads), record.decoder)
-        return engine._finish([settled] * record.batch)[record.row]
+            same = (self.backend.name, self.backend.threads) == (record.backend, threads)
+            backend = self.backend if same else open_backend(self.model, record.backend, self.backend.device, threads)
+            engine = Engine(self.model, backend, record.decoder)
+        picture = engine._finish([settled] * record.batch)[record.row]
+        if picture.record.decoder != record.decoder:
+            raise RequestError("the picture was decoded whole, for which too little memory is free now: make room and give the same again")
+        return picture
 
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one kind."""

@@ -106,5 +106,6 @@ class Nets:
 
     def _make_room(self, needed: set[str]) -> None:
         for name in list(self._held):
-            if name not in needed and sum(weight.nbytes for net in self._held.values() for weight in net.parameters()) > ROOM:
+            others = [net for other, net in self._held.items() if other not in needed]
+            if name not in needed and sum(weight.nbytes for net in others for weight in net.parameters()) > ROOM:
                 del self._held[name]

@@ -269,7 +269,7 @@ def test_an_autoencoder_that_says_no_scale_has_the_one_of_diffusers(copy: Path) 
     assert difference(one, other) <= BOUND
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", ["auto", "eager", "compiled", "offloaded"])
 @pytest.mark.parametrize("device", ["nothing", "meta", "cuda:99", "CPU"])
 def test_a_device_that_is_not_there_is_named(backend: str, device: str) -> None:
     with pytest.raises(BackendError, match=rf"a device '{device}' here .*: use --device cpu"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,17 @@ def test_in_parts_a_picture_is_nearly_what_it_is_whole(eager: Engine) -> None:
 
 def test_where_memory_is_short_a_picture_is_decoded_in_parts(tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine.load(str(tiny), backend="eager")
-    needed = engine.backend._decoding(256, 256)  # type: ignore[attr-defined]
+    needed = engine.backend._decoding(320, 256)  # type: ignore[attr-defined]
     for there, decoder in ((needed, "full"), (needed - 1, "tiled")):
         monkeypatch.setattr("fewstep.engine.backends.eager.free", lambda device, there=there: there)
-        assert engine.generate(Request("x", 1, 1, 256, 256)).record.decoder == decoder
-    assert engine.generate(Request("x", 1, 1, 256, 256, tile="x")).record.decoder == "full"
+        assert engine.generate(Request("x", 1, 1, 320, 256)).record.decoder == decoder
+    assert engine.generate(Request("x", 1, 1, 320, 256, tile="x")).record.decoder == "full"
+    whole = engine.generate(Request("x", 1, 1, 256, 256))
+    assert whole.record.decoder == "full", "of one part there is nothing to save"
+    with pytest.raises(RequestError, match="too little memory is free now"):
+        engine.repeat(dataclasses.replace(whole.record, width=320))
     assert [record.message for record in caplog.records] == [
-        "fewstep: a whole picture of 256x256 pixels does not fit what memory is free: it is decoded in parts"
+        "fewstep: a whole picture of 320x256 pixels does not fit what memory is free: it is decoded in parts"
     ]
 
 

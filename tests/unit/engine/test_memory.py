@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import nets
 
 from fewstep.engine import backends
 from fewstep.engine.backends import BackendError, open_backend, settle_memory, slower
 from fewstep.engine.backends.eager import Eager
 from fewstep.engine.backends.offloaded import HOME, Guests, Offloaded
 from fewstep.engine.backends.offloaded import open as open_offloaded
+from fewstep.engine.control import Control
 from fewstep.engine.device import allowed
 from fewstep.engine.engine import Engine
 from fewstep.engine.memory import Need, choose, decoding, need, sdxl
@@ -83,13 +85,15 @@ def test_activations_are_what_the_networks_hold_at_once(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["model", "sequential"])
-def test_networks_that_visit_the_card_make_the_same_picture(model: Model, way: str) -> None:
+def test_networks_that_visit_the_card_make_the_same_picture(model: Model, way: str, tmp_path: Path) -> None:
+    nets.build(load_bundle(model.folder), 7).save_pretrained(net := tmp_path / "net")
     one, other = Engine(model, Eager(model, "cpu", 1)), Engine(model, Offloaded(model, "cpu", 1, way))
     image = one.generate(Request("a pizza", 3, 1, 64, 64)).image
     for request in (
         Request("a red apple", 3, 2, 128, 64),
         Request("a pizza", 4, 1, 64, 64, negative="ghost", tile="x"),
         Request("x", 1, 2, image=image, strength=0.5),
+        Request("a rocket", 5, 2, 64, 64, control=[Control(image, net=net)]),
     ):
         first, second = one.generate(request), other.generate(request)
         assert np.abs(np.asarray(first.image, int) - np.asarray(second.image, int)).max() <= 1  # weights lie in another order
@@ -136,6 +140,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def has(there: int) -> None:
         monkeypatch.setattr(backends, "free", lambda device: there)
+        monkeypatch.setattr("fewstep.engine.backends.eager.check_device", lambda device: None)
 
     return has
 
@@ -178,6 +183,8 @@ def test_a_container_allows_less_than_the_machine_has(tmp_path: Path) -> None:
     assert allowed(tmp_path) is None
     (tmp_path / "memory.max").write_text("5000\n")
     assert allowed(tmp_path) == 4000
+    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 50\ninactive_file 600\n")
+    assert allowed(tmp_path) == 4600, "files that were read make room"
 
 
 def test_a_file_with_everything_is_counted_too(tmp_path: Path, tiny: Path) -> None:

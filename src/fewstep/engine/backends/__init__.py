@@ -109,7 +109,7 @@ def slower(backend: Backend) -> tuple[str, ...]:
 def settle_memory(model: Model, name: str, device: str, memory: str) -> str:
     """How ``model`` is kept on ``device`` by the backend ``name``: "full", or "model" or "sequential" by the backend that offloads.
 
-    "auto" is the quickest that fits what is free on a card. Raises RequestError on what does not go together.
+    "auto" is the quickest that fits what is free on a card. Raises RequestError on what does not go together, BackendError on a card that is not there.
     """
     check_choice("memory", memory, MEMORY)
     if name not in ("auto", "offloaded"):
@@ -122,6 +122,9 @@ def settle_memory(model: Model, name: str, device: str, memory: str) -> str:
         return "model" if name == "offloaded" else "full"
     way = memory
     if memory == "auto":
+        from fewstep.engine.backends.eager import check_device
+
+        check_device(device)  # before a card that is not there is asked what is free on it
         wanted, there = need(model, model.limits.native, model.limits.native, HALF, guided=model.limits.teacher), free(device) or 0
         way = choose(wanted, there)
         if way != "full":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +21,13 @@ class Decoder:
     SDXL's own autoencoder exceeds float16's 65504 within, and what comes out is not finite: a black picture in most tools. Such pictures
     are decoded again in float32, each by itself, so that a picture does not depend on those before it; the log says so once.
 
-    ``tiled``: in overlapping parts that are blended into each other, as diffusers does it, for pictures whose activations do not fit.
+    ``tiled``: in overlapping parts of at most ``side`` pixels that are blended into each other, as diffusers does it, for pictures whose activations
+    do not fit. ``quick`` makes a network ready to compute, and ``home`` is where it lies until then; None: where the autoencoder is.
     """
 
-    def __init__(self, vae: Any, tiled: bool = False) -> None:
-        self._vae, self._tiled = vae, tiled
-        self._side = min(MOST_SIDE, int(vae.config.sample_size))
+    def __init__(self, vae: Any, tiled: bool = False, quick: Callable[[Any], Any] = lambda network: network, home: str | None = None) -> None:
+        self._vae, self._tiled, self._quick, self._home = vae, tiled, quick, home
+        self.side = min(MOST_SIDE, int(vae.config.sample_size))
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Decode."""
@@ -39,7 +41,7 @@ class Decoder:
             whole: Tensor = vae.decode(latents, return_dict=False)[0]
             return whole
         vae.enable_tiling()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = self._side, self._side >> (len(vae.config.block_out_channels) - 1)
+        vae.tile_sample_min_size, vae.tile_latent_min_size = self.side, self.side >> (len(vae.config.block_out_channels) - 1)
         try:
             pixels: Tensor = vae.decode(latents, return_dict=False)[0]
         finally:
@@ -52,5 +54,5 @@ class Decoder:
         log.warning("fewstep: the decoder exceeds what float16 can hold; such pictures are decoded again in float32")
         with init_empty_weights(include_buffers=False):
             wide = type(self._vae).from_config(self._vae.config)
-        wide.load_state_dict({name: value.float() for name, value in self._vae.state_dict().items()}, assign=True)
-        return wide.eval().requires_grad_(False)
+        wide.load_state_dict({name: value.to(self._home or value.device, torch.float32) for name, value in self._vae.state_dict().items()}, assign=True)
+        return self._quick(wide.eval().requires_grad_(False))

@@ -66,10 +66,10 @@ class Eager:
         check_scaling(self.bundle.vae.config, model.channels, model.folder / "vae" / "config.json")
         self._unets = Unets(self.bundle, len(set(model.students.values())) + model.limits.teacher, self._quick_unet, self.apart)
         vae = self._quick(self.bundle.vae)
-        self._decoders: dict[str, Any] = {"full": Decoder(vae), TILED: Decoder(vae, tiled=True)}
+        self._decoders: dict[str, Any] = {"full": Decoder(vae, False, self._plain, self.home), TILED: Decoder(vae, True, self._plain, self.home)}
         self._levels = len(self.bundle.unet.config.block_out_channels)
         self._stack: Stack = ()
-        self._nets = Nets(device, dtype, self._channels_last)
+        self._nets = Nets(where, dtype, self._plain)
         self._texts = {part: Worn(self.bundle.models[part]) for part in TEXT}
         self._shapes = {part: shapes_of(network) for part, network in self.bundle.models.items() if part in (UNET, *TEXT)}
 
@@ -137,9 +137,9 @@ class Eager:
             return decode(self.bundle.vae, latents, network, self._at_once(latents.shape[2:]) if decoder == "full" else 1 if decoder == TILED else MOST_BATCH)
 
     def crowded(self, width: int, height: int) -> bool:
-        """Whether the decoder's tensors for a whole picture would take more than is free."""
+        """Whether the decoder's tensors for a whole picture would take more than is free, and it has more than one part."""
         there = free(self.device)
-        return there is not None and self._decoding(width, height) > there
+        return there is not None and self._decoding(width, height) > there and max(width, height) > self._decoders[TILED].side
 
     def _at_once(self, sides: Sequence[int]) -> int:
         """How many pictures of latents of this height and width the memory that is free has room to decode at once."""
@@ -177,8 +177,8 @@ class Eager:
         return self._decoders[decoder]
 
     def _quick(self, network: Any) -> Any:
-        return self._channels_last(network)
+        return self._plain(network)
 
-    def _channels_last(self, network: Any) -> Any:
-        """On a CPU convolutions run faster with channels last, with the same results."""
+    def _plain(self, network: Any) -> Any:
+        """Ready to compute, and not compiled. On a CPU convolutions run faster with channels last, with the same results."""
         return network.to(memory_format=torch.channels_last) if self.device == "cpu" else network

@@ -43,11 +43,16 @@ class Offloaded(Eager):
         for part in self._texts:
             self._quick(self.bundle.models[part])
 
-    def _quick(self, network: Any) -> Any:
+    def _plain(self, network: Any) -> Any:
         if self.way == "model":
             return add_hook_to_module(network, Visit(self._guests))
         apply_group_offloading(network, torch.device(self.device), torch.device(HOME), "leaf_level")
         return network
+
+    def crowded(self, width: int, height: int) -> bool:
+        """As everywhere, once the card is empty: who is there leaves before the decoder comes."""
+        self._guests.leave()
+        return super().crowded(width, height)
 
 
 class Guests:
@@ -60,9 +65,14 @@ class Guests:
     def receive(self, network: Any) -> None:
         """Have ``network`` on the card, and no other."""
         if network is not self._here:
-            if self._here is not None:
-                self._here.to(HOME)
+            self.leave()
             self._here = network.to(self.device)
+
+    def leave(self) -> None:
+        """Have no network on the card."""
+        if self._here is not None:
+            self._here.to(HOME)
+            self._here = None
 
 
 class Visit(ModelHook):  # type: ignore[misc]
