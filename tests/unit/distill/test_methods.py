@@ -201,6 +201,7 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        (["method=add", "relativistic=true"], "method 'add' does not read it"),
         (["method=gan"], "there is paper, mse, lcm, add, distribution"),
         (["method=nowhere.py"], "no such file"),
         (["method=mse"], "method 'mse' has no phase 'conditional'"),
@@ -245,7 +246,7 @@ def test_a_stages_exit_starts_another_run_by_a_method_of_ones_own(first: Path, t
     (tmp_path / "mine.py").write_text("from fewstep.distill.methods import lcm\n\nclass Mine(lcm.Lcm):\n    fresh = 0.5\n")
     (tmp_path / "recipe.toml").write_text((RECIPES / "smoke.toml").read_text())
     stages = 'stages=[{kind="mse", teacher_steps=8, steps=4, n=2, mse=2}, {teacher_steps=4, steps=2, n=2, warm=2, full=2}]'
-    settings = [*SHORT, "health.every=2", f"teacher={json.dumps(str(first.parent / 'teacher'))}", stages, f"start={first}:4", "method=mine.py"]
+    settings = [*SHORT, "health.every=2", f"teacher={json.dumps(str(first.parent / 'teacher'))}", stages, f"start={first}:4", "method=mine.py", "r1_weight=0.0"]
     model = distill(tmp_path / "recipe.toml", tmp_path / "run", settings)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(line["phase"] for line in lines)) == ["4to2/warm", "4to2/full"]

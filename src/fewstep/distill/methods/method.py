@@ -18,6 +18,8 @@ from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
 from fewstep.schedule import split
 
+CRITICS = ("r1_weight", "relativistic", "critic_heads", "critic_noise")  # values of a recipe that change a critic
+
 
 class Method(ABC):
     """A method at work in one stage; what it builds may live on from phase to phase.
@@ -28,6 +30,7 @@ class Method(ABC):
     phases: ClassVar[tuple[str, ...]] = ("full",)  # that it has, in order: "conditional" and "unconditional" train a LoRA, "full" the whole student
     turns: ClassVar[tuple[str, ...]] = ("student",)  # whose optimizer steps, in rotation: the student's, and those of networks() by their names
     fresh: ClassVar[float] = 0.0  # share of the noise that its students draw anew between steps (fewstep.sampler)
+    options: ClassVar[tuple[str, ...]] = ()  # of the recipe's CRITICS that it reads
     reuses: ClassVar[bool] = False  # whether its losses take task.walk, so that batches may come again (``reuse`` of the recipe)
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
@@ -39,6 +42,9 @@ class Method(ABC):
         for phase in ("conditional", "unconditional", "full"):
             if getattr(stage, phase) and phase not in cls.phases:
                 raise ValueError(f"stage {stage.name}: method {plan.method!r} has no phase '{phase}', it has {', '.join(cls.phases)}")
+        for name in CRITICS:
+            if name not in cls.options and getattr(plan, name) != getattr(DistillPlan, name):
+                raise ValueError(f"{name} = {getattr(plan, name)!r}: method {plan.method!r} does not read it; leave it out")
 
     @classmethod
     def passes(cls, plan: DistillPlan, stage: Stage, phase: str) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fewstep.distill import steps
 from fewstep.distill.latents import Samples
-from fewstep.distill.methods.method import Method
+from fewstep.distill.methods.method import CRITICS, Method
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.trainer import Losses
@@ -21,6 +21,7 @@ class Paper(Method):
 
     phases = ("conditional", "unconditional", "full")
     turns = ("critic", "student")
+    options = CRITICS
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
         super().__init__(bundle, plan, stage)
