@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewstep.distill.film import film, frame_path, write_frame, write_index
+from fewstep.distill.watch.film import film, frame_path, write_frame, write_index
 from fewstep.evals.page import document
 
 pytestmark = pytest.mark.browser

@@ -44,7 +44,7 @@ def distill(
     """
     changes = [*(settings or []), *([f"start={start}"] if start else [])]
     if words[0] == "status" and len(words) == 2:
-        from fewstep.distill.status import show
+        from fewstep.distill.watch.status import show
 
         print("\n".join(show(Path(words[1]), json)))
         return

@@ -27,7 +27,7 @@ from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Losses, Phase
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.watch import Watch
 from fewstep.distill.workers import spare
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.models.bundle import load_bundle, save_network

@@ -29,7 +29,7 @@ from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.teacher import FrozenText, TeacherRecipe, denoising_losses
 from fewstep.distill.trainer import Losses, Phase
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.watch import Watch
 from fewstep.distill.workers import each, spare
 from fewstep.distill.world import DataRecipe, identity, open_world
 from fewstep.engine.control import OWN

@@ -17,7 +17,7 @@ from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
 from fewstep.distill.trainer import Phase
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.watch import Watch
 from fewstep.distill.workers import spare
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.evals.judge import JUDGE, Judge, judge_batch, judge_losses, judge_world, save_judge

@@ -30,7 +30,7 @@ from fewstep.distill.state import Run
 from fewstep.distill.teacher import TeacherRecipe, teacher_phase
 from fewstep.distill.text import TextRecipe, TextTowers, text_phase
 from fewstep.distill.trainer import Phase, Routine, train
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.watch import Watch
 from fewstep.distill.world import DataRecipe, captions, open_world
 from fewstep.models.bundle import Bundle, load_bundle, save_bundle, save_weights
 from fewstep.models.miniature import Shape, build_bundle

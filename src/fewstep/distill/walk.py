@@ -26,14 +26,14 @@ from fewstep.distill.methods.method import Method
 from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.pretrain import attention, complete, dtype, train_teacher
-from fewstep.distill.probe import Probe, Walker
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.start import bring, keep
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.steps import Task
 from fewstep.distill.trainer import Losses, Phase, Routine
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.probe import Probe, Walker
+from fewstep.distill.watch.watch import Watch
 from fewstep.models.bundle import Bundle, load_bundle, load_weights, save_bundle, save_weights
 from fewstep.models.lora import adapters, add_lora, extract_lora, fuse_lora, set_adapters
 from fewstep.stamp import Stamp

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from tests.unit.distill.test_trainer import UPDATES, equal, everything, logged, make_phase
 
 from fewstep.distill import state
-from fewstep.distill.health import BLIND_TURNS
 from fewstep.distill.pretrain import train_teacher
 from fewstep.distill.state import DiskFull, Run
 from fewstep.distill.trainer import NonFinite, Stopped, train
 from fewstep.distill.walk import distill
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.health import BLIND_TURNS
+from fewstep.distill.watch.watch import Watch
 
 ROOT = Path(__file__).parents[3]
 RECIPES = ROOT / "recipes"

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.distill.chart import HEIGHT, LEFT, TOP, WIDTH, chart
-from fewstep.distill.curves import BINS, curves, read_lines, reference, thin
+from fewstep.distill.watch.chart import HEIGHT, LEFT, TOP, WIDTH, chart
+from fewstep.distill.watch.curves import BINS, curves, read_lines, reference, thin
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_the_reference_is_made_from_the_committed_run() -> None:
     """Anew from the file that it names, to the digit."""
-    shipped = json.loads(files("fewstep.distill").joinpath("reference.json").read_text(encoding="utf8"))
+    shipped = json.loads(files("fewstep.distill.watch").joinpath("reference.json").read_text(encoding="utf8"))
     assert shipped["phases"] == curves(read_lines(ROOT / shipped["source"])) == reference()
 
 

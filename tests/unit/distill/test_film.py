@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep.distill.film import MOST, SIDE, film, frame_path, frames, write_frame, write_index
+from fewstep.distill.watch.film import MOST, SIDE, film, frame_path, frames, write_frame, write_index
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 from tests.unit.distill.test_trainer import UPDATES, equal, everything, make_phase
 
-from fewstep.distill.health import CHANCE, PATIENCE, WINDOW, Monitor, critic_light, gradient_light, loss_light, spread_light, teacher_light
 from fewstep.distill.outline import Part, seconds_left
-from fewstep.distill.page import report
 from fewstep.distill.pretrain import train_teacher
-from fewstep.distill.probe import BANDS, apart, compare, spectrum
 from fewstep.distill.recipe import RecipeError
 from fewstep.distill.state import Run
-from fewstep.distill.status import duration, lines, read_status, show
 from fewstep.distill.trainer import Phase, Routine, Stopped, Terminated, train
 from fewstep.distill.walk import distill
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.health import CHANCE, PATIENCE, WINDOW, Monitor, critic_light, gradient_light, loss_light, spread_light, teacher_light
+from fewstep.distill.watch.page import report
+from fewstep.distill.watch.probe import BANDS, apart, compare, spectrum
+from fewstep.distill.watch.status import duration, lines, read_status, show
+from fewstep.distill.watch.watch import Watch
 
 ROOT = Path(__file__).parents[3]
 RUN = ROOT / "docs" / "runs" / "2026-11-25" / "students.jsonl"

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from tests.tiny import build, tiny_bundle
 
 from fewstep.distill import losses, steps
-from fewstep.distill.film import frames
 from fewstep.distill.latents import Samples
 from fewstep.distill.methods import METHODS, find_method
 from fewstep.distill.methods.add import NOISE, TIMES, Add, timesteps
@@ -27,6 +26,7 @@ from fewstep.distill.steps import Task
 from fewstep.distill.targets import carry, renoise
 from fewstep.distill.teacher import FrozenText, gather
 from fewstep.distill.walk import distill
+from fewstep.distill.watch.film import frames
 from fewstep.models.bundle import Bundle, read_stamp
 from fewstep.models.prompt import time_ids
 from fewstep.schedule import CLEAN, PredictionType

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fewstep.data.emoji import World
-from fewstep.distill.health import misses_light
 from fewstep.distill.latents import Samples
-from fewstep.distill.probe import Walker, finish, misses
+from fewstep.distill.watch.health import misses_light
+from fewstep.distill.watch.probe import Walker, finish, misses
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.models.bundle import load_bundle
 from fewstep.models.prompt import Prompt, encode, time_ids

@@ -15,9 +15,9 @@ from fewstep.cli import explain
 from fewstep.distill.outline import Part
 from fewstep.distill.plan import TrackingRecipe
 from fewstep.distill.state import Run
-from fewstep.distill.tracking import tracker
 from fewstep.distill.trainer import train
-from fewstep.distill.watch import Watch
+from fewstep.distill.watch.tracking import tracker
+from fewstep.distill.watch.watch import Watch
 
 
 class Service:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.distill.forecast.forecast import Forecast, as_json, forecast
-from fewstep.distill.status import duration
+from fewstep.distill.watch.status import duration
 from fewstep.engine.files import write_bytes
 
 PARTS = (  # of a phase's memory, as they are named for a person

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewstep.distill.curves import read_lines
 from fewstep.distill.state import write_text
-from fewstep.distill.status import duration
+from fewstep.distill.watch.curves import read_lines
+from fewstep.distill.watch.status import duration
 from fewstep.engine.files import write_bytes
 
 FOLDER, INDEX, TEACHER = "film", "film.json", "teacher"

@@ -9,11 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fewstep.distill.chart import chart
-from fewstep.distill.curves import curves, read_lines, reference
-from fewstep.distill.film import film
 from fewstep.distill.outline import Part, read_outline
-from fewstep.distill.status import duration, read_status
+from fewstep.distill.watch.chart import chart
+from fewstep.distill.watch.curves import curves, read_lines, reference
+from fewstep.distill.watch.film import film
+from fewstep.distill.watch.status import duration, read_status
 from fewstep.evals.page import document, table
 
 REPORT = "report.html"

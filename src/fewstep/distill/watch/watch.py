@@ -12,17 +12,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fewstep.distill import dist
-from fewstep.distill.health import Monitor
 from fewstep.distill.outline import OUTLINE, Part, seconds_left, write_outline
-from fewstep.distill.page import REPORT, report
 from fewstep.distill.plan import HealthRecipe, TrackingRecipe
 from fewstep.distill.state import Run, write_text
-from fewstep.distill.status import STATUS, sentence
-from fewstep.distill.tracking import tracker
 from fewstep.distill.trainer import Phase, Routine, Stopped
+from fewstep.distill.watch.health import Monitor
+from fewstep.distill.watch.page import REPORT, report
+from fewstep.distill.watch.status import STATUS, sentence
+from fewstep.distill.watch.tracking import tracker
 
 if TYPE_CHECKING:
-    from fewstep.distill.probe import Probe
+    from fewstep.distill.watch.probe import Probe
 
 
 class Watch:

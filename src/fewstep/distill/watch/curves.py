@@ -67,4 +67,4 @@ def _gradients(of: Mapping[str, Points]) -> dict[str, Points]:
 @cache
 def reference() -> Curves:
     """The curves of the run that made the embedded students, docs/runs/2026-11-25/students.jsonl, as they ship beside this file."""
-    return json.loads(files("fewstep.distill").joinpath("reference.json").read_text(encoding="utf8"))["phases"]
+    return json.loads(files("fewstep.distill.watch").joinpath("reference.json").read_text(encoding="utf8"))["phases"]

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from fewstep.distill import dist
-from fewstep.distill.film import frame_path, write_frame, write_index
 from fewstep.distill.latents import Cache, Samples, Text
 from fewstep.distill.state import Run
 from fewstep.distill.targets import grid
 from fewstep.distill.teacher import gather
 from fewstep.distill.trainer import Phase
+from fewstep.distill.watch.film import frame_path, write_frame, write_index
 from fewstep.engine.decode import decode
 from fewstep.engine.files import write_bytes
 from fewstep.models.bundle import Bundle
