@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads on a shared core stall each other
+os.environ.setdefault("FEWSTEP_RUNTIMES", "onnxruntime")  # or it would be measured who is faster, beside other tests
 
 from pathlib import Path
 

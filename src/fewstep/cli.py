@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,8 @@ from fewstep.batch.command import batch
 from fewstep.data.command import data
 from fewstep.distill.command import distill, train
 from fewstep.engine.options import parse_outpaint, parse_pair, parse_size, prompts_of, read_image, requests_of
-from fewstep.engine.request import ASPECTS, BACKENDS, HINTS, TILES, RequestError
+from fewstep.engine.request import ASPECTS, BACKENDS, HINTS, PRECISIONS, TILES, RequestError
+from fewstep.serve.command import serve
 
 if TYPE_CHECKING:
     from fewstep.engine.record import Record
@@ -33,6 +35,7 @@ EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
     ("fewstep.distill.trainer", "NonFinite"): FAILED,
     ("fewstep.distill.trainer", "Stopped"): FAILED,
     ("fewstep.distill.state", "DiskFull"): FAILED,
+    ("fewstep.distill.workers", "WorkerDied"): FAILED,
     ("fewstep.distill.trainer", "Terminated"): INTERRUPTED,
 }
 
@@ -43,6 +46,8 @@ EXTRAS = {  # by what is not there
     "accelerate": "sdxl",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "openvino": "openvino",
+    "torchao": "quantize",
     "pyarrow": "parquet",
     "pandas": "ray",
     "ray": "ray",
@@ -79,6 +84,10 @@ def explain(error: BaseException) -> tuple[int, str] | None:
             return code, str(error)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return BAD_INPUT, f"this needs {error.name}, which the plain install does not bring: python -m pip install 'fewstep[{extra}]'"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return BAD_INPUT, "the card does not hold this besides what is on it: give --memory model or sequential, a smaller size, or fewer pictures at once"
+    if (type(error) is OSError and error.errno == ENOSPC) or "(os error 28)" in str(error):  # the second is how safetensors says it
+        return FAILED, "the disk is full: make room, and give the same command again"
     if isinstance(error, OSError):
         reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
         return BAD_INPUT, f"{error.filename}: {reason}" if error.filename and error.strerror else reason
@@ -109,6 +118,9 @@ def generate(
     few_step: Annotated[str | None, typer.Option(metavar="NAME:STEPS", help="Few-step weights for a base: lightning-lora:4, or a LoRA's file.")] = None,
     backend: Annotated[str | None, typer.Option(metavar="|".join(BACKENDS), help="Who computes.  [default: auto]", show_default=False)] = None,
     memory: Annotated[str, typer.Option(metavar="auto|full|model|sequential", help="What of the model is on the card at once.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(metavar="|".join(PRECISIONS), help="Numbers that are computed with.  [default: auto]", show_default=False)
+    ] = None,
     decoder: Annotated[str | None, typer.Option(metavar="full|tiny|tiled", help="Who turns latents into pixels.  [default: full]", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the first there is by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
@@ -157,7 +169,7 @@ def generate(
     record: Record | None = None
     followed = [read_image(path, "--control") for path in control or ()]
     if source is not None:
-        others = (file, size, backend, decoder, device, sheet, hint, *wanted.values())
+        others = (file, size, backend, precision, decoder, device, sheet, hint, *wanted.values())
         if prompts or count != 1 or transparent or literal or any(value is not None for value in others):
             few = "--image, --mask, --control, --controlnet, --lora, --out, --format, --model, --json"
             raise RequestError(f"--from repeats a picture as it was made: give it alone, at most with {few}")
@@ -170,35 +182,11 @@ def generate(
         wanted |= {"transparent": transparent, "literal": literal, "loras": given_loras(lora or [])}
         requests = requests_of(prompts_of(prompts, file), count, width=width, height=height, **wanted, **given)
     name = model or (record.model if record and not base else "emoji")
-    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, backend or "auto", decoder or "full", device, base, few_step, memory))
+    computing = backend or "auto", decoder or "full", device, base, few_step, memory, precision or "auto"
+    raise typer.Exit(generate(name, requests, record, (out, kind, sheet), as_json, steps, *computing))
 
 
-@app.command()
-def serve(
-    host: Annotated[str, typer.Option(help="Address to bind; others than this machine's own need --api-key or --no-auth.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    model: Annotated[str, typer.Option(help="A known name, a diffusers folder, a .safetensors file or an id on the Hub.")] = "emoji",
-    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What few-step weights are put on, instead of their own base.")] = None,
-    few_step: Annotated[str | None, typer.Option(metavar="NAME:STEPS", help="Few-step weights for a base: lightning-lora:4, or a LoRA's file.")] = None,
-    api_key: Annotated[list[str] | None, typer.Option(envvar="FEWSTEP_API_KEY", help="Answer only who gives it. May be repeated.")] = None,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer everybody, on any address.")] = False,
-    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A name that this server is known by. May be repeated.")] = None,
-    allow_origin: Annotated[list[str] | None, typer.Option(metavar="ORIGIN", help="Pages that may use it, as https://name. May be repeated.")] = None,
-    rate: Annotated[
-        str | None, typer.Option(metavar="N/minute", help="Requests of one client, or off.  [default: off; 300/minute on other addresses]", show_default=False)
-    ] = None,
-    lora_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer the LoRAs in this folder, by name.")] = None,
-    checker: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Asked about every prompt and picture; see docs/serving.md.")] = None,
-) -> None:
-    """Serve the studio, pictures over HTTP and live sessions over a WebSocket."""
-    from fewstep.serve.guard import Access
-
-    access = Access(host, tuple(api_key or ()), no_auth, tuple(allow_host or ()), tuple(allow_origin or ()), rate)
-    from fewstep.serve.run import run
-
-    run(port, model, access, checker, base, few_step, lora_dir)
-
-
+app.command()(serve)
 app.command()(batch)
 
 
@@ -248,39 +236,40 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and sample grids.")] = None,
     count: Annotated[int, typer.Option(min=2, help="Held-out prompts.")] = 500,
+    precision: Annotated[str, typer.Option(metavar="|".join(PRECISIONS), help="Numbers that are computed with.")] = "auto",
 ) -> None:
     """Measure a model and its students against real renders."""
     from fewstep.evals.run import run
     from fewstep.zoo.registry import find
 
-    run(find(model), source=source, json=json, html=html, count=count)
+    run(find(model), source=source, json=json, html=html, count=count, precision=precision)
 
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")],
+    model: Annotated[str, typer.Argument(help="A known name, a folder, a file or a Hub id.")],
     steps: Annotated[int, typer.Option(help="Which student.")],
     out: Annotated[Path, typer.Option(help="Folder to write, or a .safetensors file.")],
     to: Annotated[str, typer.Option(help="diffusers, unet, lora, single-file, onnx or graphs.")] = "diffusers",
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What few-step weights are put on, instead of their own base.")] = None,
+    few_step: Annotated[str | None, typer.Option(metavar="NAME:STEPS", help="Few-step weights for a base: lightning-lora:4, or a LoRA's file.")] = None,
+    rank: Annotated[int, typer.Option(help="Of a LoRA that is extracted from a whole UNet.")] = 64,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository of the Hub, with its card.")] = None,
 ) -> None:
     """Write one student for other tools."""
     from fewstep.engine.model import check_choice, open_model
     from fewstep.export import FORMATS, write
-    from fewstep.zoo.registry import find
 
     check_choice("--to", to, FORMATS)
-    if find(model).is_file():
-        raise RequestError(f"{model} is one file: give the folder of its model, and the student is found there by --steps")
-    folder = open_model(model, steps).folder
+    found = open_model(model, steps, base, few_step)
     if push is None:
-        print(write(folder, steps, to, out))
+        print(write(found, steps, to, out, rank))
         return
     from fewstep.export.push import check_push, publish
 
     check_push(push, to)
-    print(path := write(folder, steps, to, out))
-    print(publish(path, push, folder, to))
+    print(path := write(found, steps, to, out, rank))
+    print(publish(path, push))
 
 
 @app.command()

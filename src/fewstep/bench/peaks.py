@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class Peaks:
 def measure(device: str = "cpu", dtype: torch.dtype = torch.float32, tries: int = TRIES) -> Peaks:
     """The best of ``tries`` over several sizes, with torch's number of threads as it is set."""
     kind = "cpu" if device == "cpu" else "accelerator"
-    wait: Callable[[], None] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.split(":")[0], lambda: None)
+    waits: dict[str, Callable[[], Any]] = {"cuda": partial(torch.cuda.synchronize, device), "mps": torch.mps.synchronize}
+    wait = waits.get(device.split(":")[0], lambda: None)
     return Peaks(
         flops=max(2 * side**3 / best(_product(side, device, dtype), wait, tries) for side in SIDES[kind]),
         bandwidth=2 * BUFFER[kind] / best(_copy(BUFFER[kind], device), wait, tries),

@@ -103,7 +103,7 @@ def _check_text(name: str, text: Any) -> None:
         raise RequestError(f"the {name} is {text!r}: give a text")
     if len(text) > LONGEST_PROMPT:
         raise RequestError(f"the {name} has {len(text)} characters: give at most {LONGEST_PROMPT}")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RequestError(f"the {name} is not valid Unicode: give it in UTF-8")
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALING_FACTOR = 0.18215  # of an autoencoder whose configuration does not say, as diffusers has it
+NOT_FINITE = "the picture came out with values that are not finite: the weights are damaged or do not belong together"
 ENCODED = 2  # pictures that an autoencoder encodes at once: the activations of more fall out of a processor's cache
 
 
@@ -28,7 +29,35 @@ def decode(vae: Any, latents: Tensor, decoder: Any = None, most: int = MOST_BATC
     few = 1 if latents.device.type == "cpu" else most
     parts = torch.split(unscaled(vae.config, latents).to(vae.dtype), few)
     pixels = [vae.decode(part, return_dict=False)[0] if decoder in (None, vae) else decoder(part) for part in parts]
-    return to_bytes(torch.cat(pixels).float().cpu().numpy())
+    return received(torch.cat(pixels))
+
+
+def received(pixels: Tensor) -> np.ndarray:
+    """What :func:`to_bytes` makes of values [B, 3, H, W], wherever they lie.
+
+    A card rounds them itself and sends a quarter of the bytes into pinned memory; its event is waited for, and nothing else on the card.
+    """
+    if not pixels.is_cuda:
+        return to_bytes(pixels.float().cpu().numpy())
+    import torch
+
+    values = rounded(pixels)
+    whole, sure = (torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in values)
+    for there, here in zip(values, (whole, sure), strict=True):
+        here.copy_(there, non_blocking=True)
+    done = torch.cuda.current_stream(pixels.device).record_event()
+    done.synchronize()
+    if not bool(sure):
+        raise WeightsError(NOT_FINITE)
+    return whole.numpy().copy()  # pinned memory is scarce, and given back here
+
+
+def rounded(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """(values [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3], whether all are finite), in the arithmetic of :func:`to_bytes`."""
+    import torch
+
+    values = (pixels.float() * 0.5 + 0.5).clamp(0, 1)
+    return (values * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), pixels.isfinite().all()
 
 
 def encode(vae: Any, pixels: np.ndarray, device: str | None = None) -> np.ndarray:
@@ -86,6 +115,6 @@ def to_values(pixels: np.ndarray) -> np.ndarray:
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Values [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3], rounded as diffusers' VaeImageProcessor does. Raises WeightsError if one is not finite."""
     if not np.isfinite(pixels).all():
-        raise WeightsError("the picture came out with values that are not finite: the weights are damaged or do not belong together")
+        raise WeightsError(NOT_FINITE)
     scaled = np.clip(pixels * np.float32(0.5) + np.float32(0.5), 0, 1)
     return np.ascontiguousarray(np.rint(scaled * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))

@@ -14,7 +14,7 @@ from typing import Any
 
 from fewstep import __version__
 from fewstep.engine.device import CGROUPS, allowed, best_device, cores, free, memory
-from fewstep.engine.memory import Need, choose, need, sdxl
+from fewstep.engine.memory import MEMORY, SDXL_CONTROLNET, Need, choose, need, sdxl
 from fewstep.engine.model import open_model
 from fewstep.engine.request import RequestError, listed
 from fewstep.models.weights import WeightsError
@@ -31,6 +31,8 @@ EXTRAS = {  # {package: (the extra that brings it, what that is good for)}
     "skimage": ("controlnet", "edges for ControlNets"),
     "onnx": ("onnx", "exporting to ONNX"),
     "onnxscript": ("onnx", "exporting to ONNX"),
+    "openvino": ("openvino", "the openvino backend, and half precision on processors that have it"),
+    "torchao": ("quantize", "eight bits: --precision int8 and float8"),
     "pyarrow": ("parquet", "lists of prompts in parquet"),
 }
 NAMES = {"skimage": "scikit-image"}  # of distributions, where they differ
@@ -89,10 +91,10 @@ def accelerator() -> dict[str, Any]:
             return {"device": device, "dtype": "float32"}
         import torch
 
-        from fewstep.engine.backends.compiled import precision
+        from fewstep.engine.backends.compiled import half
 
         there, total = torch.cuda.mem_get_info()
-        dtype = str(precision(device)).removeprefix("torch.")
+        dtype = str(half(device)).removeprefix("torch.")
         return {"device": device, "name": torch.cuda.get_device_name(), "bytes": int(total), "free": int(there), "dtype": dtype}
     except (ImportError, RuntimeError, OSError) as error:
         return {"error": f"torch cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}"}
@@ -123,13 +125,25 @@ def fits(one: Entry) -> dict[str, Any]:
     where = f"{size_here}{steps}, {one.state}".removeprefix(", ") + (f" ({one.folder})" if one.folder else "")
     try:
         model = open_model(one.known.name) if one.state == "here" else None
-        wanted = sdxl(size) if model is None else need(model, model.limits.native, model.limits.native, size, guided=model.limits.teacher)
+        side = 0 if model is None else model.limits.native
+        wanted = sdxl(size) if model is None else need(model, side, side, size, model.limits.teacher, ())
+        nets = (SDXL_CONTROLNET,) if one.known.repo else None  # the embedded model has one of its own, or none
+        guided = sdxl(size, 1) if model is None else need(model, side, side, size, model.limits.teacher, nets)
     except (ModelError, RequestError, WeightsError) as error:
         return {"says": f"{where}; {error}"}
     there = free(device)
     setting, verdict = advice(wanted, there, device)
-    needs = {way: wanted.of(way) for way in ("full", "model", "sequential")}
-    return {"needs": needs, "free": there, "setting": setting, "says": f"{where}; needs {wanted.of('full') / GB:.2g} GB on {device}: {verdict}"}
+    says = f"{where}; needs {wanted.of('full') / GB:.2g} GB on {device}: {verdict}"
+    found: dict[str, Any] = {"needs": _ways(wanted), "free": there, "setting": setting, "says": says}
+    if guided.nets:
+        more, verdict = advice(guided, there, device)
+        says += f"; {guided.of('full') / GB:.2g} GB with a ControlNet: {verdict}"
+        found |= {"says": says, "controlnet": {"needs": _ways(guided), "setting": more}}
+    return found
+
+
+def _ways(wanted: Need) -> dict[str, int]:
+    return {way: wanted.of(way) for way in MEMORY[1:]}
 
 
 def advice(wanted: Need, there: int | None, device: str) -> tuple[str | None, str]:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from PIL import Image
 from fewstep import __version__
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
+from fewstep.engine.batching import Batching
 from fewstep.engine.clock import Clock
-from fewstep.engine.control import Control, Controls, settle_controls
+from fewstep.engine.control import Control, Controls, find_net, settle_controls
 from fewstep.engine.matte import cut_out
+from fewstep.engine.memory import numbers
 from fewstep.engine.model import Model, check_choice, check_tiled, open_model
 from fewstep.engine.noise import Draws, drawing
 from fewstep.engine.record import Record
@@ -30,6 +33,7 @@ from fewstep.engine.wording import read
 from fewstep.engine.words import hints, read_words
 from fewstep.models.adapters import TEXT
 from fewstep.models.stack import Stack, key_of
+from fewstep.models.weights import WeightsError
 from fewstep.sampler import sample
 from fewstep.schedule import add_noise, alpha_bar
 
@@ -64,6 +68,9 @@ class Engine:
         few_step: str | None = None,
         loras: Loras = (),
         memory: str = "auto",
+        controlnets: Sequence[str | Path | None] | None = None,
+        precision: str = "auto",
+        measure: bool = True,
     ) -> Engine:
         """Load ``model``: a known name, a diffusers folder, few-step weights in a .safetensors file, or an id of the Hub that is in its cache.
 
@@ -71,12 +78,14 @@ class Engine:
         ``loras``, each a file and a weight, over it for requests that do not name their own (:meth:`use_loras`).
         ``steps`` is for requests that do not say (None: 4 where the model has that). ``device`` is the first there is of cuda, mps and
         cpu unless given, ``threads`` all the cores there are, ``memory`` how the model is kept on a card: "full", "model" (each network while
-        it works), "sequential" (layer by layer) or "auto", the quickest that fits. Raises RequestError, ModelError, StepMismatch, WeightsError or BackendError,
-        each a sentence, on what cannot be had.
+        it works), "sequential" (layer by layer) or "auto", the quickest that fits with the ``controlnets`` that requests will name (None: the
+        model's own). ``precision`` says what it computes with, and ``measure`` whether that may decide who does (:func:`open_backend`).
+        Raises RequestError, ModelError, StepMismatch, WeightsError or BackendError, each a sentence, on what cannot be had.
         """
         check_choice("decoder", decoder, (*DECODERS, TILED))
         found = open_model(str(model), steps, base, few_step)
-        opened = open_backend(found, backend, device, threads, memory)
+        nets = None if controlnets is None else [numbers(path) for path in dict.fromkeys(find_net(one, found).path for one in controlnets)]
+        opened = open_backend(found, backend, device, threads, memory, nets, precision, measure)
         engine = cls(found, opened, decoder, slower(opened) if backend == "auto" else ())
         engine.use_loras(loras)
         return engine
@@ -124,7 +133,7 @@ class Engine:
         return self._finish([self.limits.settle(request)])[0]
 
     def generate_many(self, requests: Iterable[Request]) -> Iterator[Picture]:
-        """Make a picture of each request, in their order; up to eight of the same size, steps and strength are made at once.
+        """Make a picture of each request, in their order; of the same size, steps and strength as many are made at once as is best (:meth:`best_batch`).
 
         All are checked before the first is made. Raises RequestError on an empty list or a request that cannot be met.
         """
@@ -138,9 +147,22 @@ class Engine:
         waiting = dict(enumerate(settled))
         for index, first in enumerate(settled):
             if index in waiting:
-                alike = [i for i, one in waiting.items() if one.kind == first.kind][:MOST_BATCH]
+                alike = [i for i, one in waiting.items() if one.kind == first.kind]
+                alike = alike[: self.best_batch(first)] if len(alike) > 1 else alike
                 done.update(zip(alike, self._finish([waiting.pop(i) for i in alike]), strict=True))
             yield done.pop(index)
+
+    def best_batch(self, settled: Settled) -> int:
+        """How many pictures like ``settled`` are best made at once on this machine, at most MOST_BATCH: measured when it is first asked."""
+        engine, guidance_scale = self._able([settled]), scales(settled, self.model.stamp(settled.steps).guidance_scale)[0]
+        try:
+            return engine._batching.best(settled, engine.backend, guidance_scale > 1)
+        except (BackendError, MemoryError, WeightsError):  # who makes them will say so, or go on with another backend
+            return MOST_BATCH
+
+    @cached_property
+    def _batching(self) -> Batching:
+        return Batching(self.model)
 
     def stream(self, request: Request) -> Iterator[Frame]:
         """Make one picture step by step: a Frame after each evaluation, the last with the picture. Stop by not asking for the next."""
@@ -179,10 +201,10 @@ class Engine:
         if own != record.hash:
             raise RequestError(f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those")
         engine, threads = self, min(record.threads, os.cpu_count() or 1)
-        if (self.backend.name, self.backend.threads, self.decoder) != (record.backend, threads, record.decoder):
+        wanted, there = (record.backend, threads, record.precision or "auto"), (self.backend.name, self.backend.threads, self.backend.precision)
+        if (there, self.decoder) != (wanted, record.decoder):
             check_choice("the record's decoder", record.decoder, (*DECODERS, TILED))
-            same = (self.backend.name, self.backend.threads) == (record.backend, threads)
-            backend = self.backend if same else open_backend(self.model, record.backend, self.backend.device, threads)
+            backend = self.backend if there == wanted else open_backend(self.model, record.backend, self.backend.device, threads, precision=wanted[-1])
             engine = Engine(self.model, backend, record.decoder)
         picture = engine._finish([settled] * record.batch)[record.row]
         if picture.record.decoder != record.decoder:
@@ -264,7 +286,7 @@ class Engine:
                     raise
                 name, *self._others = self._others
                 try:
-                    other = open_backend(self.model, name, self.backend.device)
+                    other = open_backend(self.model, name, self.backend.device, precision=self.backend.precision)
                 except (BackendError, ImportError):
                     raise error from None
                 log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
@@ -282,6 +304,7 @@ class Engine:
             sampler=None if (name := self.model.stamp(settled.steps).sampler) == "Euler" else name,
             version=__version__,
             backend=self.backend.name,
+            precision=None if self.backend.precision == "auto" else self.backend.precision,
             device=self.backend.device,
             threads=self.backend.threads,
             decoder=decoder,

@@ -36,6 +36,7 @@ class Record:
     backend: str
     device: str
     threads: int
+    precision: str | None = None  # of the numbers, where that was asked for
     decoder: str = "full"
     batch: int = 1  # pictures that were made at once: kernels differ by it in the last bits
     row: int = 0  # this one's place among them

@@ -59,6 +59,7 @@ def generate(
     base: str | None = None,
     few_step: str | None = None,
     memory: str = "auto",
+    precision: str = "auto",
 ) -> int:
     """Check all that can be checked before the weights are loaded, say what is odd, and ``run``.
 
@@ -81,10 +82,11 @@ def generate(
     texts = dict.fromkeys(text for one in requests for text in (one.prompt, one.blend, one.prompt_2) if text is not None)
     for note in [hint for text in texts for hint in hints(text, words, opened.limits.name)] + notes(requests[0], limits):
         print(f"note: {note}", file=sys.stderr)
-    loading: dict[str, Any] = {"backend": backend, "decoder": decoder, "device": device}
+    loading: dict[str, Any] = {"backend": backend, "decoder": decoder, "device": device, "precision": precision}
     if record:
-        loading = {"backend": record.backend, "decoder": record.decoder, "threads": min(record.threads, os.cpu_count() or 1)}
-    loading |= {"base": base, "few_step": few_step, "memory": memory}
+        loading = {"backend": record.backend, "decoder": record.decoder, "precision": record.precision or "auto"}
+        loading["threads"] = min(record.threads, os.cpu_count() or 1)
+    loading |= {"base": base, "few_step": few_step, "memory": memory, "controlnets": [one.net for one in requests[0].control]}
     return run(model, steps, requests, record, output, json, sheet, **loading)
 
 

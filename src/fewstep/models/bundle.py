@@ -57,8 +57,8 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is; everything else is there too."""
-        return self.unet.device
+        """Where the UNet is, or the text encoders of a bundle without one; everything else is there too."""
+        return self.text_encoder.device if self.unet.device.type == "meta" else self.unet.device
 
     @property
     def factor(self) -> int:
@@ -130,13 +130,18 @@ def released_names(model: Any) -> dict[str, str]:
     return {key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": key for key in keys}
 
 
-def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
-    """Open a diffusers folder of an SDXL-style model. Raises WeightsError on a folder or a file that cannot be used."""
+def load_bundle(folder: Path, device: Any = "cpu", dtype: torch.dtype = torch.float32, unet: bool = True) -> Bundle:
+    """Open a diffusers folder of an SDXL-style model; without the weights of its ``unet``, if that is false, it can encode and no more.
+
+    Raises WeightsError on a folder or a file that cannot be used.
+    """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise WeightsError(f"{folder} is no model: it holds no model_index.json; give a diffusers folder, or 'emoji'")
 
     def fill(name: str, model: nn.Module) -> None:
+        if name == "unet" and not unet:
+            return
         load_weights(model, find_weights(folder / name, TEXT_WEIGHTS if name.startswith("text_encoder") else WEIGHTS), (device, dtype))
 
     return assemble(folder, fill, lambda: read_stamp(find_weights(folder / "unet")), device)
@@ -162,7 +167,8 @@ def _assemble(folder: Path, fill: Callable[[str, nn.Module], None], stamp: Calla
         with init_empty_weights(include_buffers=False):  # or its random weights would lie beside those of the file
             model = kind(kind.config_class(**config)) if hasattr(kind, "config_class") and kind.config_class else kind.from_config(config)
         fill(name, model)
-        return model.to(device).eval().requires_grad_(False)
+        filled = model if model.device.type == "meta" else model.to(device)
+        return filled.eval().requires_grad_(False)
 
     encoders = network(CLIPTextModel, "text_encoder"), network(CLIPTextModelWithProjection, "text_encoder_2")
     tokenizers = CLIPTokenizer.from_pretrained(folder / "tokenizer"), CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
@@ -187,7 +193,11 @@ def _assemble(folder: Path, fill: Callable[[str, nn.Module], None], stamp: Calla
 def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a safetensors file whole or not at all; the same content gives the same bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata=metadata)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     with temporary.open("r+b") as file:  # safetensors writes metadata in random order, and a hash names the same weights once
         length = int.from_bytes(file.read(8), "little")
         header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -39,12 +39,17 @@ def read_student(bundle: Bundle, path: Path, stamp: Stamp | None = None) -> tupl
 
 def student(bundle: Bundle, steps: int) -> tuple[UNet2DConditionModel, Stamp]:
     """The student of a bundle's folder for ``steps`` steps. Raises StepMismatch if there is none, WeightsError if it cannot be used."""
-    paths = sorted((bundle.folder / "students").glob("*.safetensors")) if bundle.folder else []
-    stamps = {stamp.steps: path for path in reversed(paths) if (stamp := read_stamp(path)) is not None}  # of two, the first by name
+    return read_student(bundle, student_file(bundle.folder, steps)[0])
+
+
+def student_file(folder: Path | None, steps: int) -> tuple[Path, Stamp]:
+    """(path, stamp) of the student for ``steps`` steps in a model's ``folder``. Raises StepMismatch if there is none, WeightsError on a broken file."""
+    paths = sorted((folder / "students").glob("*.safetensors")) if folder else []
+    stamps = {stamp.steps: (path, stamp) for path in reversed(paths) if (stamp := read_stamp(path)) is not None}  # of two, the first by name
     if steps not in stamps:
         there = ", ".join(map(str, sorted(stamps))) or "none"
-        raise StepMismatch(f"{bundle.folder} has no student for {steps} steps; it has {there}")
-    return read_student(bundle, stamps[steps])
+        raise StepMismatch(f"{folder} has no student for {steps} steps; it has {there}")
+    return stamps[steps]
 
 
 class Wardrobe:
@@ -63,15 +68,15 @@ class Wardrobe:
         self._changed: set[str] = set()  # from the base's weights
 
     @torch.no_grad()
-    def wear(self, path: Path | None, stamp: Callable[[], Stamp], stack: Stack = ()) -> None:
-        """Wear the student in ``path``, None being the base itself, with ``stack`` and no other.
+    def wear(self, path: Path | None, stamp: Callable[[], Stamp], stack: Stack = ()) -> bool:
+        """Wear the student in ``path``, None being the base itself, with ``stack`` and no other. Returns whether that changes anything.
 
         Raises WeightsError, before any weight is changed, on a file that cannot be used. A student's sums are rounded to float16 as an
         exported file holds them, so that both make the same picture; a stack's are not.
         """
         wanted = path, key_of(stack, UNET)
         if wanted == self._worn:
-            return
+            return False
         whole, changes = ({}, {}) if path is None else self._read(path, stamp())
         added = changes_of(stack, UNET, self._shapes)
         before, self._worn = self._changed, (None, None)
@@ -83,6 +88,7 @@ class Wardrobe:
             own = _student(value.to(weight.device), changes[name].to(weight.device)) if name in changes else value
             weight.copy_(_sum(own, added.get(name), weight.device))
         self._worn, self._changed = wanted, set(whole or changes) | added.keys()
+        return True
 
     def _read(self, path: Path, stamp: Stamp) -> tuple[Mapping[str, Tensor], Mapping[str, Change]]:
         """(a whole UNet's tensors, a LoRA's changes) by name: one of them is empty."""
@@ -128,9 +134,19 @@ class Unets:
     SDXL's is 5 GB in half precision, and a card that holds two holds little besides.
     """
 
-    def __init__(self, bundle: Bundle, count: int, quick: Callable[[Any], Any], apart: bool = False, room: int | None = None) -> None:
-        """``quick`` makes a network fast, in place; ``apart``: so that nothing else can be made of it. ``count`` is how many there may be."""
-        self._bundle, self._quick, self._apart = bundle, quick, apart
+    def __init__(
+        self,
+        bundle: Bundle,
+        count: int,
+        quick: Callable[[Any], Any],
+        apart: bool = False,
+        room: int | None = None,
+        worn: Callable[[Any], Any] = lambda unet: None,
+    ) -> None:
+        """``quick`` makes a network fast, in place; ``apart``: so that nothing else can be made of it. ``count`` is how many there may be.
+        ``worn`` is told of one whose weights have changed since.
+        """
+        self._bundle, self._quick, self._apart, self._told = bundle, quick, apart, worn
         size = sum(weight.nbytes for weight in bundle.unet.parameters())
         self._made: dict[Path | None, Wardrobe] = {}
         self.single = (count + apart) * size > (ROOM if room is None else room)  # whether there is but one network, whose weights are exchanged
@@ -144,14 +160,15 @@ class Unets:
         if key not in self._made:
             self._made[key] = self._make(key)
         wardrobe = self._made[key]
-        wardrobe.wear(path, stamp, stack)
+        if wardrobe.wear(path, stamp, stack):
+            self._told(wardrobe.unet)
         return wardrobe.unet
 
     def _make(self, path: Path | None) -> Wardrobe:
         """One more network, with the base's weights; the base's own for the base."""
         shared = path is None and (self.single or not self._apart)
-        if None in self._made:
-            self._made[None].wear(None, lambda: self._bundle.stamp)
+        if None in self._made and self._made[None].wear(None, lambda: self._bundle.stamp):
+            self._told(self._made[None].unet)
         unet = self._bundle.unet if shared else copy.deepcopy(self._bundle.unet).requires_grad_(False).eval()
         wardrobe = Wardrobe(unet, self._bundle)
         self._quick(unet)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine import backends
-from fewstep.engine.backends import BackendError, open_backend, ort
+from fewstep.engine.backends import BackendError, graphs, open_backend
 from fewstep.engine.device import cores, quota
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
@@ -121,10 +122,18 @@ def test_a_record_is_repeated_by_the_backend_that_made_it(engines: tuple[Engine,
     assert difference(made, again) == 0
 
 
-def test_threads_that_are_asked_for_are_used_and_said() -> None:
+def test_threads_that_are_asked_for_are_used_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    session = onnxruntime.InferenceSession
+
+    def noted(content: bytes, options: onnxruntime.SessionOptions, **more: object) -> onnxruntime.InferenceSession:
+        made.append(options.intra_op_num_threads)
+        return session(content, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
     engine = Engine.load("emoji", backend="onnxruntime", threads=2)
     assert engine.generate(Request("a ghost", 5, 1, 64, 64)).record.threads == 2
-    assert {session.get_session_options().intra_op_num_threads for session in (engine.backend._text, engine.backend._unet(1))} == {2}  # type: ignore[attr-defined]
+    assert made == [2, 2, 2], "text, UNet and decoder"
 
 
 def test_the_plain_install_generates_without_torch(tmp_path: Path) -> None:
@@ -171,7 +180,7 @@ def test_out_of_memory_falls_back_too(monkeypatch: pytest.MonkeyPatch, caplog: p
     def greedy(*_: object, **__: object) -> None:
         raise MemoryError("not enough of it")
 
-    monkeypatch.setattr(ort, "open", greedy)
+    monkeypatch.setattr(graphs, "open", greedy)
     with caplog.at_level(logging.WARNING, "fewstep"):
         assert open_backend(open_model("emoji"), "auto", "cpu").name == "eager"
     assert "not enough of it" in caplog.text

@@ -55,6 +55,8 @@ def test_it_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[st
     emoji, large = (next(one for one in found["models"] if one["name"] == name) for name in ("emoji", "sdxl"))
     assert emoji["says"] in said and large["says"] in said
     assert 0 < emoji["needs"]["sequential"] < emoji["needs"]["model"] < emoji["needs"]["full"] < large["needs"]["full"]
+    assert large["controlnet"]["needs"]["full"] == sdxl(4, 1).of("full") and "GB with a ControlNet: " in large["says"]
+    assert "controlnet" not in emoji, "it has none of its own"
     assert found["memory"]["bytes"] >= found["memory"]["available"] > 0
     assert next(iter(doctor.report(found))) == ("fewstep", found["fewstep"])
 

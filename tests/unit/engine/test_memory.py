@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from PIL import Image
 from tests import nets
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from fewstep.cli import main
 from fewstep.engine import backends
 from fewstep.engine.backends import BackendError, open_backend, settle_memory, slower
 from fewstep.engine.backends.eager import Eager
@@ -20,10 +28,11 @@ from fewstep.engine.backends.offloaded import open as open_offloaded
 from fewstep.engine.control import Control
 from fewstep.engine.device import allowed
 from fewstep.engine.engine import Engine
-from fewstep.engine.memory import Need, choose, decoding, need, sdxl
+from fewstep.engine.memory import SDXL_CONTROLNET, SPARE, Need, choose, decoding, need, numbers, sdxl
 from fewstep.engine.model import Model, open_model
 from fewstep.engine.request import Request, RequestError
 from fewstep.models.bundle import load_bundle
+from fewstep.models.controlnet import read, together
 from fewstep.models.dimensions import CONFIGS
 
 GIB = 1 << 30
@@ -47,51 +56,89 @@ def test_one_network_at_a_time_needs_less_than_all_and_a_layer_still_less() -> N
     assert [choose(wanted, there) for there in (full, full - 1, model, model - 1, 0)] == ["full", "model", "model", "sequential", "sequential"]
 
 
-def test_activations_are_what_the_networks_hold_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted: bytes of all tensors alive, at every operation, on the meta device."""
-    import weakref
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, at every operation."""
 
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: dict[int, int] = {}
+        self.now = self.peak = 0
 
-    class Alive(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tensors: dict[int, int] = {}
-            self.now = self.peak = 0
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in (leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            if not self.tensors.setdefault(storage._cdata, 0):
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+            self.tensors[storage._cdata] += 1
+            weakref.finalize(tensor, self._gone, storage._cdata, storage.nbytes())
+        return output
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            output = func(*args, **(kwargs or {}))
-            for tensor in (leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)):
-                storage = tensor.untyped_storage()
-                if not self.tensors.setdefault(storage._cdata, 0):
-                    self.now += storage.nbytes()
-                    self.peak = max(self.peak, self.now)
-                self.tensors[storage._cdata] += 1
-                weakref.finalize(tensor, self._gone, storage._cdata, storage.nbytes())
-            return output
+    def _gone(self, key: int, size: int) -> None:
+        self.tensors[key] -= 1
+        if not self.tensors[key]:
+            self.now -= size
 
-        def _gone(self, key: int, size: int) -> None:
-            self.tensors[key] -= 1
-            if not self.tensors[key]:
-                self.now -= size
 
+def test_a_decoder_holds_at_once_what_is_reckoned(tiny: Path) -> None:
+    """On the meta device."""
     vae = load_bundle(tiny).vae.to("meta").half()
     with torch.no_grad(), Alive() as alive:
         vae.decode(torch.zeros(1, 4, 16, 12, dtype=torch.half, device="meta"))
     assert alive.peak == pytest.approx(decoding(vae.config, 192, 256, 2), rel=0.05)
 
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+def test_a_unet_and_its_controlnets_hold_at_once_what_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SDXL's at 1024 pixels, on the meta device: none, one, and four at once, whose answers are added up."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(CONFIGS["unet"]).half()
+        net = ControlNetModel.from_unet(unet, load_weights_from_unet=False).half()
         prompt = torch.zeros(1, 77, 2048, dtype=torch.half)
         told = {"text_embeds": torch.zeros(1, 1280, dtype=torch.half), "time_ids": torch.zeros(1, 6, dtype=torch.half)}
-        x = torch.zeros(1, 4, 128, 128, dtype=torch.half)
+        x, t = torch.zeros(1, 4, 128, 128, dtype=torch.half), torch.tensor(999)
+        hint = torch.zeros(1, 3, 1024, 1024, dtype=torch.half)
+    assert sum(weight.numel() for weight in net.parameters()) == SDXL_CONTROLNET
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query))  # keeps no matrix
-    with torch.no_grad(), Alive() as alive:
-        unet(x, torch.tensor(999, device="meta"), encoder_hidden_states=prompt, added_cond_kwargs=told)
-    assert alive.peak == pytest.approx(sdxl(2).denoise, rel=0.15)
+    condition = {"encoder_hidden_states": prompt, "added_cond_kwargs": told}
+    for count in (0, 1, 4):
+        with torch.no_grad(), Alive() as alive:
+            answers = together([read(net, x, t, condition, hint) for _ in range(count)]) if count else {}
+            unet(x, t, **condition, **answers)
+        assert alive.peak == pytest.approx(sdxl(2, count).denoise, rel=0.15), count
+
+
+def test_controlnets_take_their_part_of_the_card() -> None:
+    """All of them beside everything else; where networks visit it, one at a time."""
+    plain, guided = sdxl(2), sdxl(2, 2)
+    assert guided.of("full") - plain.of("full") == 2 * 2 * SDXL_CONTROLNET
+    assert guided.of("model") - plain.of("model") == guided.denoise - plain.denoise
+    assert Need({**dict.fromkeys(("text_encoder", "text_encoder_2", "vae"), 0), "unet": GIB}, 1, 0, [4 * GIB]).of("model") == 4 * GIB + 1 + SPARE
+
+
+def test_a_models_own_controlnet_is_counted_unless_it_is_not_used(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    net = nets.build(load_bundle(folder), 7)
+    net.save_pretrained(folder / "controlnet")
+    count, model = sum(weight.numel() for weight in net.parameters()), open_model(str(folder), 2)
+    assert need(model, 256, 256, 2).nets == [2 * count]
+    assert need(model, 256, 256, 2, nets=()) == need(open_model(str(tiny), 2), 256, 256, 2)
+
+
+def test_auto_leaves_room_for_the_controlnets_that_are_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line names those of its requests, once each."""
+    nets.build(load_bundle(tiny), 7).save_pretrained(net := tmp_path / "net")
+    asked: list[Any] = []
+    monkeypatch.setattr(backends, "settle_memory", lambda *given: asked.append(given[-1]) or "full")
+    Engine.load(str(tiny), 2, backend="eager", controlnets=[net, net])
+    Engine.load(str(tiny), 2, backend="eager")
+    path = tmp_path / "hint.png"
+    Image.new("RGB", (64, 64)).save(path)
+    words = ["generate", "x", "--model", str(tiny), "--steps", "2", "--size", "64x64", "--backend", "eager", "--out", str(tmp_path / "out")]
+    for more in ((), ("--control", str(path), "--controlnet", str(net))):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+    assert asked == [(count := [numbers(net / "diffusion_pytorch_model.safetensors")]), None, [], count]
 
 
 @pytest.mark.parametrize("way", ["model", "sequential"])
@@ -160,6 +207,9 @@ def test_auto_takes_the_quickest_way_that_fits(model: Model, card: Any, caplog: 
     for there, way in ((wanted.of("full"), "full"), (wanted.of("model"), "model"), (0, "sequential")):
         card(there)
         assert settle_memory(model, "auto", "cuda:0", "auto") == way
+    card(wanted.of("full"))
+    assert settle_memory(model, "auto", "cuda:0", "auto", [1]) != "full", "a ControlNet takes room too"
+    caplog.records.pop()
     assert [f"--memory {way}" in record.message for record, way in zip(caplog.records, ("model", "sequential"), strict=True)] == [True, True]
     card(0)
     assert settle_memory(model, "auto", "cuda", "full") == "full", "who says so gets it"

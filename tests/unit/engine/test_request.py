@@ -68,6 +68,23 @@ def test_aspects_are_the_sizes_that_the_model_was_trained_on() -> None:
     assert {EMOJI.size_of(aspect) for aspect in ASPECTS} == set(BUCKETS)
 
 
+WIDE = (  # the sizes that SDXL was trained on (arXiv 2307.01952, appendix I), and the same upright
+    *((width, 512) for width in (2048, 1984, 1920, 1856)),
+    *((width, 576) for width in (1792, 1728, 1664)),
+    *((1600, 640), (1536, 640), (1472, 704), (1408, 704), (1344, 704), (1344, 768), (1280, 768)),
+    *((1216, 832), (1152, 832), (1152, 896), (1088, 896), (1088, 960), (1024, 960)),
+)
+TRAINED = {(1024, 1024), *WIDE, *(size[::-1] for size in WIDE)}
+
+
+def test_every_size_that_sdxl_was_trained_on_is_made() -> None:
+    """By --size all of them, and --aspect names none other."""
+    for width, height in TRAINED:
+        settled = SDXL.settle(Request("a cat", 0, 4, width, height))
+        assert (settled.width, settled.height) == (width, height)
+    assert {SDXL.size_of(aspect) for aspect in ASPECTS} <= TRAINED
+
+
 @pytest.mark.parametrize("limits", [EMOJI, SDXL])
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_an_aspect_keeps_area_and_shape(limits: Limits, aspect: str) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fewstep.engine.backends.names import EIGHT_BITS, RUNTIMES, check_backend, stages_of
 from fewstep.engine.device import best_device, free
 from fewstep.engine.memory import MEMORY, choose, need
 from fewstep.engine.model import Model, check_choice
-from fewstep.engine.request import BACKENDS, RequestError
+from fewstep.engine.request import PRECISIONS, RequestError
 from fewstep.engine.steering import Steering
 from fewstep.models.chunks import Words
 from fewstep.models.stack import Stack
@@ -21,7 +22,6 @@ from fewstep.models.weights import WeightsError
 ORDER = {"cpu": ("onnxruntime", "eager"), "cuda": ("compiled", "eager")}  # fastest first; on a CPU as measured (docs/performance.md)
 HALF = 2  # bytes of a number on a card
 OFFLOADING = ("model", "sequential")
-MODULES = {"onnxruntime": "ort"}  # named otherwise than the library it uses
 log = logging.getLogger("fewstep")
 
 
@@ -34,6 +34,7 @@ class Backend(Protocol):
 
     name: str
     device: str
+    precision: str  # one of PRECISIONS, as it was asked for
     threads: int  # processor threads that it computes with
     no_control: str  # why it cannot compute ControlNets, and what to do about it; empty if it can
     no_images: str  # why it cannot encode an image, and what to do about it; empty if it can
@@ -71,22 +72,39 @@ class Backend(Protocol):
         """Return when the device has done all that it was given."""
 
 
-def open_backend(model: Model, name: str = "auto", device: str | None = None, threads: int | None = None, memory: str = "auto") -> Backend:
+def open_backend(
+    model: Model,
+    name: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    memory: str = "auto",
+    nets: Sequence[int] | None = None,
+    precision: str = "auto",
+    measure: bool = True,
+) -> Backend:
     """The backend ``name`` for ``model``; "auto" is the first that works in the order of their measured speed, and says so if it is not the fastest.
 
-    ``device`` is the first there is of cuda, mps and cpu unless given; ``memory`` how the model is kept on it (fewstep.engine.memory).
-    Raises BackendError if ``name`` cannot be used here or none can, RequestError on a ``memory`` that does not go with the rest,
+    ``device`` is the first there is of cuda, mps and cpu unless given; ``memory`` how the model is kept on it (fewstep.engine.memory),
+    ``nets`` being the sizes, in numbers, of the ControlNets that will guide it (None: the model's own). ``precision`` says what it computes
+    with: "auto" is float32 on a processor and 16 bits where a card is quicker by them. ``measure``: "auto" may be decided by measuring, which
+    another machine, or this one another day, may decide otherwise.
+    Raises BackendError if ``name`` cannot be used here or none can, RequestError on a ``memory`` or ``precision`` that does not go with the rest,
     WeightsError on weights that no backend could use.
     """
-    check_choice("backend", name, BACKENDS)
-    where = device or ("cpu" if name == "onnxruntime" else best_device())
-    way = settle_memory(model, name, where, memory)
-    order = ORDER.get(where.split(":")[0], ("eager",)) if name == "auto" else (name,)
-    order, more = (order, {}) if way == "full" else (("offloaded",), {"way": way})
+    check_backend(name)
+    check_choice("precision", precision, PRECISIONS)
+    where = device or ("cpu" if stages_of(name)[0] in RUNTIMES else best_device())
+    way = settle_memory(model, name, where, memory, nets)
+    if way != "full" and precision in EIGHT_BITS:
+        raise RequestError(f"precision = '{precision}': networks that visit the card stay in 16 bits: give --memory full, or leave --precision at auto")
+    order = ("offloaded",) if way != "full" else able(where, precision) if name == "auto" else (name,)
     failed: list[str] = []
     for kind in order:
+        graphs = stages_of(kind)[0] in RUNTIMES
+        more: dict[str, Any] = {"name": name if measure else kind} if graphs else {"way": way} if kind == "offloaded" else {}
         try:
-            backend: Backend = import_module(f"fewstep.engine.backends.{MODULES.get(kind, kind)}").open(model, where, threads, strict=name != "auto", **more)
+            module = import_module(f"fewstep.engine.backends.{'graphs' if graphs else kind}")
+            backend: Backend = module.open(model, where, threads, strict=name != "auto", precision=precision, **more)
         except WeightsError:
             raise
         except (BackendError, ImportError, MemoryError, RuntimeError) as error:
@@ -100,13 +118,22 @@ def open_backend(model: Model, name: str = "auto", device: str | None = None, th
     raise BackendError(f"{model.limits.name} cannot be run here with backend {name!r} ({'; '.join(failed)})")
 
 
+def able(device: str, precision: str) -> tuple[str, ...]:
+    """The backends that "auto" tries on ``device``, fastest first: those that compute in ``precision``."""
+    order = ORDER.get(device.split(":")[0], ("eager",))
+    if device == "cpu" and precision == "bfloat16":
+        return order[:1]  # torch's is many times slower there
+    return tuple(kind for kind in order if kind != "onnxruntime" or precision in ("auto", "float32"))
+
+
 def slower(backend: Backend) -> tuple[str, ...]:
     """The backends that "auto" would try after this one, on its device."""
-    order = ORDER.get(backend.device.split(":")[0], ("eager",))
-    return order[order.index(backend.name) + 1 :] if backend.name in order else ()
+    order = able(backend.device, backend.precision)
+    own = RUNTIMES[0] if stages_of(backend.name)[0] in RUNTIMES else backend.name
+    return order[order.index(own) + 1 :] if own in order else ()
 
 
-def settle_memory(model: Model, name: str, device: str, memory: str) -> str:
+def settle_memory(model: Model, name: str, device: str, memory: str, nets: Sequence[int] | None = None) -> str:
     """How ``model`` is kept on ``device`` by the backend ``name``: "full", or "model" or "sequential" by the backend that offloads.
 
     "auto" is the quickest that fits what is free on a card. Raises RequestError on what does not go together, BackendError on a card that is not there.
@@ -125,7 +152,7 @@ def settle_memory(model: Model, name: str, device: str, memory: str) -> str:
         from fewstep.engine.backends.eager import check_device
 
         check_device(device)  # before a card that is not there is asked what is free on it
-        wanted, there = need(model, model.limits.native, model.limits.native, HALF, guided=model.limits.teacher), free(device) or 0
+        wanted, there = need(model, model.limits.native, model.limits.native, HALF, model.limits.teacher, nets), free(device) or 0
         way = choose(wanted, there)
         if way != "full":
             told = f"{wanted.of('full') / 1e9:.1f} GB are needed and {there / 1e9:.1f} GB are free on {device}"

@@ -6,36 +6,34 @@ Not yet run on an accelerator: on a processor tests hold it to eager torch, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.eager import Eager, check_device
+from fewstep.engine.measured import cache
 from fewstep.engine.model import Model
-from fewstep.engine.steering import Steering
-from fewstep.models.prompt import Prompt
 from fewstep.models.students import share_projections
 from fewstep.models.wrap import wraps
 from fewstep.schedule import TRAIN_TIMESTEPS
 
 SHAPES = 512  # sizes and batches that a network is compiled for, before torch gives up; its own limit is 8
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "inductor"
 
 
-def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Compiled:  # noqa: A001 - every backend has one
+def open(  # noqa: A001 - every backend has one
+    model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, precision: str = "auto"
+) -> Compiled:
     """The backend for ``model`` on ``device``. ``strict``: a network that cannot be compiled is an error, not a warning."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))  # a second start finds what the first compiled
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache("inductor")))  # a second start finds what the first compiled
     check_device(device)
     torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.accumulated_recompile_limit = max(8 * SHAPES, torch._dynamo.config.accumulated_recompile_limit)
-    return Compiled(model, device, threads, strict)
+    return Compiled(model, device, threads, strict, precision)
 
 
-def precision(device: str) -> torch.dtype:
+def half(device: str) -> torch.dtype:
     """bfloat16 where CUDA has it, float16 on older cards, float32 on a processor, whose half precision is many times slower."""
     if not device.startswith("cuda"):
         return torch.float32
@@ -48,17 +46,12 @@ class Compiled(Eager):
     name = "compiled"
     apart = True
 
-    def __init__(self, model: Model, device: str, threads: int | None, strict: bool = False) -> None:
+    def __init__(self, model: Model, device: str, threads: int | None, strict: bool = False, precision: str = "auto") -> None:
         self._strict = strict
         # "reduce-overhead" is CUDA graphs, one for each shape that comes by
         self._options: dict[str, Any] = {"mode": "reduce-overhead"} if device.startswith("cuda") else {}
-        super().__init__(model, device, threads, precision(device))
         self._times = torch.arange(TRAIN_TIMESTEPS, device=device)  # made before, so that no step waits for a copy
-
-    def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Tensor, int], Tensor]:
-        """As Eager's; the timestep is a tensor that is on the device already."""
-        denoise = super().denoiser(steps, prompts, steering)
-        return lambda x, t: denoise(x, self._times[t])  # type: ignore[arg-type]
+        super().__init__(model, device, threads, half(device), precision)
 
     def _quick(self, network: Any) -> Any:
         """``network`` compiled, in its own place: its weights may still be exchanged, and none is held twice."""
@@ -66,11 +59,16 @@ class Compiled(Eager):
         if hasattr(network, "encoder") and hasattr(network, "decoder"):  # of an autoencoder the decoder is what counts
             network.decoder.forward = _Compiling(network.decoder.forward, self._options, self._strict, "decoder")
             return network
-        if hasattr(network, "fuse_qkv_projections"):
+        if unet := hasattr(network, "fuse_qkv_projections"):
             network.fuse_qkv_projections()
             share_projections(network)
-        network.forward = _Compiling(network.forward, self._options, self._strict, type(network).__name__)
+        compiled = _Compiling(network.forward, self._options, self._strict, type(network).__name__)
+        network.forward = self._timed(compiled) if unet else compiled
         return network
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A UNet's ``call`` whose timestep is on the device already."""
+        return lambda x, t, *args, **kwargs: call(x, self._times[t] if isinstance(t, int) else t, *args, **kwargs)
 
 
 class _Compiling:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fewstep.engine.backends import BackendError
 from fewstep.engine.backends.decoder import Decoder
+from fewstep.engine.backends.names import EIGHT_BITS
+from fewstep.engine.backends.quantized import eight_bits, quantize
 from fewstep.engine.decode import check_scaling, decode
 from fewstep.engine.decode import encode as encode_pixels
 from fewstep.engine.device import cores, free
@@ -34,10 +36,14 @@ from fewstep.models.tiny_decoder import load_tiny
 from fewstep.models.wrap import wrapping
 
 
-def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> Eager:  # noqa: A001 - every backend has one
-    """The backend for ``model`` on ``device``. Raises WeightsError on a model that cannot be used, BackendError on a device that is not there."""
+def open(  # noqa: A001 - every backend has one
+    model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, precision: str = "auto"
+) -> Eager:
+    """The backend for ``model`` on ``device``. Raises WeightsError on a model that cannot be used, BackendError on a device that is not there or
+    does not compute in ``precision``.
+    """
     check_device(device)
-    return Eager(model, device, threads)
+    return Eager(model, device, threads, torch.float32, precision)
 
 
 def check_device(device: str) -> None:
@@ -58,13 +64,17 @@ class Eager:
 
     home: str | None = None  # where the networks lie; None: where it computes
 
-    def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32) -> None:
-        self.model, self.device, self._dtype = model, device, dtype
+    def __init__(self, model: Model, device: str, threads: int | None, dtype: torch.dtype = torch.float32, precision: str = "auto") -> None:
+        """``dtype`` is what numbers are where ``precision`` does not say."""
+        self.model, self.device, self.precision = model, device, precision
+        self._dtype = dtype = dtype if precision in ("auto", *EIGHT_BITS) else getattr(torch, precision)
+        self._eight_bits = eight_bits(precision, device) if precision in EIGHT_BITS else None
+        self.apart = self.apart or self._eight_bits is not None
         self.threads = threads or cores()
         where = self.home or device
         self.bundle = read_single_file(model.file, model.folder, where, dtype) if model.file else load_bundle(model.folder, where, dtype)
         check_scaling(self.bundle.vae.config, model.channels, model.folder / "vae" / "config.json")
-        self._unets = Unets(self.bundle, len(set(model.students.values())) + model.limits.teacher, self._quick_unet, self.apart)
+        self._unets = Unets(self.bundle, len(set(model.students.values())) + model.limits.teacher, self._quick_unet, self.apart, worn=self._worn)
         vae = self._quick(self.bundle.vae)
         self._decoders: dict[str, Any] = {"full": Decoder(vae, False, self._plain, self.home), TILED: Decoder(vae, True, self._plain, self.home)}
         self._levels = len(self.bundle.unet.config.block_out_channels)
@@ -102,14 +112,15 @@ class Eager:
             return encode_pixels(self.bundle.vae, pixels, self.device)
 
     def array(self, values: np.ndarray) -> Tensor:
-        """``values`` on the device."""
-        return torch.from_numpy(values).to(self.device)
+        """``values`` on the device. A card copies them from memory that is pinned, while the processor goes on."""
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else tensor.to(self.device)
 
     def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Tensor, int], Tensor]:
         """``denoise(x, t)``; see fewstep.models.guidance.denoiser for what guidance does."""
         self._ours()
         null, away = (None if them is None else cat(*them) for them in (steering.null, steering.away))
-        ids = torch.from_numpy(steering.ids).to(self.device)
+        ids = self.array(steering.ids)
         stack, added = self._stack, residuals(self._guides(steering))
         denoise = denoiser(self._unet(steps, stack), cat(*prompts), ids, steering.guidance_scale, null, away, steering.nag_scale or 1.0, added)
 
@@ -126,7 +137,7 @@ class Eager:
         """The ControlNets that read the hints of a batch."""
         nets = self._nets.get([(guide.net.hash, guide.net.path, guide.net.config) for guide in steering.guides])
         pairs = zip(nets, steering.guides, strict=True)
-        return [Reader(net, torch.from_numpy(guide.hints).to(self.device, self._dtype), guide.weights) for net, guide in pairs]
+        return [Reader(net, self.array(guide.hints).to(self._dtype), guide.weights) for net, guide in pairs]
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, decoder: str, tile: str | None = None) -> np.ndarray:
@@ -154,7 +165,7 @@ class Eager:
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
         if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
+            torch.cuda.current_stream(torch.device(self.device)).synchronize()  # another engine's work on the card is not waited for
         elif self.device.startswith("mps"):
             torch.mps.synchronize()
 
@@ -169,7 +180,14 @@ class Eager:
         return self._unets.get(None if path == self.model.unet else path, partial(self.model.stamp, steps), stack)
 
     def _quick_unet(self, network: Any) -> Any:
-        return take_negatives(self._quick(network))
+        network = take_negatives(self._quick(network))
+        self._worn(network)
+        return network
+
+    def _worn(self, unet: Any) -> None:
+        """``unet`` has other weights now."""
+        if self._eight_bits is not None:
+            quantize(unet, self._eight_bits)
 
     def _decoder(self, decoder: str) -> Any:
         if decoder not in self._decoders:

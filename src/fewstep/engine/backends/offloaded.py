@@ -14,19 +14,21 @@ from accelerate.utils import send_to_device
 from diffusers.hooks import apply_group_offloading
 
 from fewstep.engine.backends import BackendError
-from fewstep.engine.backends.compiled import precision
+from fewstep.engine.backends.compiled import half
 from fewstep.engine.backends.eager import Eager, check_device
 from fewstep.engine.model import Model
 
 HOME = "cpu"  # where networks lie that do not work
 
 
-def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, way: str = "model") -> Offloaded:  # noqa: A001 - every backend has one
+def open(  # noqa: A001 - every backend has one
+    model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, precision: str = "auto", way: str = "model"
+) -> Offloaded:
     """The backend for ``model`` on the card ``device``. Raises BackendError on a processor, whose memory the networks lie in anyway."""
     check_device(device)
     if device.split(":")[0] == HOME:
         raise BackendError("the offloaded backend is for a card that is smaller than the model, and here a processor computes: use --backend eager")
-    return Offloaded(model, device, threads, way)
+    return Offloaded(model, device, threads, way, precision)
 
 
 class Offloaded(Eager):
@@ -36,10 +38,10 @@ class Offloaded(Eager):
     home = HOME
     apart = True
 
-    def __init__(self, model: Model, device: str, threads: int | None, way: str) -> None:
+    def __init__(self, model: Model, device: str, threads: int | None, way: str, precision: str = "auto") -> None:
         self.way = way
         self._guests = Guests(device)
-        super().__init__(model, device, threads, precision(device))
+        super().__init__(model, device, threads, half(device), precision)
         for part in self._texts:
             self._quick(self.bundle.models[part])
 

@@ -1,43 +1,12 @@
-"""Graphs whose convolutions wrap around: an ONNX file is changed when it is opened, so that none lies on the disk for every way to tile.
-
-ONNX Runtime brings protobuf and no library for ONNX. Of the format the few fields that are changed are declared here, with the numbers of
-onnx.proto3; what is not declared passes through as it is.
-"""
+"""Graphs whose convolutions wrap around: an ONNX file is changed when it is opened, so that none lies on the disk for every way to tile."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-MESSAGES: dict[str, dict[str, tuple[int, str]]] = {  # {message: {field: (its number, its type)}}; a star is any number of them
-    "Model": {"graph": (7, "Graph")},
-    "Graph": {"node": (1, "*Node"), "initializer": (5, "*Tensor")},
-    "Node": {"input": (1, "*string"), "output": (2, "*string"), "op_type": (4, "string"), "attribute": (5, "*Attribute")},
-    "Attribute": {"name": (1, "string"), "s": (4, "bytes"), "ints": (8, "*int64"), "type": (20, "int32")},
-    "Tensor": {"dims": (1, "*int64"), "data_type": (2, "int32"), "name": (8, "string"), "raw_data": (9, "bytes")},
-}
-INT64, STRING = 7, 3  # a tensor's type, and an attribute's
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    """{message: its class}, in a pool of its own: where the package onnx is loaded too, the names are not taken twice."""
-    file = descriptor_pb2.FileDescriptorProto(name="fewstep-wrapped.proto", package="fewstep.wrapped")
-    for message, fields in MESSAGES.items():
-        declared = file.message_type.add(name=message)
-        for name, (number, kind) in fields.items():
-            bare = kind.lstrip("*")
-            field = declared.field.add(name=name, number=number, label=3 if bare != kind else 1)
-            if bare in MESSAGES:
-                field.type, field.type_name = field.TYPE_MESSAGE, f".fewstep.wrapped.{bare}"
-            else:
-                field.type = getattr(field, f"TYPE_{bare.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"fewstep.wrapped.{name}")) for name in MESSAGES}
+from fewstep.engine.backends.onnx_file import INT64, STRING, schema
 
 
 def wrap(content: bytes, tile: str, levels: int | None = None) -> bytes:
@@ -46,8 +15,8 @@ def wrap(content: bytes, tile: str, levels: int | None = None) -> bytes:
     ``levels``: on so many of a UNet's levels, the finest first, where a convolution of stride 2 leads to the next coarser one and a
     resizing to the next finer one; None is everywhere.
     """
-    schema = _schema()
-    model = schema["Model"].FromString(content)
+    message = schema()
+    model = message["Model"].FromString(content)
     graph, made, pads = model.graph, dict[tuple[str, tuple[int, ...]], str](), set[tuple[int, ...]]()
     nodes, depth = [], dict[str, int]()
     for node in graph.node:
@@ -64,17 +33,17 @@ def wrap(content: bytes, tile: str, levels: int | None = None) -> bytes:
             if (source, taken) not in made:
                 made[source, taken] = f"{source}:wrapped{len(made)}"
                 pads.add(taken)
-                mode = schema["Attribute"](name="mode", s=b"wrap", type=STRING)
-                nodes.append(schema["Node"](input=[source, _name(taken)], output=[made[source, taken]], op_type="Pad", attribute=[mode]))
+                mode = message["Attribute"](name="mode", s=b"wrap", type=STRING)
+                nodes.append(message["Node"](input=[source, _name(taken)], output=[made[source, taken]], op_type="Pad", attribute=[mode]))
             node.input[0] = made[source, taken]
         nodes.append(node)
         depth |= dict.fromkeys(node.output, level + _step(node))
-    nodes = [schema["Node"].FromString(node.SerializeToString()) for node in nodes]  # or emptying the list would empty them
+    nodes = [message["Node"].FromString(node.SerializeToString()) for node in nodes]  # or emptying the list would empty them
     del graph.node[:]
     graph.node.extend(nodes)
     for top, left, bottom, right in sorted(pads):
         around = np.array([0, 0, top, left, 0, 0, bottom, right], "<i8")
-        graph.initializer.append(schema["Tensor"](dims=[8], data_type=INT64, name=_name((top, left, bottom, right)), raw_data=around.tobytes()))
+        graph.initializer.append(message["Tensor"](dims=[8], data_type=INT64, name=_name((top, left, bottom, right)), raw_data=around.tobytes()))
     return bytes(model.SerializeToString())
 
 

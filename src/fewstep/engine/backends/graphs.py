@@ -1,20 +1,22 @@
-"""ONNX Runtime on a CPU, and no torch: graphs that lie beside the weights, with the weights bound to them by name."""
+"""Graphs on a CPU, and no torch: they lie beside the weights, which are bound to them by name. Each stage has a runtime (fewstep.engine.backends.runtimes)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from fewstep.engine.adapters import own_shapes, weight_files
 from fewstep.engine.backends import BackendError
+from fewstep.engine.backends.fastest import fastest
+from fewstep.engine.backends.guided import Array, Prompt, denoiser
+from fewstep.engine.backends.names import STAGES, stages_of
+from fewstep.engine.backends.runtimes import Runtime, Session, open_runtime
 from fewstep.engine.backends.wrapped import wrap
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
@@ -29,7 +31,6 @@ from fewstep.models.stack import Stack, changes_of, key_of, total
 from fewstep.models.weights import GRAPHS, INDEX, WeightsError, check_decoder, check_fit, read_weights
 from fewstep.stamp import Stamp, file_hash
 
-Array = NDArray[np.float32]
 Wrapped = tuple[str, int | None]  # along what, and how many of a UNet's levels
 WEIGHTS = UNET.name
 ENCODER = "encoder"
@@ -37,17 +38,27 @@ NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
-def open(model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False) -> OnnxRuntime:  # noqa: A001 - every backend has one
-    """The backend for ``model``. Raises BackendError if the model has no usable graphs or ``device`` is no CPU, WeightsError on a damaged configuration."""
+def open(  # noqa: A001 - every backend has one
+    model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, precision: str = "auto", name: str = "auto"
+) -> Graphs:
+    """The backend for ``model`` with the runtimes ``name``; "auto" is the fastest of those that are installed for each stage, as measured.
+
+    Raises BackendError if the model has no usable graphs, ``device`` is no CPU or a runtime cannot be used here, WeightsError on a damaged
+    configuration, ImportError if a runtime is not installed.
+    """
     if device != "cpu":
-        raise BackendError(f"the onnxruntime backend computes on a CPU, not on {device}: use --backend eager")
+        raise BackendError(f"the {name} backend computes on a CPU, not on {device}: use --backend eager")
     if model.file:
         raise BackendError(f"the onnxruntime backend has no graphs for {model.file}: use --backend eager, or export its folder with --to graphs")
     if not (model.folder / GRAPHS / INDEX).is_file():
         if model.rows or model.unet != model.folder / UNET:  # weights as others publish them
             raise BackendError(f"onnxruntime has no graphs of {model.limits.name}: use --backend eager, which needs the extra fewstep[sdxl]")
         raise BackendError(f"{model.folder} has no {GRAPHS}/{INDEX}: {advice(model)}")
-    return OnnxRuntime(model, threads or cores())
+    count = threads or cores()
+    if name == "auto":
+        name = fastest(model, count, lambda one: Graphs(model, count, one))
+        name = name if precision in ("auto", "float32") else "+".join((*stages_of(name)[:2], "openvino"))  # who alone has other numbers
+    return Graphs(model, count, name, precision)
 
 
 def advice(model: Model) -> str:
@@ -69,22 +80,16 @@ def read_index(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
     return shapes
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One encoded prompt."""
-
-    embeds: Array  # [1, L, C]
-    pooled: Array  # [1, P]
-
-
-class OnnxRuntime:
+class Graphs:
     """A backend (see fewstep.engine.backends.Backend) whose arrays are NumPy's. Sessions are made when they are first needed."""
 
-    name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, model: Model, threads: int) -> None:
-        self.model, self.threads = model, threads
+    def __init__(self, model: Model, threads: int, name: str = "onnxruntime", precision: str = "auto") -> None:
+        """``name`` is that of one runtime, or of one for each of STAGES, joined by "+"; ``precision`` is the decoder's."""
+        self.model, self.threads, self.name, self.precision = model, threads, name, precision
+        numbers = ("auto", "auto", precision)
+        self._runtimes = {stage: open_runtime(one, own) for stage, one, own in zip(STAGES, stages_of(name), numbers, strict=True)}
         config = model.folder / "vae" / "config.json"
         self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, **json.loads(config.read_text(encoding="utf8"))}
         check_scaling(self._vae, model.channels, config)
@@ -97,7 +102,7 @@ class OnnxRuntime:
     @property
     def no_control(self) -> str:
         """What is to be done where a ControlNet is wanted: there are no graphs of them."""
-        return "the onnxruntime backend computes no ControlNets: use --backend eager, which needs the extra fewstep[sdxl]"
+        return f"the {self.name} backend computes no ControlNets: use --backend eager, which needs the extra fewstep[sdxl]"
 
     @property
     def no_images(self) -> str:
@@ -132,7 +137,7 @@ class OnnxRuntime:
             own = {f"{part}.{key}".replace(".text_model.", "."): value for part, values in added.items() for key, value in values.items()}
             # files and networks differ, by version, in whether they say text_model. before a name
             named = {name: own[bare] for name in self._shapes["text"] if (bare := name.replace(".text_model.", ".")) in own}
-            self._texts[key] = self._session("text", named, self._files[TEXT[0]])
+            self._texts[key] = self._session("text", named, self._files[TEXT[0]], keep=key == ())
         return self._texts[key]
 
     @cached_property
@@ -204,20 +209,21 @@ class OnnxRuntime:
     def wait(self) -> None:
         """Nothing: a call returns when it is done."""
 
-    def _run(self, session: Any, inputs: dict[str, NDArray[Any]]) -> list[Array]:
+    def _run(self, session: Session, inputs: dict[str, NDArray[Any]]) -> list[Array]:
         """What ``session`` answers. Raises BackendError where it cannot: inputs that its graph does not take, or too little memory."""
         try:
-            return session.run(None, inputs)
+            return session(inputs)
         except Exception as error:  # the library's own kinds have no common base
             reason = str(error).splitlines()[0]
-            raise BackendError(f"{self.model.folder} cannot be computed by onnxruntime ({reason}): see whether --backend eager can") from error
+            raise BackendError(f"{self.model.folder} cannot be computed by {self.name} ({reason}): see whether --backend eager can") from error
 
     def _unet(self, steps: int, attends: bool = False, wrapped: Wrapped | None = None) -> Any:
         path, graph = self.model.weights(steps), NEGATABLE if attends else PART
         key = path, graph, wrapped, key_of(self._stack, PART)
         if key not in self._unets:
             weights = self._with_stack(self._unet_weights(path, self.model.stamp(steps)), PART)
-            self._unets[key] = self._session(graph, {f"{PART}.{name}": value for name, value in weights.items()}, path, wrapped)
+            named = {f"{PART}.{name}": value for name, value in weights.items()}
+            self._unets[key] = self._session(graph, named, path, wrapped, keep=key[-1] == ())
         return self._unets[key]
 
     def _unet_weights(self, path: Path, stamp: Stamp) -> dict[str, np.ndarray]:
@@ -233,7 +239,7 @@ class OnnxRuntime:
 
     def _decoder(self, decoder: str, tile: str | None) -> Any:
         if decoder == TILED:
-            raise BackendError("the onnxruntime backend decodes pictures whole: leave --decoder at full, or use --backend eager")
+            raise BackendError(f"the {self.name} backend decodes pictures whole: leave --decoder at full, or use --backend eager")
         graph = DECODERS[decoder]
         if decoder == "tiny":
             check_decoder(self.model.folder)
@@ -248,65 +254,25 @@ class OnnxRuntime:
             self._autoencoder[key] = self._session(graph, named, path, key[1])
         return self._autoencoder[key]
 
-    def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path, wrapped: Wrapped | None = None) -> Any:
-        """A session of one of the model's graphs with ``weights``, which were read from ``path``, bound to it as float32."""
+    def _session(self, graph: str, weights: dict[str, np.ndarray], path: Path, wrapped: Wrapped | None = None, keep: bool = True) -> Session:
+        """A session of one of the model's graphs with ``weights``, which were read from ``path``, bound to it as float32.
+
+        ``keep``: what is compiled is of use to the next process too.
+        """
         if graph not in self._shapes:
             raise BackendError(f"{self.model.folder / GRAPHS} has no {graph}.onnx: take the folder away and {advice(self.model)}")
         content = (self.model.folder / GRAPHS / f"{graph}.onnx").read_bytes()
-        content = wrap(content, *wrapped) if wrapped else content
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
-        options.log_severity_level = 3
         shapes = self._shapes[graph]
-        weights = {name: value for name, value in weights.items() if name in shapes}
+        weights = {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items() if name in shapes}
         check_fit(path, weights, shapes)
-        bound = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value, np.float32)) for value in weights.values()]
-        options.add_external_initializers(list(weights), bound)
+        runtime = self._runtime(graph, wrapped is not None)
         try:
-            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            return runtime(wrap(content, *wrapped) if wrapped else content, weights, self.threads, keep)
         except Exception as error:
-            raise BackendError(f"onnxruntime cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
+            raise BackendError(f"{runtime.name} cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
 
-
-def denoiser(unet: Callable[[dict[str, NDArray[Any]]], Array], prompts: Sequence[Prompt], steering: Steering) -> Callable[[Array, int], Array]:
-    """``denoise(x, t)`` of a UNet's graph, called with its inputs by name; see fewstep.models.guidance.denoiser for what guidance does."""
-    scale, away = steering.guidance_scale, steering.away
-    empty = [_null(prompt) for prompt in prompts] if steering.null is None else list(steering.null)
-    nothing = None if away is None else [_null(prompt) for prompt in away]
-    if scale <= 1:
-        halves = [(prompts, away)]
-    elif empty[0].embeds.shape == prompts[0].embeds.shape:
-        halves = [([*empty, *prompts], None if away is None or nothing is None else [*nothing, *away])]
-    else:
-        halves = [(empty, nothing), (prompts, away)]
-    fixed = [_inputs(own, its, steering) for own, its in halves]
-
-    def run(x: Array, t: int, inputs: dict[str, NDArray[Any]]) -> Array:
-        sample = np.concatenate([x] * (len(inputs["ids"]) // len(x))).astype(np.float32)
-        return unet({"sample": sample, "timestep": np.full(len(sample), t, np.int64), **inputs})
-
-    def denoise(x: Array, t: int) -> Array:
-        outputs = [run(x, t, inputs) for inputs in fixed]
-        if scale <= 1:
-            return outputs[0]
-        null, real = np.split(outputs[0], 2) if len(outputs) == 1 else outputs
-        return null + np.float32(scale) * (real - null)
-
-    return denoise
-
-
-def _inputs(prompts: Sequence[Prompt], away: Sequence[Prompt] | None, steering: Steering) -> dict[str, NDArray[Any]]:
-    """What a UNet's graph takes beside latents and timestep."""
-    inputs: dict[str, NDArray[Any]] = {
-        "prompt_embeds": np.concatenate([prompt.embeds for prompt in prompts]),
-        "pooled": np.concatenate([prompt.pooled for prompt in prompts]),
-        "ids": np.concatenate([steering.ids] * (len(prompts) // len(steering.ids))),
-    }
-    if away is not None:
-        inputs |= {"negative_embeds": np.concatenate([prompt.embeds for prompt in away]), "nag_scale": np.array(steering.nag_scale, np.float32)}
-    return inputs
-
-
-def _null(prompt: Prompt) -> Prompt:
-    return Prompt(np.zeros_like(prompt.embeds), np.zeros_like(prompt.pooled))
+    def _runtime(self, graph: str, wrapped: bool) -> Runtime:
+        """Who computes ``graph``; padding that wraps around is ONNX Runtime's alone."""
+        if wrapped:
+            return open_runtime("onnxruntime")
+        return self._runtimes["text" if graph == "text" else "denoise" if graph in (PART, NEGATABLE) else "decode"]

@@ -1,0 +1,96 @@
+"""Which runtime is the fastest on this machine, stage by stage: measured once, and kept on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from fewstep.engine.backends import BackendError, log
+from fewstep.engine.backends.names import RUNTIMES, STAGES, stages_of
+from fewstep.engine.doctor import installed, instructions, processor
+from fewstep.engine.measured import least, remembered
+from fewstep.engine.model import Model
+from fewstep.engine.steering import Steering
+from fewstep.engine.wording import read
+from fewstep.schedule import TRAIN_TIMESTEPS
+
+ROUNDS = 9
+VARIABLE = "FEWSTEP_RUNTIMES"  # those that may be chosen, separated by commas; all that are installed unless it is set
+WORTH = 0.9  # of the first runtime's time, for another library to be loaded beside it
+
+
+def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
+    """The name of the runtimes that are the fastest for ``model``: one, or one for each of STAGES. ``make`` opens a backend by such a name.
+
+    The first of RUNTIMES where no other is installed, or VARIABLE allows none. Measured once for each model, processor, number of threads
+    and versions.
+    """
+    allowed = os.environ.get(VARIABLE, ",".join(RUNTIMES)).split(",")
+    there = [name for name in RUNTIMES if name in allowed and find_spec(name) is not None]
+    if len(there) < 2:
+        return RUNTIMES[0]
+    about = {
+        "what": "runtimes",
+        "model": model.hash(model.limits.default_steps),
+        "size": model.limits.native,
+        "processor": [processor(), *instructions()],
+        "threads": threads,
+        "versions": {name: installed(name) for name in ("fewstep", *there)},
+    }
+
+    def measure() -> str:
+        log.warning("fewstep: measuring once which of %s is faster on this machine; takes some seconds", " and ".join(there))
+        work = {name: made for name in there if (made := _work(model, make, name)) is not None}
+        return choose(_seconds(work, threads))
+
+    found = remembered(about, measure)
+    return found if isinstance(found, str) and set(stages_of(found)) <= set(there) else RUNTIMES[0]
+
+
+def choose(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """The name for these seconds, {runtime: {stage: ...}}: the first runtime's, but where another is clearly faster."""
+    names = []
+    for stage in STAGES:
+        best = min(seconds, key=lambda name: seconds[name][stage], default=RUNTIMES[0])
+        first = RUNTIMES[0]
+        names.append(best if first not in seconds or seconds[best][stage] < WORTH * seconds[first][stage] else first)
+    return names[0] if len(set(names)) == 1 else "+".join(names)
+
+
+def _work(model: Model, make: Callable[[str], Any], name: str) -> dict[str, Callable[[], Any]] | None:
+    """Each stage of a picture of the model's own size, done once already; None for a runtime that does not work here."""
+    steps, native = model.limits.default_steps, model.limits.native
+    side, timesteps = native // model.limits.factor, model.stamp(steps).timesteps
+    words = read("a red apple on a blue background")
+    try:
+        backend = make(name)
+        backend.prepare(steps, "full")
+        prompt = backend.encode((words, words))
+        x = backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
+        denoise = backend.denoiser(steps, [prompt], Steering(1.0, None, np.array([[native, native, 0, 0, native, native]], np.float32)))
+        work: dict[str, Callable[[], Any]] = {
+            "text": lambda: backend.encode((words, words)),
+            "denoise": lambda: denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1),
+            "decode": lambda: backend.decode(x, "full"),
+        }
+        for stage in STAGES:
+            work[stage]()
+    except (BackendError, ImportError, MemoryError, RuntimeError) as error:
+        log.warning("fewstep: %s cannot be used here (%s)", name, (str(error).splitlines() or [type(error).__name__])[0])
+        return None
+    return work
+
+
+def _seconds(work: Mapping[str, Mapping[str, Callable[[], Any]]], threads: int) -> dict[str, dict[str, float]]:
+    """The least seconds of each runtime's stages, which work in turn."""
+    spent = {name: dict.fromkeys(STAGES, math.inf) for name in work}
+    for _ in range(ROUNDS):
+        for stage in STAGES:
+            for name, stages in work.items():
+                spent[name][stage] = min(spent[name][stage], least(stages[stage], "cpu", threads))
+    return spent

@@ -1,0 +1,86 @@
+"""Runtimes that compute ONNX graphs on a CPU, each behind the same call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep.engine.backends import BackendError
+from fewstep.engine.backends.onnx_file import filled
+from fewstep.engine.measured import cache
+
+Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]  # inputs by name to outputs in the graph's order
+
+
+class Runtime(Protocol):
+    """Makes sessions of graphs."""
+
+    name: str
+
+    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+        """A session of the ONNX file ``content`` with ``weights``, float32 by name; ``keep``: what is compiled is kept on disk, if anything is.
+
+        Raises what the library raises.
+        """
+
+
+def open_runtime(name: str, precision: str = "auto") -> Runtime:
+    """The runtime ``name``, computing in ``precision``. Raises ImportError if it is not installed, BackendError if it has no such numbers here."""
+    return OpenVino(precision) if name == "openvino" else OnnxRuntime(precision)
+
+
+class OnnxRuntime:
+    """Microsoft's ONNX Runtime, which the plain install brings."""
+
+    name = "onnxruntime"
+
+    def __init__(self, precision: str = "auto") -> None:
+        if precision not in ("auto", "float32"):
+            raise BackendError(f"the onnxruntime backend computes in float32, not in {precision}: leave --backend or --precision at auto")
+
+    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+        """See Runtime."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
+        options.log_severity_level = 3
+        options.add_external_initializers(list(weights), [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+        def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+            return session.run(None, dict(inputs))
+
+        return run
+
+
+class OpenVino:
+    """Intel's OpenVINO, an extra. What it compiled is found again by a second process, which reads it in a quarter of the time."""
+
+    name = "openvino"
+
+    def __init__(self, precision: str = "auto") -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        self._numbers = {"auto": "f32", "float32": "f32", "bfloat16": "bf16"}.get(precision)
+        if self._numbers is None or (self._numbers == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+            raise BackendError(f"openvino does not compute in {precision} on this processor: leave --precision at auto")
+
+    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+        """See Runtime."""
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._numbers, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        if keep:
+            config["CACHE_DIR"] = str(Path(cache("openvino")))
+        model = self._core.read_model(filled(content, weights))
+        request = self._core.compile_model(model, "CPU", config).create_infer_request()
+
+        def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+            return list(request.infer(dict(inputs)).values())
+
+        return run

@@ -1,0 +1,181 @@
+"""What is measured on a machine and kept: who is faster, and how many pictures are best made at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep.engine import batching
+from fewstep.engine.backends import BackendError, able, fastest, graphs
+from fewstep.engine.backends.names import check_backend, stages_of
+from fewstep.engine.decode import rounded, to_bytes
+from fewstep.engine.engine import Engine
+from fewstep.engine.measured import remembered
+from fewstep.engine.model import open_model
+from fewstep.engine.request import MOST_BATCH, Request, RequestError
+from fewstep.zoo.registry import embedded
+
+pytestmark = pytest.mark.skipif(not (embedded("emoji") / "graphs").is_dir(), reason="the embedded model is not in this checkout")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fewstep" / "measured"
+
+
+def test_what_was_measured_is_measured_once_for_each_set_of_conditions(cache: Path) -> None:
+    asked = []
+
+    def measure() -> int:
+        asked.append(1)
+        return len(asked)
+
+    assert [remembered({"threads": 1}, measure), remembered({"threads": 1}, measure), remembered({"threads": 2}, measure)] == [1, 1, 2]
+    for file in cache.iterdir():
+        file.write_text("{")
+    assert remembered({"threads": 1}, measure) == 3, "a damaged file is measured again"
+
+
+def test_a_disk_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert remembered({}, lambda: 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((1.0, 1.0, 1.0), "onnxruntime"),
+        ((0.95, 0.95, 0.95), "onnxruntime"),
+        ((0.5, 0.5, 0.5), "openvino"),
+        ((2.0, 1.1, 0.5), "onnxruntime+onnxruntime+openvino"),
+        ((2.0, 0.8, 2.0), "onnxruntime+openvino+onnxruntime"),
+    ],
+)
+def test_each_stage_goes_to_the_runtime_that_is_clearly_faster(other: tuple[float, ...], expected: str) -> None:
+    one = dict.fromkeys(("text", "denoise", "decode"), 1.0)
+    assert fastest.choose({"onnxruntime": one, "openvino": dict(zip(one, other, strict=True))}) == expected
+    assert fastest.choose({"openvino": one}) == "openvino", "the other does not work here"
+    assert fastest.choose({}) == "onnxruntime"
+
+
+def test_it_is_measured_with_the_model_itself_and_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The runtime that every install has stands for both."""
+    monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,openvino")
+    monkeypatch.setattr(fastest, "find_spec", lambda name: object())
+    model, opened = open_model("emoji"), []
+
+    def make(name: str) -> Any:
+        opened.append(name)
+        return graphs.Graphs(model, 1, "onnxruntime")
+
+    monkeypatch.setattr(fastest, "least", lambda work, device, threads: (work(), 1.0)[1])
+    with caplog.at_level(logging.WARNING, "fewstep"):
+        assert fastest.fastest(model, 1, make) == "onnxruntime"
+        assert fastest.fastest(model, 1, make) == "onnxruntime"
+    assert opened == ["onnxruntime", "openvino"]
+    assert caplog.text.count("measuring once which of onnxruntime and openvino is faster") == 1
+    assert fastest.fastest(model, 2, make) == "onnxruntime"
+    assert len(opened) == 4, "another number of threads is another question"
+
+
+def test_a_runtime_that_does_not_work_is_said_and_passed_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,openvino")
+    monkeypatch.setattr(fastest, "find_spec", lambda name: object())
+    model = open_model("emoji")
+
+    def make(name: str) -> Any:
+        if name == "openvino":
+            raise BackendError("it has no such instructions")
+        return graphs.Graphs(model, 1, name)
+
+    assert fastest.fastest(model, 1, make) == "onnxruntime"
+    assert "openvino cannot be used here (it has no such instructions)" in caplog.text
+
+
+def test_a_batch_job_does_not_depend_on_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "fastest", lambda *_: "onnxruntime+openvino+openvino")
+    assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
+
+
+def test_names_of_backends_are_one_or_one_for_each_stage() -> None:
+    check_backend("onnxruntime+openvino+onnxruntime")
+    assert stages_of("openvino") == ("openvino",) * 3
+    for name in ("onnxruntime+openvino", "onnxruntime+eager+eager", "", "+"):
+        with pytest.raises(RequestError, match="there is auto, onnxruntime, openvino"):
+            check_backend(name)
+
+
+def test_who_cannot_compute_in_a_precision_is_not_tried() -> None:
+    assert able("cpu", "auto") == able("cpu", "float32") == ("onnxruntime", "eager")
+    assert able("cpu", "int8") == ("eager",)
+    assert able("cpu", "bfloat16") == ("onnxruntime",), "with OpenVINO's decoder"
+    assert able("cuda:1", "int8") == ("compiled", "eager")
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for asked in ({"backend": "openvino"}, {"precision": "bfloat16"}):
+        with pytest.raises(ModuleNotFoundError, match="openvino"):
+            Engine.load("emoji", **asked)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({1: 0.4, 2: 0.3, 4: 0.2, 8: 0.1}, 8),
+        ({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.105}, 8),
+        ({1: 0.3, 2: 0.1, 4: 0.2, 8: 0.2}, 2),
+        ({1: 0.4, 2: 0.2}, 2),
+        ({1: 30.0}, 1),
+        ({}, 1),
+    ],
+)
+def test_the_largest_batch_is_taken_unless_a_smaller_one_is_clearly_faster(seconds: dict[int, float], expected: int) -> None:
+    assert batching.choose(seconds) == expected
+
+
+def test_pictures_are_made_in_the_measured_batch(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    engine = Engine.load("emoji", backend="onnxruntime")
+    requests = [Request("a pizza", seed, 1, 64, 64) for seed in range(5)]
+    assert engine.best_batch(engine.limits.settle(requests[0])) in batching.BATCHES
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(batching, "least", lambda *_: math.nan)
+    fresh = Engine(engine.model, engine.backend)
+    assert fresh.best_batch(fresh.limits.settle(requests[0])) == engine.best_batch(engine.limits.settle(requests[0])), "read, not measured"
+    fresh._batching._best = dict.fromkeys(fresh._batching._best, 2)
+    assert [picture.record.batch for picture in fresh.generate_many(requests)] == [2, 2, 2, 2, 1]
+
+
+def test_a_batch_that_memory_does_not_hold_is_not_tried_further() -> None:
+    def denoiser(steps: int, prompts: list[Any], steering: Any) -> Any:
+        if len(prompts) > 2:
+            raise MemoryError
+        return lambda x, t: x
+
+    backend: Any = SimpleNamespace(
+        name="eager", device="cpu", precision="auto", threads=2, encode=lambda words, chunks: None, array=lambda x: x, denoiser=denoiser, wait=lambda: None
+    )
+    engine = Engine.load("emoji", backend="onnxruntime")
+    found = batching.Batching(engine.model)._seconds(engine.limits.settle(Request("x", 0, 1)), backend, guided=False)
+    assert set(found) == {1, 2}
+    assert MOST_BATCH not in found
+
+
+def test_a_card_would_round_pixels_as_the_processor_does() -> None:
+    """The card's arithmetic, carried out here: every tie and every border of a byte, and what lies outside."""
+    halves = (np.arange(-4, 516, dtype=np.float32) / 2 / 255 - 0.5) * 2
+    values = np.stack([halves, np.nextafter(halves, 2), np.nextafter(halves, -2)])[None, :, :, None].astype(np.float32)
+    made, finite = rounded(torch.from_numpy(values))
+    assert bool(finite)
+    assert (made.numpy() == to_bytes(values)).all()
+    assert not bool(rounded(torch.tensor([0.0, np.nan]).view(1, 1, 2, 1))[1])
