@@ -50,7 +50,8 @@ def check(engine: Engine, pipe: Any, stack: list[tuple[Path, float]]) -> None:
     for number, (path, _) in enumerate(stack):
         pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=str(number))
     pipe.set_adapters([str(number) for number in range(len(stack))], [weight for _, weight in stack])
-    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(3))
+    side = 128 // engine.limits.factor
+    noise = torch.randn((1, 4, side, side), generator=torch.Generator("cpu").manual_seed(3))
     theirs = pipe(PROMPT, width=128, height=128, num_inference_steps=4, guidance_scale=0.0, latents=noise).images[0]
     ours, plain = (engine.generate(Request(PROMPT, 3, 4, 128, 128, loras=used)).image for used in (stack, ()))
     assert np.asarray(theirs).std() > FLATTEST and difference(ours, plain) >= LEAST, "a difference would not be seen"

@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from fewstep.engine.model import Model, open_model
 from fewstep.engine.request import RequestError, listed
 
-FORMATS = ("diffusers", "unet", "lora", "single-file", "onnx", "graphs")
+FILES = {"unet": "-unet", "lora": "-lora", "single-file": ""}  # formats that are one file, and what the names of such files end in
+FORMATS = ("diffusers", *FILES, "onnx", "graphs")
+SUFFIX = ".safetensors"
+RANK = 64  # of a LoRA that is extracted, as SDXL-Lightning's
 
 
-def write(folder: Path, steps: int, to: str, out: Path) -> Path:
-    """Write the ``steps``-step student of the model in ``folder`` as ``to`` has it, whole or not at all. Returns where it lies.
+def write(model: Model | Path | str, steps: int, to: str, out: Path, rank: int = RANK) -> Path:
+    """Write the ``steps``-step student of ``model``, a known name, a folder, a file or what those were found to be, as ``to`` has it, whole or
+    not at all. Returns where it lies.
 
     "diffusers" makes a folder that a plain ``from_pretrained`` opens, "unet" a file of the UNet alone, "lora" a file in kohya's layout,
-    "single-file" the whole model in SDXL's original layout, "onnx" a folder of ONNX files, "graphs" the same without weights, for the
-    model's own folder. Raises RequestError where there is something at ``out`` already or the student cannot be had in this form,
-    WeightsError on weights that cannot be used, and OSError where ``out`` cannot be written.
+    extracted at ``rank`` where the student is a whole UNet, "single-file" the whole model in SDXL's original layout; ``out`` is a
+    .safetensors file, or a folder to put one in, and its card lies beside a file. "onnx" makes a folder of ONNX files, "graphs" the same
+    without weights, for the model's own folder. Raises RequestError where there is something at ``out`` already or the student cannot be
+    had in this form, what open_model raises on a model that is not there, WeightsError on weights that cannot be used, and OSError where
+    ``out`` cannot be written.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
+    found, out = model if isinstance(model, Model) else open_model(str(model), steps), Path(out).resolve()
+    if to in FILES:
+        return _write_file(found, steps, to, out, rank)
+    if to not in FORMATS:
+        raise RequestError(f"to = {to!r}: there is {listed(FORMATS)}")
+    check_free(out)
     if to == "diffusers":
-        check_free(out)
         from fewstep.export.diffusers import write_folder
 
-        return write_folder(folder, steps, out)
+        return write_folder(found, steps, out)
+    from fewstep.export import onnx
+
+    return (onnx.write_onnx if to == "onnx" else onnx.write_weightless)(found, steps, out)
+
+
+def _write_file(model: Model, steps: int, to: str, out: Path, rank: int) -> Path:
+    """The weights, and then their card."""
+    target = out if out.suffix == SUFFIX else out / f"{plain(model.limits.name)}-{steps}-step{FILES[to]}{SUFFIX}"
+    for path in (target, card_path(target)):
+        check_free(path)
+    note = ""
     if to == "lora":
         from fewstep.export.lora import write_lora
 
-        return write_lora(folder, steps, out)
-    if to in ("unet", "single-file"):
+        stamp, note = write_lora(model, steps, target, rank)
+    else:
         from fewstep.export import single_file
 
-        return (single_file.write_unet if to == "unet" else single_file.write_single_file)(folder, steps, out)
-    if to in ("onnx", "graphs"):
-        check_free(out)
-        from fewstep.export import onnx
+        stamp = (single_file.write_unet if to == "unet" else single_file.write_single_file)(model, steps, target)
+    from fewstep.export.card import write_card
 
-        return (onnx.write_onnx if to == "onnx" else onnx.write_weightless)(folder, steps, out)
-    raise RequestError(f"to = {to!r}: there is {listed(FORMATS)}")
+    write_card(model, stamp, target.name, card_path(target), to, note)
+    return target
 
 
-def card_of(folder: Path, to: str, out: Path) -> str:
-    """The model card of ``out``, a file that was exported ``to`` "unet", "lora" or "single-file" from the model in ``folder``."""
-    from fewstep.engine.model import open_model
-    from fewstep.engine.words import read_words
-    from fewstep.export.card import card
-    from fewstep.models.weights import read_header
-    from fewstep.stamp import Stamp
+def card_path(file: Path) -> Path:
+    """Where the card of an exported ``file`` lies."""
+    return file.with_suffix(".md")
 
-    stamp = Stamp.from_metadata(read_header(out).metadata)
-    assert stamp is not None, "every export has one"
-    return card(folder, stamp, open_model(str(folder)).limits.native, out.name, read_words(folder).get("subjects", []), to)
+
+def plain(name: str) -> str:
+    """A model's name as a part of a file's: "lcm-lora on me/mine" is "lcm-lora-on-me-mine"."""
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def check_free(out: Path) -> None:

@@ -7,44 +7,72 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.engine.files import write_bytes
+from fewstep.engine.model import Model
+from fewstep.engine.words import read_words
 from fewstep.evals.table import COLUMNS, TEACHER
 from fewstep.export.modelspec import is_sdxl
+from fewstep.export.tools import SAMPLERS, arguments, comfy, forge, settings
+from fewstep.models.weights import find_weights
 from fewstep.stamp import Stamp, file_hash
+from fewstep.zoo.hub import repo_of
+from fewstep.zoo.known import KNOWN, Known
 from fewstep.zoo.registry import embedded
 
 PROMPT = "a red apple on a blue background"
 EVALUATION = "evaluation.json"  # in a model's folder: what fewstep evaluate MODEL --json wrote
 SHOWN = ("top1", "top5", "background", "frechet", "diversity", "precision", "sharpness", "distance")
-LICENCE = """
-## Licence
-
-Apache-2.0. The weights were trained on Noto Emoji drawings (Apache-2.0; fonts made from them OFL-1.1) and on Unicode's names and keywords
+LICENCE = """Apache-2.0. The weights were trained on Noto Emoji drawings (Apache-2.0; fonts made from them OFL-1.1) and on Unicode's names and keywords
 (Unicode License v3); none of these works is part of this export.
 """
-FACTS = 'EulerDiscreteScheduler, timestep_spacing="trailing", prediction_type="{prediction}"'
+TAGS = {"Apache-2.0": "apache-2.0", "OpenRAIL++-M": "openrail++"}  # the Hub's names of licences
 
 
-def card(folder: Path, stamp: Stamp, size: int, name: str, subjects: Sequence[str] = (), to: str = "diffusers") -> str:
-    """README.md of the export ``name``, a folder or a file, from the model in ``folder`` with square pictures of ``size`` pixels a side."""
-    ours = folder.resolve() == embedded("emoji").resolve()
-    what = "undistilled teacher" if stamp.kind == "teacher" else "student"
-    matter = ["library_name: diffusers", "pipeline_tag: text-to-image"] + ["license: apache-2.0"] * ours
+def write_card(model: Model, stamp: Stamp, name: str, path: Path, to: str = "diffusers", note: str = "") -> None:
+    """Write the card of the export ``name``, a folder or a file, of ``model`` to ``path``. Raises OSError where it cannot be written."""
+    own, subjects = model.limits, read_words(model.folder).get("subjects", [])
+    write_bytes(path, card(model.folder, stamp, own.native, name, subjects, to, own.name, note).encode())
+
+
+def card(folder: Path, stamp: Stamp, size: int, name: str, subjects: Sequence[str] = (), to: str = "diffusers", model: str = "", note: str = "") -> str:
+    """The card of the export ``name``, a folder or a file, from the model in ``folder`` with square pictures of ``size`` pixels a side.
+
+    ``model`` is what it is called, if not as its folder; ``note`` how the export is not what was evaluated.
+    """
+    called, what = model or folder.name, "undistilled teacher" if stamp.kind == "teacher" else "student"
+    ours, known = called == "emoji" and folder.resolve() == embedded("emoji").resolve(), KNOWN.get(model)
+    licence = "Apache-2.0" if ours else known.licence if known else ""
+    matter = ["library_name: diffusers", "pipeline_tag: text-to-image"] + [f"license: {TAGS.get(licence, 'other')}"] * bool(licence)
     front = "\n".join(["---", *matter, "---"])
     prompt = PROMPT if ours or not subjects else f"a {subjects[0]} on a blue background"
     return f"""{front}
 
 # {Path(name).stem if to != "diffusers" else name}
 
-The {stamp.steps}-step {what} of {folder.name}, {size}×{size} pixels, exported by fewstep. {_rule(stamp)}
+The {stamp.steps}-step {what} of {called}, {size}×{size} pixels, exported by fewstep. {_rule(stamp)}{f" {note}" * bool(note)}
 
 ## diffusers
 
 ```python
-{PROGRAMS[to](name, folder.name, prompt, stamp)}image.save("picture.png")
+{PROGRAMS[to](name, _base(folder), prompt, stamp)}image.save("picture.png")
 ```
 
 {_scheduler(stamp, to)}
-{_tools(folder, stamp)}{LICENCE if ours else ""}{_training(stamp, ours)}{_evaluation(folder, stamp)}"""
+{_tools(folder, stamp)}{_licence(licence, ours, known)}{_training(stamp, ours)}{_evaluation(folder, stamp) if not note else ""}"""
+
+
+def _base(folder: Path) -> str:
+    """What to open with diffusers to have the model in ``folder``: an id of the Hub where it lies in its cache, else the folder."""
+    return repo_of(folder) or folder.name
+
+
+def _licence(licence: str, ours: bool, known: Known | None) -> str:
+    """What is known of it: whoever gave other weights says under which."""
+    if not licence:
+        return ""
+    page = f"https://huggingface.co/{known.repo}" if known else ""
+    given = f"{licence}, as {page} has it: what it asks of copies is asked of this one.\n"
+    return f"\n## Licence\n\n{LICENCE if ours else given}"
 
 
 def _rule(stamp: Stamp) -> str:
@@ -56,48 +84,41 @@ def _rule(stamp: Stamp) -> str:
 def _scheduler(stamp: Stamp, to: str) -> str:
     times = ", ".join(map(str, stamp.timesteps[:8])) + " …" * (stamp.steps > 8)
     where = "The scheduler lies in the folder" if to == "diffusers" else "The scheduler is"
-    facts = FACTS.format(prediction=stamp.prediction_type)
+    facts = f"{SAMPLERS[stamp.sampler].scheduler}, {settings(stamp)}"
     return f"{where}: {facts}.\nIt evaluates the network at {times}.\nAnother scheduler, or this one with other settings, needs both of these."
 
 
-def _call(prompt: str, stamp: Stamp) -> str:
+def _program(prompt: str, stamp: Stamp, *load: str, others: str = "") -> str:
+    """A program that makes a picture, where these lines open the pipeline."""
+    scheduler = SAMPLERS[stamp.sampler].scheduler
+    chosen = f"pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config, {settings(stamp)})\n"
+    lines = "".join(f"{line}\n" for line in load)
     return (
-        'seed = torch.Generator("cpu").manual_seed(0)\n'
-        f'image = pipe("{prompt}", num_inference_steps={stamp.steps}, guidance_scale={stamp.guidance_scale:g}, generator=seed).images[0]\n'
-    )
-
-
-def _euler(stamp: Stamp) -> str:
-    return (
-        f'pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing", prediction_type="{stamp.prediction_type}")\n'
+        f"import torch\nfrom diffusers import {scheduler}, StableDiffusionXLPipeline\n{others}\n{lines}{chosen}"
+        f'seed = torch.Generator("cpu").manual_seed(0)\nimage = pipe("{prompt}", {arguments(stamp)}, generator=seed).images[0]\n'
     )
 
 
 def _of_folder(name: str, base: str, prompt: str, stamp: Stamp) -> str:
     load = f'pipe = StableDiffusionXLPipeline.from_pretrained("{name}")  # this folder\n'
-    return f"import torch\nfrom diffusers import StableDiffusionXLPipeline\n\n{load}{_call(prompt, stamp)}"
+    made = f'seed = torch.Generator("cpu").manual_seed(0)\nimage = pipe("{prompt}", {arguments(stamp)}, generator=seed).images[0]\n'
+    return f"import torch\nfrom diffusers import StableDiffusionXLPipeline\n\n{load}{made}"
 
 
 def _of_unet(name: str, base: str, prompt: str, stamp: Stamp) -> str:
-    load = (
-        f'pipe = StableDiffusionXLPipeline.from_pretrained("{base}")  # the folder of the model that the student is of\n'
-        f'pipe.unet.load_state_dict(load_file("{name}"))\n'
-    )
-    imports = "import torch\nfrom diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline\nfrom safetensors.torch import load_file\n\n"
-    return f"{imports}{load}{_euler(stamp)}{_call(prompt, stamp)}"
+    load = f'pipe = StableDiffusionXLPipeline.from_pretrained("{base}")  # the model that the student is of'
+    return _program(prompt, stamp, load, f'pipe.unet.load_state_dict(load_file("{name}"))', others="from safetensors.torch import load_file\n")
 
 
 def _of_lora(name: str, base: str, prompt: str, stamp: Stamp) -> str:
-    load = (
-        f'pipe = StableDiffusionXLPipeline.from_pretrained("{base}")  # the folder of the model that it applies to, or a fine-tune\n'
-        f'pipe.load_lora_weights("{name}")\n'
-    )
-    return f"import torch\nfrom diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline\n\n{load}{_euler(stamp)}{_call(prompt, stamp)}"
+    load = f'pipe = StableDiffusionXLPipeline.from_pretrained("{base}")  # the model that it applies to, or a fine-tune'
+    return _program(prompt, stamp, load, f'pipe.load_lora_weights("{name}")')
 
 
 def _of_file(name: str, base: str, prompt: str, stamp: Stamp) -> str:
-    load = f'pipe = StableDiffusionXLPipeline.from_single_file("{name}", config="{base}")  # configurations and tokenizers: the model\'s folder\n'
-    return f"import torch\nfrom diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline\n\n{load}{_euler(stamp)}{_call(prompt, stamp)}"
+    return _program(
+        prompt, stamp, f'pipe = StableDiffusionXLPipeline.from_single_file("{name}", config="{base}")  # configurations and tokenizers: the model\'s folder'
+    )
 
 
 PROGRAMS: dict[str, Callable[[str, str, str, Stamp], str]] = {"diffusers": _of_folder, "unet": _of_unet, "lora": _of_lora, "single-file": _of_file}
@@ -107,13 +128,7 @@ def _tools(folder: Path, stamp: Stamp) -> str:
     """The samplers of the tools that know SDXL's architecture alone."""
     if not is_sdxl(folder):
         return "\nComfyUI, A1111 and Forge know SDXL's own widths alone, and this network has others: use it with diffusers or fewstep.\n"
-    guidance = f"{max(stamp.guidance_scale, 1.0):g}"
-    comfy = f"KSampler: steps {stamp.steps}, cfg {guidance}, sampler_name euler, scheduler sgm_uniform, denoise 1"
-    other = f"Sampling method Euler, Schedule type SGM Uniform, Sampling steps {stamp.steps}, CFG scale {guidance}"
-    if stamp.prediction_type == "sample":
-        comfy += "; before it ModelSamplingDiscrete with sampling x0, for it predicts the picture"
-        other = "it predicts the picture itself, which they cannot sample: take more steps there"
-    return f"\n## ComfyUI\n\n{comfy}.\n\n## A1111 and Forge\n\n{other[:1].upper()}{other[1:]}.\n"
+    return f"\n## ComfyUI\n\n{comfy(stamp)}.\n\n## A1111 and Forge\n\n{forge(stamp)}.\n"
 
 
 def _training(stamp: Stamp, ours: bool) -> str:
@@ -134,7 +149,7 @@ def _evaluation(folder: Path, stamp: Stamp) -> str:
     """What fewstep evaluate measured of this student and its teacher, if it was of these weights."""
     try:
         found: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf8"))
-        if found["about"]["teacher"] != file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors"):
+        if found["about"]["teacher"] != file_hash(find_weights(folder / "unet")):
             return ""
         rows = {row["name"]: row for row in found["rows"]}
         wanted = [TEACHER] if stamp.kind == "teacher" else [TEACHER, str(stamp.steps)]

@@ -7,65 +7,70 @@ import json
 import tempfile
 from pathlib import Path
 
-from fewstep.engine.model import open_model
+import torch
+
+from fewstep.engine.model import Model
 from fewstep.engine.request import RequestError
-from fewstep.export.card import card
+from fewstep.export.card import write_card
 from fewstep.models.bundle import SCHEDULER, Bundle, load_bundle, save_bundle
-from fewstep.models.students import read_student
-from fewstep.schedule import CLEAN, start_scale, trailing_timesteps
-from fewstep.stamp import Stamp
+from fewstep.models.single_file import read_single_file
+from fewstep.models.students import Wardrobe
+from fewstep.schedule import CLEAN, start_scale
+from fewstep.stamp import SPACINGS, Stamp
 
 
-def write_folder(folder: Path, steps: int, out: Path) -> Path:
-    """Write the model in ``folder`` to ``out`` with the student for ``steps`` in its UNet's place, or its teacher. Returns ``out``.
+def write_folder(model: Model, steps: int, out: Path) -> Path:
+    """Write ``model`` to ``out`` with the student for ``steps`` in its UNet's place, or its teacher. Returns ``out``.
 
     All of it lies under a temporary name until it is complete. Raises RequestError on a student that diffusers' Euler scheduler cannot
     sample, WeightsError on weights that cannot be used, OSError where ``out`` cannot be written.
     """
-    bundle, stamp = opened(folder, steps)
-    check_euler(stamp)
+    check_euler(model.stamp(steps))
+    bundle = opened(model, steps, torch.float16)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         written = Path(temporary) / out.name
         save_bundle(bundle, written)
-        scheduler = {**SCHEDULER, "prediction_type": stamp.prediction_type}
+        scheduler = {**SCHEDULER, "prediction_type": bundle.stamp.prediction_type, "timestep_spacing": bundle.stamp.spacing}
         (written / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
-        size = int(bundle.unet.config.sample_size) * bundle.factor
-        (written / "README.md").write_text(card(folder, stamp, size, out.name, bundle.words.get("subjects", [])), encoding="utf8")
+        write_card(model, bundle.stamp, out.name, written / "README.md")
         written.replace(out)
     return out
 
 
-def opened(folder: Path, steps: int) -> tuple[Bundle, Stamp]:
-    """The model in ``folder`` with the UNet for ``steps`` in place, and what that UNet is now: whole, whatever it was made from.
+def opened(model: Model, steps: int, dtype: torch.dtype = torch.float32) -> Bundle:
+    """``model`` with the UNet for ``steps`` in place, and the stamp of what that UNet is now: whole, whatever it was made from.
 
-    Weights are found as the engine finds them. Raises RequestError or StepMismatch on a step count that is not there, WeightsError.
+    Raises WeightsError on weights that cannot be used.
     """
-    model = open_model(str(folder), steps)
-    bundle, stamp = load_bundle(folder), model.base
-    path = model.students.get(steps)
-    if path is None:
-        stamp = dataclasses.replace(stamp, steps=steps, timesteps=())
-    elif path != model.unet:
-        bundle.unet, stamp = read_student(bundle, path)
-    if stamp.kind == "lora":
-        stamp = dataclasses.replace(stamp, kind="unet", alpha=0.0)
-    bundle.stamp = stamp
-    return bundle, stamp
+    bundle = loaded(model, dtype)
+    stamp, path = model.stamp(steps), model.students.get(steps)
+    if path is not None and path != model.unet:
+        Wardrobe(bundle.unet, bundle).wear(path, lambda: stamp)
+    bundle.stamp = dataclasses.replace(stamp, kind="unet", alpha=0.0) if stamp.kind == "lora" else stamp
+    return bundle
+
+
+def loaded(model: Model, dtype: torch.dtype) -> Bundle:
+    """``model`` with its own UNet. What is written in float16 is read so, and is in memory once. Raises WeightsError as above."""
+    return read_single_file(model.file, model.folder, dtype=dtype) if model.file else load_bundle(model.folder, dtype=dtype)
 
 
 def check_euler(stamp: Stamp) -> None:
-    """Raises RequestError unless EulerDiscreteScheduler with trailing timesteps walks as ``stamp`` says."""
+    """Raises RequestError unless EulerDiscreteScheduler, with the timesteps that ``stamp`` spaces, walks as it says."""
+    scale = start_scale() if stamp.spacing == "trailing" else 1.0
     odd = [
         what
         for what, differs in (
             ("draws noise anew between steps", stamp.fresh != 0),
             (f"ends at timestep {stamp.end}", stamp.end != CLEAN),
             ("has a consistency model's boundary condition", stamp.boundary != 0),
-            (f"evaluates at {list(stamp.timesteps)}", list(stamp.timesteps) != trailing_timesteps(stamp.steps)),
-            (f"starts from noise scaled by {stamp.start_scale:g}", abs(stamp.start_scale - start_scale()) > 1e-6),
+            (f"evaluates at {list(stamp.timesteps)}", list(stamp.timesteps) != SPACINGS[stamp.spacing](stamp.steps)),
+            (f"starts from noise scaled by {stamp.start_scale:g}", abs(stamp.start_scale - scale) > 1e-6),
         )
         if differs
     ]
     if odd:
-        raise RequestError(f"the {stamp.steps}-step student {' and '.join(odd)}, which diffusers' EulerDiscreteScheduler cannot do: use it with fewstep")
+        raise RequestError(
+            f"the {stamp.steps}-step student {' and '.join(odd)}, which diffusers' EulerDiscreteScheduler cannot do: use it with fewstep, or --to unet"
+        )

@@ -14,21 +14,23 @@ SDXL = (320, 640, 1280)  # channels of the UNet
 PREDICTION = {"epsilon": "epsilon", "v_prediction": "v"}  # modelspec knows no other
 
 
-def modelspec(folder: Path, stamp: Stamp, adapter: str = "") -> dict[str, str]:
+def modelspec(folder: Path, stamp: Stamp, adapter: str = "", name: str = "", note: str = "") -> dict[str, str]:
     """The metadata that modelspec requires of a student of the model in ``folder``, and what of the rest is known of it.
 
-    ``adapter`` is "lora" for one. SDXL's architecture is claimed only for UNets that are SDXL's. There is no date and no hash of the tensors:
-    the same export gives the same bytes, and what was exported may be far larger than memory.
+    ``adapter`` is "lora" for one, ``name`` what the model is called if not as its folder, ``note`` what there is to say besides. SDXL's
+    architecture is claimed only for UNets that are SDXL's. There is no date and no hash of the tensors: the same export gives the same
+    bytes, and what was exported may be far larger than memory.
     """
     side = int(_config(folder, "unet")["sample_size"]) * 2 ** (len(_config(folder, "vae")["block_out_channels"]) - 1)
-    architecture = "stable-diffusion-xl-v1-base" if is_sdxl(folder) else folder.name
+    name = name or folder.name
+    architecture = "stable-diffusion-xl-v1-base" if is_sdxl(folder) else name
     what = "undistilled teacher" if stamp.kind == "teacher" else "student"
     spec = {
         "sai_model_spec": VERSION,
         "architecture": f"{architecture}/{adapter}" if adapter else architecture,
         "implementation": "https://github.com/huggingface/diffusers" if adapter else "https://github.com/Stability-AI/generative-models",
-        "title": f"{folder.name}, {stamp.steps} step{'s' * (stamp.steps != 1)}",
-        "description": f"The {stamp.steps}-step {what} of {folder.name}, exported by fewstep.",
+        "title": f"{name}, {stamp.steps} step{'s' * (stamp.steps != 1)}",
+        "description": f"The {stamp.steps}-step {what} of {name}, exported by fewstep. {note}".strip(),
         "resolution": f"{side}x{side}",
         "usage_hint": usage(stamp),
         "tags": "few-step" if stamp.kind != "teacher" else "teacher",
@@ -45,7 +47,8 @@ def modelspec(folder: Path, stamp: Stamp, adapter: str = "") -> dict[str, str]:
 def usage(stamp: Stamp) -> str:
     """How it is sampled, in the words that tools share."""
     scale = f"CFG scale {max(stamp.guidance_scale, 1.0):g}"
-    return f"{stamp.steps} step{'s' * (stamp.steps != 1)}, sampler Euler, schedule SGM Uniform (trailing timesteps), {scale}, predicts {stamp.prediction_type}"
+    schedule = "SGM Uniform (trailing timesteps)" if stamp.spacing == "trailing" else "Normal (leading timesteps)"
+    return f"{stamp.steps} step{'s' * (stamp.steps != 1)}, sampler {stamp.sampler}, schedule {schedule}, {scale}, predicts {stamp.prediction_type}"
 
 
 def is_sdxl(folder: Path) -> bool:

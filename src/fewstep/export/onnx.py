@@ -14,8 +14,9 @@ import onnx
 import onnxruntime
 import torch
 
-from fewstep.engine.backends import ort
+from fewstep.engine.backends import guided
 from fewstep.engine.decode import decode, to_bytes, unscaled
+from fewstep.engine.model import Model
 from fewstep.engine.steering import Steering
 from fewstep.export.diffusers import opened
 from fewstep.models.bundle import Bundle
@@ -31,23 +32,24 @@ BOUND = 2  # of 255, between a picture of the files and torch's
 PROMPT, SEED = "a red apple on a blue background", 0
 
 
-def write_onnx(folder: Path, steps: int, out: Path) -> Path:
+def write_onnx(model: Model, steps: int, out: Path) -> Path:
     """Write text.onnx, unet.onnx and decoder.onnx with the weights of the student for ``steps`` inside, in float32, to the folder ``out``.
 
     Beside them lie the two tokenizers and model.json, which says how to sample, how large each file is and how far a picture made with
-    the files was from torch's. Raises RequestError or StepMismatch on a step count that is not there, WeightsError on weights that cannot
-    be used, ArithmeticError if that distance is over 2/255; then nothing is written.
+    the files was from torch's. Raises WeightsError on weights that cannot be used, ArithmeticError
+    if that distance is over 2/255; then nothing is written.
     """
-    bundle, stamp = opened(folder, steps)
+    bundle = opened(model, steps)
+    stamp = bundle.stamp
     tensors = {f"{part}.{key}": value for part, network in bundle.models.items() for key, value in network.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         written = Path(temporary) / out.name
         written.mkdir()
         for name in PARTS:
-            onnx.save(with_weights(_graph(bundle, folder, name), tensors), str(written / f"{name}.onnx"))
+            onnx.save(with_weights(_graph(bundle, model.folder, name), tensors), str(written / f"{name}.onnx"))
         for name in ("tokenizer", "tokenizer_2"):
-            copytree(folder / name, written / name)
+            copytree(model.folder / name, written / name)
         difference = distance(bundle, stamp, written)
         if difference > BOUND:
             raise ArithmeticError(
@@ -64,9 +66,9 @@ def write_onnx(folder: Path, steps: int, out: Path) -> Path:
     return out
 
 
-def write_weightless(folder: Path, steps: int, out: Path) -> Path:
+def write_weightless(model: Model, steps: int, out: Path) -> Path:
     """Write the model's graphs without weights to the folder ``out``: in a model's own folder, as ``graphs``, fewstep's engine runs on them."""
-    bundle, _ = opened(folder, steps)
+    bundle = opened(model, steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         write_graphs(bundle, Path(temporary) / out.name).replace(out)
@@ -94,8 +96,8 @@ def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
         t([PROMPT], padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="np").input_ids.astype(np.int64)
         for t in (bundle.tokenizer, bundle.tokenizer_2)
     ]
-    prompt = ort.Prompt(*sessions["text"].run(None, {"tokens": tokens[0], "tokens_2": tokens[1]}))
-    denoise = ort.denoiser(lambda inputs: sessions["unet"].run(None, inputs)[0], [prompt], Steering(stamp.guidance_scale, None, ids.numpy()))
+    prompt = guided.Prompt(*sessions["text"].run(None, {"tokens": tokens[0], "tokens_2": tokens[1]}))
+    denoise = guided.denoiser(lambda inputs: sessions["unet"].run(None, inputs)[0], [prompt], Steering(stamp.guidance_scale, None, ids.numpy()))
     *_, theirs = sample(denoise, noise.numpy(), renoise=lambda _: again.numpy(), **stamp.walk())
     pixels = sessions["decoder"].run(None, {"latents": unscaled(bundle.vae.config, theirs.latents).astype(np.float32)})[0]
     return int(np.abs(to_bytes(pixels).astype(int) - expected.astype(int)).max())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.engine.request import RequestError, listed
-from fewstep.export import card_of
+from fewstep.export import card_path
 from fewstep.export.card import PROGRAMS
 from fewstep.zoo.hub import REPO
 
@@ -30,24 +30,21 @@ def check_push(repo: str, to: str) -> None:
         raise RequestError("--push needs a token of the Hub that may write: log in with hf auth login, or set HF_TOKEN")
 
 
-def publish(out: Path, repo: str, folder: Path, to: str) -> str:
-    """Upload ``out``, exported ``to`` some format from the model in ``folder``, to ``repo``, which is made if it is not there. Returns its address.
+def publish(out: Path, repo: str) -> str:
+    """Upload the export ``out``, with its card, to ``repo``, which is made if it is not there. Returns its address.
 
-    A folder has its card, and for a file one is made. Raises RequestError on whatever the Hub or the way
-    there says against it; what was exported stays.
+    Raises RequestError on whatever the Hub or the way there says against it; what was exported stays.
     """
     from huggingface_hub import HfApi
 
     api: Any = HfApi()
-    card = None if out.is_dir() else card_of(folder, to, out)
     try:
         api.create_repo(repo, repo_type="model", exist_ok=True)
         if out.is_dir():
             done = api.upload_folder(repo_id=repo, folder_path=os.fspath(out), commit_message=f"fewstep export: {out.name}")
         else:
             done = api.upload_file(repo_id=repo, path_or_fileobj=os.fspath(out), path_in_repo=out.name, commit_message=f"fewstep export: {out.name}")
-        if card is not None:
-            done = api.upload_file(repo_id=repo, path_or_fileobj=card.encode(), path_in_repo=CARD, commit_message="fewstep export: the card")
+            done = api.upload_file(repo_id=repo, path_or_fileobj=os.fspath(card_path(out)), path_in_repo=CARD, commit_message="fewstep export: the card")
     except Exception as error:  # the library's own, its client's and the system's have no common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{out} is written, but {repo} did not take it ({reason}): see to that and give the same command with another --out") from error

@@ -5,12 +5,13 @@ W' = W + strength · (alpha / rank) · B A        A: [rank, in·k·k] ("down"), 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn import functional
 
 from fewstep.models.stack import Changes, total
 
@@ -22,22 +23,33 @@ SUFFIXES = (
 
 
 class LowRank(nn.Module):
-    """A parametrization that adds (alpha / rank) · B A to a weight; B starts at zero, so that it begins as no change."""
+    """What an adapter adds to a layer's output: (alpha / rank) · B (A x). B starts at zero, so that it begins as no change.
+
+    It stands beside the weight, not in it: a small change is not rounded away where the weight is held in bfloat16.
+    """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
         super().__init__()
         rank = min(rank, weight.shape[0], weight[0].numel())
         self.scale = alpha / rank
-        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()).to(weight.device) / rank)
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
+        self.down = nn.Parameter((torch.randn(rank, weight[0].numel()) / rank).view(rank, *weight.shape[1:]).to(weight.device))
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, *(1,) * (weight.ndim - 2), device=weight.device))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """The adapted weight."""
-        return weight + self.scale * (self.up @ self.down).view_as(weight)
+    def forward(self, layer: Any, x: Tensor) -> Tensor:
+        """The adapter's share of the output of ``layer``, a linear layer or a convolution, for its input."""
+        if isinstance(layer, nn.Conv2d):
+            return self.scale * functional.conv2d(functional.conv2d(x, self.down, None, layer.stride, layer.padding), self.up)
+        return self.scale * functional.linear(functional.linear(x, self.down), self.up)
+
+    @property
+    def change(self) -> Tensor:
+        """(alpha / rank) · B A, of the weight's shape."""
+        return self.scale * (self.up.flatten(1) @ self.down.flatten(1)).view(len(self.up), *self.down.shape[1:])
 
 
-def _adapter(layer: Any) -> Any:
-    return layer.parametrizations.weight[0]
+def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """The forward hook of an adapted layer."""
+    return output + layer.lora(layer, given[0])
 
 
 def _key(name: str) -> str:
@@ -49,44 +61,69 @@ def targets(unet: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d) and name.endswith(tuple(SUFFIXES))}
 
 
+def adapted(unet: nn.Module) -> dict[str, LowRank]:
+    """The adapters inside ``unet``, by the name of their layer."""
+    return {name: cast(LowRank, layer.lora) for name, layer in targets(unet).items() if hasattr(layer, "lora")}
+
+
 def add_lora(unet: nn.Module, rank: int, alpha: float, seed: int = 0) -> list[nn.Parameter]:
     """Freeze ``unet``, put an adapter on each target, and return the adapters' parameters: all that is left to train."""
     unet.requires_grad_(False)
     torch.manual_seed(seed)
     added = [(layer, LowRank(layer.weight, rank, alpha)) for layer in targets(unet).values()]  # type: ignore[arg-type]
     for layer, adapter in added:
-        parametrize.register_parametrization(layer, "weight", adapter)
+        layer.add_module("lora", adapter)
+        layer.register_forward_hook(_add)
     return [parameter for _, adapter in added for parameter in adapter.parameters()]
 
 
 def adapters(unet: nn.Module) -> dict[str, Tensor]:
     """The adapters inside ``unet`` under kohya's names: what :mod:`fewstep.models.adapters` reads."""
     tensors: dict[str, Tensor] = {}
-    for name, layer in targets(unet).items():
-        if not parametrize.is_parametrized(layer, "weight"):
-            continue
-        adapter, weight, key = _adapter(layer), cast(Tensor, layer.weight), _key(name)
-        tensors[f"{key}.lora_down.weight"] = adapter.down.detach().reshape(-1, *weight.shape[1:]).contiguous()
-        tensors[f"{key}.lora_up.weight"] = adapter.up.detach().reshape(len(weight), -1, *(1,) * (weight.ndim - 2)).contiguous()
-        tensors[f"{key}.alpha"] = torch.tensor(float(adapter.scale * len(adapter.down)))
+    for name, adapter in adapted(unet).items():
+        tensors[f"{_key(name)}.lora_down.weight"] = adapter.down.detach().contiguous()
+        tensors[f"{_key(name)}.lora_up.weight"] = adapter.up.detach().contiguous()
+        tensors[f"{_key(name)}.alpha"] = torch.tensor(float(adapter.scale * len(adapter.down)))
     return tensors
 
 
 @torch.no_grad()
 def set_adapters(unet: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the adapters inside ``unet`` the values that :func:`adapters` or :func:`extract_lora` gave, of the same rank."""
-    for name, layer in targets(unet).items():
-        adapter, key = _adapter(layer), _key(name)
+    for name, adapter in adapted(unet).items():
+        key = _key(name)
         adapter.scale = float(tensors[f"{key}.alpha"]) / len(adapter.down)
-        adapter.down.copy_(tensors[f"{key}.lora_down.weight"].flatten(1))
-        adapter.up.copy_(tensors[f"{key}.lora_up.weight"].flatten(1))
+        adapter.down.copy_(tensors[f"{key}.lora_down.weight"])
+        adapter.up.copy_(tensors[f"{key}.lora_up.weight"])
 
 
+@torch.no_grad()
+def merged(unet: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`fuse_lora` would make of ``tensors``, the state of ``unet`` with its adapters, or some of it."""
+    found = {name: value for name, value in tensors.items() if ".lora." not in name}
+    for name, adapter in adapted(unet).items():
+        if f"{name}.weight" in found:
+            up, down, weight = tensors[f"{name}.lora.up"], tensors[f"{name}.lora.down"], found[f"{name}.weight"]
+            found[f"{name}.weight"] = weight + adapter.scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    return found
+
+
+@torch.no_grad()
 def fuse_lora(unet: nn.Module) -> None:
-    """Make the adapted weights the weights, and remove the adapters."""
-    for layer in targets(unet).values():
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    """Add what the adapters add to the weights themselves, and remove the adapters."""
+    layers = targets(unet)
+    for name, adapter in adapted(unet).items():
+        layer: Any = layers[name]
+        layer.weight += adapter.change
+        del layer.lora
+        for number in [number for number, hook in layer._forward_hooks.items() if hook is _add]:
+            del layer._forward_hooks[number]
+
+
+def shared(network: Any) -> Any:
+    """A copy of ``network`` whose weights are the very same tensors: what is then added to the copy is its own."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
 @torch.no_grad()
@@ -99,7 +136,7 @@ def extract_lora(base: nn.Module, tuned: nn.Module, rank: int) -> tuple[dict[str
     left = total = 0.0
     layers = targets(base)
     for name, weight in own.items():
-        change = (other[name] - weight).double()
+        change = other[name].double() - weight.double()
         total += float(change.square().sum())
         layer = layers.get(name.removesuffix(".weight"))
         if layer is None or not name.endswith(".weight"):

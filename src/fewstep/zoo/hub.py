@@ -34,6 +34,14 @@ def snapshot(repo: str, kind: str = "models") -> Path | None:
     return there if re.fullmatch(r"\w+", commit) and there.is_dir() else None
 
 
+def repo_of(folder: Path) -> str:
+    """The id of the repository that a snapshot's ``folder`` is of; empty for a folder that lies elsewhere."""
+    home = folder.parent.parent
+    if folder.parent.name != "snapshots" or not home.name.startswith("models--"):
+        return ""
+    return home.name.removeprefix("models--").replace("--", "/", 1)
+
+
 def cached(repo: str, name: str) -> Path | None:
     """The file ``name`` of ``repo``, None where it is not there. Its own name is kept, though it may be a link to another."""
     folder = snapshot(repo)

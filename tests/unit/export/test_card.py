@@ -12,12 +12,13 @@ import pytest
 
 from fewstep.cli import main
 from fewstep.engine.request import RequestError
-from fewstep.export import card_of, write
+from fewstep.export import card_path, write
 from fewstep.export.card import EVALUATION, PROGRAMS, card
 from fewstep.export.modelspec import modelspec
 from fewstep.export.push import check_push
 from fewstep.models.bundle import WEIGHTS
 from fewstep.stamp import Stamp, file_hash
+from fewstep.zoo.known import KNOWN
 from fewstep.zoo.registry import embedded
 
 STUDENT = Stamp("unet", 4, base="0123456789ab", recipe="abc", stage="8-4", phases=("mse", "conditional"), pictures=16000)
@@ -86,6 +87,33 @@ def test_files_say_their_settings_and_whose_they_are(wide: Path) -> None:
     assert "modelspec.prediction_type" not in modelspec(wide, Stamp("unet", 1, "sample"))
 
 
+WALKS = {  # what the tools call the ways of the known models
+    "sdxl-turbo": ('EulerAncestralDiscreteScheduler, timestep_spacing="trailing"', "sampler_name euler_ancestral, scheduler sgm_uniform", "Euler a"),
+    "lcm-lora": ("timesteps=[999, 759, 499, 259], guidance_scale=0", "sampler_name lcm, scheduler sgm_uniform", "LCM"),
+    "hyper-sd": ('DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing"', "sampler_name ddim", "DDIM"),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_each_walk_has_its_tools_names(wide: Path, name: str) -> None:
+    known = KNOWN[name]
+    chosen = known.choose(4)
+    text = card(wide, chosen.row if chosen else (known.rows or {})[4], 1024, "x", to="unet", model=name)
+    compile(text.split("```python\n")[1].split("```")[0], "card", "exec")
+    diffusers, comfy, forge = WALKS[name]
+    assert diffusers in text and comfy in text and f"Sampling method {forge}, Schedule type SGM Uniform" in text
+    assert known.licence in text and f"license: {'openrail++' if known.licence.startswith('Open') else 'other'}" in text
+
+
+def test_tools_that_cannot_walk_so_are_not_told_to(wide: Path) -> None:
+    """They begin at 999, and have no sampler for every walk."""
+    late, tcd = (card(wide, one.row, 1024, "x", to="unet") for one in KNOWN["hyper-sd"].weights[:2])
+    assert "timesteps=[800]" in late and "KSampler cannot begin at timestep 800" in late and "Their schedules cannot begin at timestep 800" in late
+    assert "TCDScheduler" in tcd and "eta=1.0" in tcd and "KSampler has no sampler for TCD" in tcd
+    plain = card(wide, Stamp("teacher", 50, spacing="leading", start_scale=1.0, guidance_scale=5.0), 1024, "x", to="single-file")
+    assert "steps 50, cfg 5, sampler_name euler, scheduler normal" in plain and 'timestep_spacing="leading"' in plain
+
+
 class Hub:
     """What HfApi is asked for, by whom it is made; with ``fails`` it refuses."""
 
@@ -137,9 +165,8 @@ def test_a_file_goes_to_the_hub_and_gets_a_card(tiny: Path, tmp_path: Path, hub:
     out = tmp_path / "student.safetensors"
     assert exported(tiny, "--steps", 2, "--to", "unet", "--out", out, "--push", "me/student") == 0
     sent = {call["path_in_repo"]: call["path_or_fileobj"] for name, call in hub.calls if name == "upload_file"}
-    assert sent["student.safetensors"] == str(out)
-    assert sent["README.md"].decode() == card_of(tiny, "unet", out)
-    assert "num_inference_steps=2" in sent["README.md"].decode()
+    assert sent == {"student.safetensors": str(out), "README.md": str(card_path(out))}
+    assert "num_inference_steps=2" in card_path(out).read_text(encoding="utf8")
 
 
 def test_nothing_goes_to_the_hub_unless_it_is_asked_for(tiny: Path, tmp_path: Path, hub: Hub) -> None:

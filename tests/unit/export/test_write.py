@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,24 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tests.tiny import tiny_bundle
+from tests.hub import fill
+from tests.tiny import SDXL, SMALLER, tiny_bundle
 
-from fewstep.engine.request import RequestError
-from fewstep.export import write
+from fewstep.engine.engine import Engine
+from fewstep.engine.model import Model, open_model
+from fewstep.engine.request import Request, RequestError
+from fewstep.export import card_path, write
 from fewstep.export.card import card
-from fewstep.models.bundle import WEIGHTS, read_stamp, save_weights
+from fewstep.export.diffusers import opened
+from fewstep.models.bundle import TEXT_WEIGHTS, WEIGHTS, load_bundle, read_stamp, save_weights
+from fewstep.models.lora import targets
+from fewstep.models.miniature import Shape
 from fewstep.models.weights import read_weights
 from fewstep.stamp import Stamp, StepMismatch, file_hash
+from fewstep.zoo.known import KNOWN
+
+SMALLER_SDXL = dataclasses.replace(SDXL, unet_channels=(32, 64), unet_heads=(1, 2), unet_transformers=(1, 2))
+WEIGHT_FILES = (f"unet/{WEIGHTS}", f"vae/{WEIGHTS}", f"text_encoder/{TEXT_WEIGHTS}", f"text_encoder_2/{TEXT_WEIGHTS}")
 
 LORA = {
     "lora_unet_mid_block_resnets_0_conv1." + key: value
@@ -81,7 +92,7 @@ def test_leaves_nothing_behind_when_it_fails(tiny: Path, tmp_path: Path, monkeyp
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewstep.export.diffusers.card", full)
+    monkeypatch.setattr("fewstep.export.diffusers.write_card", full)
     with pytest.raises(OSError, match="No space"):
         write(tiny, 4, "diffusers", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -172,12 +183,105 @@ def test_a_lora_is_copied_with_what_other_tools_ask_for(mixed: Path, tmp_path: P
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("2", "2")
 
 
-def test_says_which_steps_have_a_lora(mixed: Path, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="4 steps of mixed are a whole UNet, not a LoRA: use --steps 2, or --to diffusers"):
-        write(mixed, 4, "lora", tmp_path / "out")
-    with pytest.raises(RequestError, match="has no student for 32 steps"):
+def test_says_which_steps_have_a_student(mixed: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="tiny has no student for 32 steps, and a LoRA is a student's: use --steps 1 or 2 or 4 or 8"):
         write(tiny, 32, "lora", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    alone = write(mixed, 4, "diffusers", tmp_path / "alone")
+    with pytest.raises(RequestError, match="alone is a student without the base that it was made from"):
+        write(alone, 4, "lora", tmp_path / "out")
+    with pytest.raises(RequestError, match="rank = 0: give a rank from 1 to"):
+        write(mixed, 4, "lora", tmp_path / "out", rank=0)
+    assert list(tmp_path.iterdir()) == [alone]
+
+
+def test_a_whole_student_is_extracted_and_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By singular values: at full rank it is the student but for what no LoRA changes, and less of it at a lower rank. Its file serves as few-step weights."""
+    folder = tiny_bundle(tmp_path / "whole", students=(), shape=SMALLER)
+    base = load_bundle(folder).unet.state_dict()
+    torch.manual_seed(5)
+    tuned = {name: (value + 0.02 * torch.randn_like(value) * (value.ndim > 1)).half() for name, value in base.items()}
+    stamp = Stamp(kind="unet", steps=4, recipe="abc")
+    (folder / "students").mkdir(exist_ok=True)
+    save_weights(tuned, folder / "students" / "4.safetensors", stamp.to_metadata())
+    files, left = [], []
+    for rank in (1, 8, 1024):
+        caplog.clear()
+        files.append(write(folder, 4, "lora", tmp_path / f"{rank}.safetensors", rank))
+        said = metadata(files[-1])
+        found = re.search(r"Extracted at rank \d+ from a whole UNet: it leaves out ([0-9.]+)% of what that changes", said["modelspec.description"])
+        assert found is not None and found[0] in card_path(files[-1]).read_text() and f"rank {rank} leaves out {found[1]} %" in caplog.text
+        left.append(float(found[1]))
+        own = read_stamp(files[-1])
+        assert own == dataclasses.replace(stamp, kind="lora", base=file_hash(folder / "unet" / WEIGHTS), alpha=float(rank))
+    bundle = load_bundle(folder)
+    layers = targets(bundle.unet)
+    share = [sum(float((tuned[name].double() - base[name].double()).square().sum()) for name in names) for names in ({f"{one}.weight" for one in layers}, base)]
+    assert left[0] > left[1] > left[2] == pytest.approx(100 * (1 - share[0] / share[1]) ** 0.5, abs=0.1)
+    model = open_model(few_step=str(files[2]), base=str(folder))
+    back = opened(model, 4).unet.state_dict()
+    for name in layers:
+        torch.testing.assert_close(back[f"{name}.weight"], tuned[f"{name}.weight"].float(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [SMALLER, SMALLER_SDXL], ids=["emoji", "sdxl"])
+def test_round_trips_are_exact(shape: Shape, tmp_path: Path) -> None:
+    """Whichever way a student has gone, each format of it has the same tensors to the bit, and the same stamp."""
+    folder = tiny_bundle(tmp_path / "tiny", students=(4,), shape=shape)
+    formats = ("diffusers", "single-file", "unet")
+
+    def exported(model: Model | Path, there: Path) -> dict[str, Path]:
+        return {to: write(model, 4, to, there / (to if to == "diffusers" else f"{to}.safetensors")) for to in formats}
+
+    first = exported(folder, tmp_path / "first")
+    ways = {
+        "diffusers": open_model(str(first["diffusers"])),
+        "single-file": open_model(str(first["single-file"]), base=str(folder)),
+        "unet": open_model(few_step=str(first["unet"]), base=str(folder)),
+    }
+    for way, model in ways.items():
+        again = exported(model, tmp_path / way)
+        for to in formats:
+            files = [first[to], again[to]] if to != "diffusers" else [[path[to] / part for part in WEIGHT_FILES] for path in (first, again)]
+            for one, other in zip(*(one if isinstance(one, list) else [one] for one in files), strict=True):
+                before, after = read_weights(one), read_weights(other)
+                assert before.keys() == after.keys(), (way, to)
+                assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items()), (way, to)
+                assert read_stamp(one) == read_stamp(other), (way, to)
+
+
+def test_a_lora_goes_round_too(mixed: Path, tmp_path: Path) -> None:
+    """Given as few-step weights to its base, it is exported as it was; and merged it is what the engine wears."""
+    first = write(mixed, 2, "lora", tmp_path / "first.safetensors")
+    model = open_model(few_step=str(first), base=str(mixed))
+    again = write(model, 2, "lora", tmp_path / "again.safetensors")
+    before, after = read_weights(first), read_weights(again)
+    assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert read_stamp(first) == read_stamp(again)
+    merged = [write(one, 2, "unet", tmp_path / f"{number}.safetensors") for number, one in enumerate((mixed, model))]
+    assert all(torch.equal(value, read_weights(merged[1])[name]) for name, value in read_weights(merged[0]).items())
+
+
+def test_known_few_step_weights_are_exported_with_their_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one word, out of the Hub's cache: its name, its licence and its settings are in the card, and the file makes the engine's picture."""
+    fill(tmp_path / "cache", tmp_path / "scratch")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name, steps, scheduler in (("sdxl-lightning", 4, "EulerDiscreteScheduler"), ("lcm-lora", 4, "LCMScheduler"), ("sdxl-turbo", 1, "EulerAncestral")):
+        path = write(name, steps, "single-file", tmp_path / "out")
+        assert path.name == f"{name}-{steps}-step.safetensors"
+        text = card_path(path).read_text(encoding="utf8")
+        assert f"The {steps}-step student of {name}" in text and scheduler in text
+        assert f'config="{KNOWN["sdxl-turbo" if name == "sdxl-turbo" else "sdxl"].repo}"' in text
+        assert KNOWN[name].licence in text and KNOWN[name].repo in text
+        base = str(open_model(name, steps).folder)
+        pictures = [
+            Engine.load(*given, backend="eager", **more).generate(Request("a ghost", 3, steps, 64, 64)).image.tobytes()
+            for given, more in (((name, steps), {}), ((str(path), steps), {"base": base}))
+        ]
+        assert pictures[0] == pictures[1], name
+    folder = write("sdxl", 20, "diffusers", tmp_path / "plain")
+    assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["timestep_spacing"] == "leading"
+    with pytest.raises(RequestError, match="draws noise anew between steps"):
+        write("lcm-lora", 4, "diffusers", tmp_path / "no")
 
 
 def test_importing_it_loads_no_torch() -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from tests.headers import full_size
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from tests.headers import full_size, original, sparse
 from tests.tiny import build
 
 from fewstep.bench.sdxl import random_bundle
-from fewstep.models.keys import EXTRAS, LOGIT_SCALE, PARTS, POSITIONS, PREFIXES, TEXT, TEXT_2, UNET, VAE, Entry, entries
+from fewstep.models.adapters import places
+from fewstep.models.keys import EXTRAS, LOGIT_SCALE, PARTS, POSITIONS, PREFIXES, TEXT, TEXT_2, UNET, VAE, Entry, entries, original_module
 from fewstep.models.lora import targets
 from fewstep.models.single_file import to_original
+from fewstep.models.weights import read_header
 
 COUNTS = {UNET: 1680, VAE: 248, TEXT: 196, TEXT_2: 389}  # tensors of each part in sd_xl_base_1.0.safetensors, without the two extras
 RELEASED = {  # (name there, diffusers' name, shape there), well known from that file
@@ -79,6 +87,49 @@ def test_a_lora_of_sdxl_is_what_was_released() -> None:
     layers = targets(random_bundle(device="meta").unet)
     numbers = sum(64 * (layer.weight.shape[0] + prod(layer.weight.shape[1:])) for layer in layers.values())  # type: ignore[arg-type]
     assert (len(layers), 3 * len(layers), round(numbers / 1e6, 2)) == (788, 2364, 196.75)
+
+
+def test_what_is_exported_at_full_size_has_the_released_layout(tmp_path: Path) -> None:
+    """By the export's own code on the meta device, through a sparse file: diffusers' own converters find its networks' names and shapes, no more, no less."""
+    bundle = random_bundle(device="meta")
+    written = to_original(bundle.models)
+    assert {name for name, value in written.items() if value.dtype != torch.float16} == {POSITIONS}
+    shapes = {name: tuple(value.shape) for name, value in written.items()}
+    assert shapes == {**original(), POSITIONS: (1, 77), LOGIT_SCALE: ()}
+    path = sparse(tmp_path / "sdxl.safetensors", shapes)
+    assert read_header(path).shapes == shapes and path.stat().st_size == pytest.approx(6.94e9, rel=1e-3)
+    found = {name: torch.empty(shape, dtype=torch.float16, device="meta") for name, shape in read_header(path).shapes.items()}
+    back = {
+        UNET: convert_ldm_unet_checkpoint(dict(found), dict(bundle.unet.config)),
+        VAE: convert_ldm_vae_checkpoint(dict(found), dict(bundle.vae.config)),
+        TEXT: convert_ldm_clip_checkpoint(dict(found), PREFIXES[TEXT]),
+        TEXT_2: convert_open_clip_checkpoint(bundle.text_encoder_2, dict(found), PREFIXES[TEXT_2]),
+    }
+    for part, tensors in back.items():
+        names = {name if name.startswith("text_") or part in (UNET, VAE) else f"text_model.{name}": value for name, value in tensors.items()}
+        theirs = {name: tuple(value.squeeze().shape) for name, value in names.items() if not name.endswith("position_ids")}
+        assert theirs == {name: tuple(side for side in shape if side != 1) for name, shape in full_size()[part].items()}, part
+
+
+@pytest.mark.parametrize("layout", ["modules", "blocks", "diffusers", "peft"])
+def test_every_layer_of_a_lora_finds_its_weight_at_full_size(tmp_path: Path, layout: str) -> None:
+    """All 788, in the names of every tool: each has its own, and none is left over."""
+    layers = {module: tuple(layer.weight.shape) for module, layer in targets(random_bundle(device="meta").unet).items()}  # type: ignore[union-attr, arg-type]
+    called = {
+        "modules": lambda module: f"lora_unet_{module.replace('.', '_')}",
+        "blocks": lambda module: f"lora_unet_{original_module(module, full_size()[UNET]).replace('.', '_')}",
+        "diffusers": lambda module: f"unet.{module}",
+        "peft": lambda module: f"base_model.model.{module}",
+    }[layout]
+    down, up = ("lora_down", "lora_up") if layout in ("modules", "blocks") else ("lora_A", "lora_B")
+    shapes = {}
+    for module, (out, *rest) in layers.items():
+        shapes[f"{called(module)}.{down}.weight"] = (64, *rest)
+        shapes[f"{called(module)}.{up}.weight"] = (out, 64, *(1,) * (len(rest) - 1))
+    assert len(shapes) == 2 * 788
+    found = places(sparse(tmp_path / "lora.safetensors", shapes), {part: full_size()[part] for part in (UNET, TEXT, TEXT_2)})
+    assert sorted((place.part, place.name) for place in found) == sorted((UNET, f"{module}.weight") for module in layers)
+    assert all(called(place.name.removesuffix(".weight")) in str(place.down) for place in found)
 
 
 @pytest.mark.parametrize(("part", "convert"), [(UNET, convert_ldm_unet_checkpoint), (VAE, convert_ldm_vae_checkpoint)])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import tiny_bundle
+from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.export import write
 from fewstep.models.bundle import load_bundle
@@ -93,3 +98,49 @@ def test_a_unet_alone_is_in_released_names(tiny: Path) -> None:
     own = load_bundle(write(tiny, 4, "diffusers", tiny.parent / "four-again")).unet.state_dict()
     assert tensors.keys() == own.keys()
     assert all(value.dtype == torch.float16 and torch.equal(value.float(), own[name]) for name, value in tensors.items())
+
+
+LOADING = """
+import json, re, sys, threading, time
+from pathlib import Path
+import torch
+from fewstep.models.bundle import load_bundle
+from fewstep.models.single_file import read_single_file
+
+file, folder = map(Path, sys.argv[1:])
+
+def held():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+def watched(load):
+    before = peak = held()
+    done = threading.Event()
+    def watch():
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, held())
+    watching = threading.Thread(target=watch)
+    watching.start()
+    kept.append(load())
+    done.set()
+    watching.join()
+    return peak - before
+
+kept = [load_bundle(folder.with_name("tiny"))]  # what is loaded once and for all
+ways = (lambda: read_single_file(file, folder, dtype=torch.float16), lambda: load_bundle(folder, dtype=torch.float16))
+print(json.dumps([watched(load) for load in ways]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much of a process's memory is its own")
+def test_a_large_model_is_in_memory_once(tiny: Path, tmp_path: Path) -> None:
+    """Of one file and of a folder alike: the most memory that a process has of its own while it loads is far from twice the file."""
+    shape = dataclasses.replace(SMALLER, unet_channels=(64, 448), unet_heads=(1, 7), unet_transformers=(1, 2))
+    folder = tiny_bundle(tmp_path / "large", students=(), shape=shape)
+    shutil.copytree(tiny, tmp_path / "tiny")
+    file = write(folder, 32, "single-file", tmp_path / "large.safetensors")
+    done = subprocess.run([sys.executable, "-c", LOADING, str(file), str(folder)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    size = file.stat().st_size
+    assert size > 1e8
+    assert all(0.9 * size < peak < 1.5 * size for peak in json.loads(done.stdout)), (size, done.stdout)
