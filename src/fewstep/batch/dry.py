@@ -18,6 +18,8 @@ from fewstep.engine.request import RequestError
 
 MOST_KINDS = 64  # of which a first group is kept
 MEASURED = 3  # of them, those with the most work
+MOST_APART = 4096  # kinds that are told apart: every row may be of its own
+OTHERS = "others"  # all further ones
 
 
 @dataclass
@@ -55,7 +57,8 @@ def survey(parts: Iterable[Group | Bad], most_failed: int = 20) -> Estimate:
             found.failed += [part] if len(found.failed) < most_failed else []
             continue
         first = part.items[0].settled
-        load = found.loads.setdefault(first.kind, Load(part if len(found.loads) < MOST_KINDS else None))
+        kind = first.kind if first.kind in found.loads or len(found.loads) < MOST_APART else OTHERS
+        load = found.loads.setdefault(kind, Load(part if len(found.loads) < MOST_KINDS else None))
         load.pictures += len(part.items)
         load.work += part.size * _work(part)
     return found
@@ -116,8 +119,9 @@ def lines(told: dict[str, Any]) -> list[str]:
     free = told["free_bytes"]
     space = f"{size(told['bytes'])} of disk" + ("" if free is None else f", and {size(free)} are free")
     room = "" if free is None or told["bytes"] < free else ": NOT ENOUGH ROOM"
+    kinds = f"more than {MOST_APART} kinds" if told["kinds"] > MOST_APART else f"{told['kinds']} kind{'s' * (told['kinds'] != 1)}"
     return [
-        f"{told['pictures']} pictures of {told['kinds']} kind{'s' * (told['kinds'] != 1)}; {failed}",
+        f"{told['pictures']} pictures of {kinds}; {failed}",
         f"about {duration(told['seconds'])} on this machine, as {told['measured']} pictures took that were made to find out",
         f"about {space}{room}",
     ]

@@ -121,7 +121,7 @@ class Expansion:
     def _read(self, row: Row, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """(fields of the request, labels) of a row. Raises RequestError."""
         for name, value in row.values.items():
-            if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise RequestError(f"its {name} is not valid Unicode: write the file in UTF-8")
         for name in self.holes or ["prompt"]:
             if name not in row.values and (self.holes or "prompt" not in self.given):

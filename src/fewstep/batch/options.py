@@ -14,10 +14,9 @@ from fewstep.batch.score import SCORES
 from fewstep.engine.files import DEFAULT, FORMATS
 from fewstep.engine.model import check_choice
 from fewstep.engine.request import MOST_BATCH, RequestError
+from fewstep.engine.where import HERE, Where
 
 STDOUT = Path("-")
-HERE, RAY = "here", "ray"  # --on; or the address of a Ray cluster
-ADDRESS = r"[^\s:/]+:[0-9]{1,5}"
 
 
 @dataclass(frozen=True)
@@ -79,30 +78,16 @@ class Options:
             raise RequestError(f"--tars {self.tars}: tars are written to a folder; give one with --out and copy them to {self.out} when they are done")
 
     def _check_cluster(self) -> None:
-        if self.on not in (HERE, RAY) and not re.fullmatch(ADDRESS, self.on):
-            raise RequestError(f"--on {self.on}: give {HERE}, {RAY}, or the HOST:PORT of a Ray cluster's head")
-        for name in ("actors", "gpus_per_actor", "cpus_per_actor"):
-            if self.on == HERE and getattr(self, name) is not None:
-                raise RequestError(f"--{name.replace('_', '-')} is for a Ray cluster: give --on {RAY} as well")
-        _ = self.pool
-        gpus = self.gpus_per_actor
-        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) <= 64):
-            raise RequestError(f"--gpus-per-actor {gpus:g}: give a share of one, such as 0.5, or a whole number")
-        if self.cpus_per_actor is not None and not 1 <= self.cpus_per_actor <= 1024:
-            raise RequestError(f"--cpus-per-actor {self.cpus_per_actor}: give a whole number from 1 on")
+        _ = self.where
         if self.on != HERE and "," in (self.device or ""):
             raise RequestError(f"--device {self.device}: on a cluster each actor has one device; give --actors and --gpus-per-actor instead")
         if self.on != HERE and self.dry_run:
             raise RequestError(f"--dry-run measures this machine: give it without --on {self.on}")
 
     @property
-    def pool(self) -> tuple[int, int | None]:
-        """(fewest, most) actors; without a most, as many as the cluster has room for. Raises RequestError."""
-        match = re.fullmatch(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?", self.actors or "1")
-        fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if most < fewest:
-            raise RequestError(f"--actors {self.actors}: give their number, such as 4, or the fewest and the most, such as 1-4")
-        return fewest, most if self.actors else None
+    def where(self) -> Where:
+        """Who makes the pictures. Raises RequestError on what no cluster could have."""
+        return Where(self.on, self.actors, self.gpus_per_actor, self.cpus_per_actor)
 
     def identity(self, manifest: Manifest) -> dict[str, Any]:
         """All that the pictures of the job and their places depend on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ from functools import cached_property
 from typing import Any
 
 from fewstep.batch.expand import Bad, Wanted
+from fewstep.batch.spill import Spill
 from fewstep.engine.files import check_format
 from fewstep.engine.request import Limits, RequestError, Settled
 
 OPEN = 512  # pictures that wait for others of their kind
 HEAVY = 16  # how many of those one counts for that holds an image
+USUAL = tuple((field.name, field.default) for field in dataclasses.fields(Settled))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Maker:
 
         What is at its default is left out, so that a field that comes later changes no key.
         """
-        said = {one.name: value for one in dataclasses.fields(settled) if (value := getattr(settled, one.name)) != one.default}
+        said = {name: value for name, usual in USUAL if (value := getattr(settled, name)) != usual}
         if source := said.pop("source", None):
             said |= {"image": source.image_hash, "mask": source.mask_hash, "outpaint": source.outpaint}
         if control := said.pop("control", ()):
@@ -86,17 +87,14 @@ class Seen:
     """Which keys there have been, on disk rather than in memory: a job may have ten million."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # a temporary file that goes with the connection
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, row INTEGER, line INTEGER) WITHOUT ROWID")
-        self._db.execute("BEGIN")
+        self._table = Spill("seen (key BLOB PRIMARY KEY, row INTEGER, line INTEGER) WITHOUT ROWID")
 
     def first(self, item: Item) -> tuple[int, int] | None:
-        """(row, line) of the item that had this key before, or None, and ``item`` is the first."""
+        """(row, line) of the item that had this key before, or None, and ``item`` is the first. Raises SpillError."""
         key = bytes.fromhex(item.key[:32])
-        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, item.row, item.line)).rowcount:
+        if self._table.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, item.row, item.line)).rowcount:
             return None
-        row, line = self._db.execute("SELECT row, line FROM seen WHERE key = ?", (key,)).fetchone()
+        row, line = self._table.execute("SELECT row, line FROM seen WHERE key = ?", (key,)).fetchone()
         return row, line
 
 

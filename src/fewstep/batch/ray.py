@@ -6,12 +6,8 @@ output is a bucket, puts them. What a machine that dies had in hand Ray has made
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
@@ -20,10 +16,6 @@ from threading import Lock
 from typing import Any
 
 import pandas
-import ray
-import ray.data
-from ray.data.block import BlockMetadata
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fewstep import __version__
 from fewstep.batch.expand import Expansion
@@ -31,17 +23,16 @@ from fewstep.batch.limits import limits_of
 from fewstep.batch.local import Outcome, Stopped, Task, tasks, there
 from fewstep.batch.make import Encoded, Made, encode, make
 from fewstep.batch.manifest import Manifest, open_manifest
-from fewstep.batch.options import RAY, Options
+from fewstep.batch.options import Options
 from fewstep.batch.output import Place
 from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.results import Results
 from fewstep.batch.score import scorer
+from fewstep.engine.cluster import Cluster, ClusterError, Pool, by_actors, frame_of, last_line, read_here, rows
 from fewstep.engine.model import Model, open_model
 from fewstep.engine.request import RequestError
 
-PATIENCE = 10  # seconds for a cluster's head to answer
 AT_ONCE = 2  # groups of one engine: one is made, one is encoded
-IN_FLIGHT = 2 * AT_ONCE  # and as many on their way; with fewer the pool would not count itself busy, and would not grow
 ROWS_A_LOAD, MOST_LOAD = 80_000, 16  # Ray keeps some kilobytes of every load that was: long jobs have fewer and larger ones
 UNUSED = Path("/nonexistent")  # the scratch folder of a store that is only asked for places, or read
 
@@ -100,67 +91,9 @@ class Finished:
     outcomes: list[Outcome]
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """The one this process is connected to."""
-
-    node: str  # of this process
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Actors: the fewest, the most (None: as many as there is room for), and what each has."""
-
-    fewest: int
-    most: int | None
-    cpus: int
-    gpus: float
-
-
-@contextmanager
-def connected(on: str) -> Iterator[Cluster]:
-    """A connection: "ray" is the cluster in RAY_ADDRESS, or else that of this machine, or one that is begun here. Raises RequestError."""
-    address = reach(on)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what concerns the job is told in a sentence
-    with redirect_stdout(sys.stderr):  # where Ray prints what it thinks of dead actors; stdout is for the job's lines
-        yield from _connected(address)
-
-
-def _connected(address: str | None) -> Iterator[Cluster]:
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError(f"no Ray cluster can be used at {address or 'this machine'} ({_line(error)}): see ray status there") from None
-    try:
-        yield Cluster(ray.get_runtime_context().get_node_id(), float(ray.cluster_resources().get("GPU", 0)))
-    finally:
-        ray.shutdown()
-
-
-def reach(on: str) -> str | None:
-    """The address that ``on`` means; None is for Ray to find. Raises RequestError unless something listens there: Ray would try for a minute."""
-    address = os.environ.get("RAY_ADDRESS", "") if on == RAY else on
-    if address in ("", "auto", "local"):
-        return address or None
-    host, _, port = address.rpartition(":")
-    if "/" in host or not port.isdecimal():
-        raise RequestError(f"a Ray cluster at {address}: give the HOST:PORT of its head, and the command on a machine of the cluster")
-    try:
-        socket.create_connection((host, int(port)), PATIENCE).close()
-    except (OSError, OverflowError) as error:
-        raise RequestError(f"no Ray cluster answers at {address} ({_line(error)}): begin one with ray start --head, or name another") from None
-    return address
-
-
 def carried_out(plan: Plan, cluster: Cluster) -> Iterator[list[Outcome]]:
     """The outcomes of each task, as they come. Raises Stopped or RequestError where the job cannot go on."""
-    options = plan.options
-    fewest, most = options.pool
-    gpus = options.gpus_per_actor if options.gpus_per_actor is not None else float(cluster.gpus > 0)
-    pool = Pool(fewest, most, options.cpus_per_actor or 1, gpus)
+    pool = Pool.of(plan.options.where, cluster)
     for one in streamed(partial(planned, plan), Worker, (plan, pool), pool, cluster):
         if isinstance(one, Trouble):
             raise one.error()
@@ -169,47 +102,10 @@ def carried_out(plan: Plan, cluster: Cluster) -> Iterator[list[Outcome]]:
 
 def streamed(source: Callable[[], Iterable[pandas.DataFrame]], worker: type, arguments: tuple[Any, ...], pool: Pool, cluster: Cluster) -> Iterator[Any]:
     """What a ``pool`` of ``worker`` makes of each frame of ``source``, which is read on this machine, as it comes. Raises Stopped."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = 1  # byte: every row is a block, and goes as it comes; else the planner would fill 128 MB before the first left
-    here = NodeAffinitySchedulingStrategy(cluster.node, soft=False)
-    actors = ray.data.ActorPoolStrategy(
-        min_size=pool.fewest,
-        max_size=pool.most,
-        max_tasks_in_flight_per_actor=IN_FLIGHT,
-        max_concurrent_calls_per_actor=AT_ONCE,
-        enable_true_multi_threading=True,
-    )
-    made = ray.data.read_datasource(Frames(source), override_num_blocks=1, num_cpus=0, scheduling_strategy=here).map_batches(
-        worker, fn_constructor_args=arguments, batch_size=None, batch_format="pandas", compute=actors, num_cpus=pool.cpus, num_gpus=pool.gpus
-    )
     try:
-        for frame in made.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1):
-            yield from frame["row"]
-    except ray.exceptions.RayError as error:
-        raise Stopped(f"the Ray cluster failed ({_line(error)}): put that right and give the same command again") from error
-
-
-def _line(error: Exception) -> str:
-    """The last line of an error, which is the one that says what happened in another process."""
-    lines = [line for line in str(getattr(error, "strerror", None) or error).splitlines() if line.strip()]
-    return (lines[-1].strip() if lines else type(error).__name__)[:300]
-
-
-class Frames(ray.data.Datasource):  # type: ignore[misc]
-    """The frames of ``source`` in one stream, a block each."""
-
-    def __init__(self, source: Callable[[], Iterable[pandas.DataFrame]]) -> None:
-        super().__init__()
-        self._source = source
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Nobody knows before it is read."""
-        return None
-
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
-        """One, whatever ``parallelism`` is asked for."""
-        return [ray.data.ReadTask(self._source, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))]
+        yield from rows(by_actors(read_here(source, cluster), worker, arguments, pool, AT_ONCE))
+    except ClusterError as error:
+        raise Stopped(str(error)) from error
 
 
 def planned(plan: Plan) -> Iterator[pandas.DataFrame]:
@@ -232,11 +128,6 @@ def planned(plan: Plan) -> Iterator[pandas.DataFrame]:
         )
 
 
-def frame_of(*rows: Any) -> pandas.DataFrame:
-    """What travels between processes: a column of objects."""
-    return pandas.DataFrame({"row": list(rows)})
-
-
 class Worker:
     """An engine on some machine of the cluster. One group is made while the one before it is encoded and put."""
 
@@ -246,7 +137,7 @@ class Worker:
         try:
             self._load(plan.options, pool)
         except Exception as error:  # raised here it would be tried again and again
-            self._trouble = Trouble(f"an engine cannot be loaded on {socket.gethostname()}: {_line(error)}", bad_input=True)
+            self._trouble = Trouble(f"an engine cannot be loaded on {socket.gethostname()}: {last_line(error)}", bad_input=True)
 
     def _load(self, options: Options, pool: Pool) -> None:
         device = options.device or ("cuda" if pool.gpus else "cpu")

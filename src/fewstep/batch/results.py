@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from fewstep.batch.spill import Spill
 
 NAME = "results.jsonl"
 
@@ -63,12 +64,9 @@ class Results:
         os.close(self._file)
         self._places.close()
 
-    def _scan(self) -> sqlite3.Connection:
-        """Where the line of each index stands, the last of several: in a temporary file that goes with the connection."""
-        places = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        places.execute("PRAGMA journal_mode = OFF")
-        places.execute("CREATE TABLE places (id INTEGER PRIMARY KEY, start INTEGER, length INTEGER)")
-        places.execute("BEGIN")
+    def _scan(self) -> Spill:
+        """Where the line of each index stands, the last of several."""
+        places = Spill("places (id INTEGER PRIMARY KEY, start INTEGER, length INTEGER)")
         start = 0
         with open(self._file, "rb", closefd=False) as stream:
             stream.seek(0)

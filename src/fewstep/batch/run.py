@@ -16,16 +16,18 @@ from fewstep.batch.local import run as run_here
 from fewstep.batch.make import make
 from fewstep.batch.manifest import Manifest, open_manifest
 from fewstep.batch.multiply import parse_aspects, parse_seeds, sizes_of
-from fewstep.batch.options import HERE, STDOUT, Options
+from fewstep.batch.options import STDOUT, Options
 from fewstep.batch.output import Output, Place, is_bucket, opened
 from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.progress import Tally, duration, json_line, reports, size
 from fewstep.batch.score import scorer
+from fewstep.batch.spill import SpillError
 from fewstep.batch.store import Store
 from fewstep.engine.files import write_bytes
 from fewstep.engine.model import open_model
 from fewstep.engine.request import Limits, RequestError
 from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, beside, waiting
+from fewstep.engine.where import HERE
 
 if TYPE_CHECKING:
     from fewstep.engine.engine import Engine
@@ -41,7 +43,7 @@ def run(options: Options) -> int:
     if options.parquet:
         import pyarrow  # noqa: F401 - whoever lacks it hears so before anything is made
     if options.on != HERE:
-        from fewstep.batch.ray import reach
+        from fewstep.engine.cluster import reach
 
         reach(options.on)
     total = expansion.count(manifest)
@@ -49,7 +51,7 @@ def run(options: Options) -> int:
         raise RequestError(f"{manifest.path} holds no rows: give at least one")
     try:
         return _estimate(options, manifest, expansion) if options.dry_run else _work(options, manifest, expansion, total)
-    except Stopped as stopped:
+    except (Stopped, SpillError) as stopped:
         print(f"fewstep: {stopped}", file=sys.stderr)
         return SOME_FAILED
 
@@ -115,7 +117,8 @@ def _here(options: Options, manifest: Manifest, expansion: Expansion, place: Pla
 
 def _on_ray(options: Options, manifest: Manifest, expansion: Expansion, place: Place, books: Books) -> None:
     """Make what is missing on a Ray cluster. This process keeps the books."""
-    from fewstep.batch.ray import Plan, carried_out, connected
+    from fewstep.batch.ray import Plan, carried_out
+    from fewstep.engine.cluster import connected
 
     plan = Plan.of(options, manifest, expansion, place, books.results.path)
     with connected(options.on) as cluster:

@@ -20,9 +20,13 @@ SCORES = ("judge", "clip")
 def scorer(name: str | None, folder: Path) -> Score | None:
     """What scores pictures of the model in ``folder``, None where nobody asked. Raises RequestError where what it takes is not here."""
     if name == "clip":
-        from fewstep.batch.clip import clip_score
+        from fewstep.evals.clip import clip_score
+        from fewstep.models.weights import WeightsError
 
-        return clip_score()
+        try:
+            return clip_score()
+        except WeightsError as error:
+            raise RequestError(f"--score clip: {error}") from None
     return judged(folder) if name else None
 
 

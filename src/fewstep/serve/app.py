@@ -19,6 +19,7 @@ from starlette.routing import Match
 from fewstep import __version__
 from fewstep.engine.request import ASPECTS, TEACHER_STEPS, RequestError
 from fewstep.serve.a1111 import add_a1111
+from fewstep.serve.alone import Alone
 from fewstep.serve.checker import Checker
 from fewstep.serve.described import describe
 from fewstep.serve.guard import Access, Guard
@@ -30,12 +31,13 @@ from fewstep.serve.openai import add_openai
 from fewstep.serve.orders import Busy, Closed, Refused
 from fewstep.serve.out import FULL, add_sessions
 from fewstep.serve.rack import Rack
-from fewstep.serve.scheduler import Scheduler, Walker
+from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.shapes import api_of, refuse_to, too_large
 from fewstep.serve.shelf import Shelf
 from fewstep.serve.studio import add_studio, files_of
 from fewstep.serve.tickets import Full, Tickets
 from fewstep.serve.waiting import MOST_STEPS, SORRY
+from fewstep.serve.walker import Walker
 from fewstep.serve.wire import LARGEST_BODY, explain, sentence
 
 Words = Mapping[str, list[str]]
@@ -43,14 +45,14 @@ VOCABULARY = ("subjects", "colours", "places", "words")
 SAID = {404: "there is no such address: /openapi.json has those there are", 405: "this address does not take this method"}
 
 
-def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words, rack: Rack) -> Guard:
+def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words, rack: Rack, here: Alone) -> Guard:
     """The whole application around ``scheduler``, which it starts and closes with itself."""
     metrics.scheduler = scheduler
-    tickets, shelf, files = Tickets(), Shelf(), files_of()
+    tickets, shelf, files = Tickets(prefix=here.prefix), Shelf(prefix=here.prefix), files_of()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with scheduler:
+        async with scheduler, here.joined(scheduler, metrics, tickets):
             yield
         tickets.close()
 
@@ -69,11 +71,11 @@ def build(scheduler: Scheduler, metrics: Metrics, access: Access, words: Words, 
         telemetry=quiet,
     )
     add_errors(app)
-    add_watching(app, scheduler, metrics)
+    add_watching(app, scheduler, metrics, here)
     add_models(app, scheduler, words, rack)
     add_generate(app, scheduler)
     add_live(app, scheduler, metrics, tickets)
-    add_sessions(app, scheduler, tickets)
+    add_sessions(app, scheduler, tickets, here)
     add_openai(app, scheduler, shelf)
     add_a1111(app, scheduler, rack)
     add_huggingface(app, scheduler)
@@ -90,15 +92,16 @@ def open_app(
     checker: Checker | None = None,
     words: Words = MappingProxyType({}),
     rack: Rack | None = None,
+    here: Alone | None = None,
 ) -> tuple[Guard, Scheduler]:
     """The application for one engine, and the scheduler in it. ``words`` are what its model was taught, as ``read_words`` reads them,
-    ``rack`` the LoRAs that it offers.
+    ``rack`` the LoRAs that it offers, and ``here`` which of several servers it is, if it is not the only one.
     """
     rack = rack or Rack()
     metrics = Metrics()
     scheduler = Scheduler(engine, decoders, on_batch=metrics.batch, checker=checker)
     scheduler.limits = rack.over(scheduler.limits)
-    return build(scheduler, metrics, access, words, rack), scheduler
+    return build(scheduler, metrics, access, words, rack, here or Alone()), scheduler
 
 
 def add_errors(app: FastAPI) -> None:
@@ -135,7 +138,7 @@ def add_errors(app: FastAPI) -> None:
     on(Exception, lambda scope, _: refuse_to(scope, 500, SORRY))
 
 
-def add_watching(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
+def add_watching(app: FastAPI, scheduler: Scheduler, metrics: Metrics, here: Alone) -> None:
     """How it goes."""
 
     @app.get("/health", include_in_schema=False)
@@ -155,7 +158,7 @@ def add_watching(app: FastAPI, scheduler: Scheduler, metrics: Metrics) -> None:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def numbers() -> Response:
         """Counters and histograms in Prometheus' text format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await here.numbers(metrics), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def add_models(app: FastAPI, scheduler: Scheduler, words: Words, rack: Rack) -> None:

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
+from fewstep.serve.alone import Alone
 from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.shapes import refuse_to
 from fewstep.serve.tickets import MOST_VIEWERS, TOKEN, Outlet, Tickets
@@ -46,16 +47,15 @@ class Opened(BaseModel):
     mjpeg: str = Field(description="The pictures as a stream.")
 
 
-def add_sessions(app: FastAPI, scheduler: Scheduler, tickets: Tickets) -> None:
+def add_sessions(app: FastAPI, scheduler: Scheduler, tickets: Tickets, here: Alone) -> None:
     """All routes of this file."""
 
     @app.post("/v1/sessions", response_model=Opened)
     async def sessions(request: Request, opening: Annotated[Opening | None, Body()] = None) -> Any:
         """Get a token for a live session: browsers cannot give a key with a WebSocket."""
-        ticket = tickets.open(request.state.owner, request.headers.get("origin"), opening.out if opening else None)
-        name = ticket.outlet.name
-        found = {"live": f"/v1/live?token={ticket.token}", "out": name, "page": f"/out/{name}", "mjpeg": f"/out/{name}.mjpeg"}
-        return Opened(token=ticket.token, expires_in=int(TOKEN), **found)
+        token, name = await here.ticket(tickets, request.state.owner, request.headers.get("origin"), opening.out if opening else None)
+        found = {"live": f"/v1/live?token={token}", "out": name, "page": f"/out/{name}", "mjpeg": f"/out/{name}.mjpeg"}
+        return Opened(token=token, expires_in=int(TOKEN), **found)
 
     @app.get("/out/{name}.mjpeg", response_class=Response, response_model=None, responses={200: {"content": {"multipart/x-mixed-replace": {}}}})
     async def stream(name: str) -> Response:

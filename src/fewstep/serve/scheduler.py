@@ -10,36 +10,26 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 from PIL.Image import Image
 from PIL.Image import fromarray as open_pixels
 
-from fewstep.engine.request import DECODERS, MOST_BATCH, Frame, Limits, Picture, Request, Settled
+from fewstep.engine.request import DECODERS, MOST_BATCH, Picture, Request, Settled
 from fewstep.serve.checker import Checker
 from fewstep.serve.orders import Busy, Closed, Job, Kind, Order, Refused, Update
+from fewstep.serve.walker import Walker
 
 MOST_WAITING = 64  # pictures in the queue
 MOST_KINDS = 1024  # that are remembered: there are as many as guidance scales that anybody thinks of
 LONGEST_BATCH = 1.0  # seconds: a batch that should take longer is made smaller, for whoever comes meanwhile waits for all of it
 GRACE = 3.0  # seconds that a running step has to end in when the scheduler is closed
 log = logging.getLogger("fewstep.serve")
-
-
-class Walker(Protocol):
-    """What the scheduler needs of an engine."""
-
-    @property
-    def limits(self) -> Limits:
-        """Sizes and step counts that its model can do."""
-
-    def walk(self, batch: Sequence[Settled], decoder: str | None = None) -> Iterator[list[Frame]]:
-        """See Engine.walk."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +73,7 @@ class Scheduler:
         self._batch: list[Job] = []
         self._queues: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # who is first has the next turn
         self._seconds: OrderedDict[Kind, float] = OrderedDict()  # that a picture of a kind takes, the last seen last
+        self._best: dict[Kind, int] = {}  # how many of a kind are best made at once, as far as that is known
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "fewstep-engine")
         self._task: asyncio.Task[None] | None = None
@@ -194,7 +185,7 @@ class Scheduler:
     def _take(self) -> list[Job]:
         """The next batch. Its owners go to the end of the line, in the order they had."""
         first = next(iter(self._queues.values()))[0]
-        most = max(1, min(MOST_BATCH, int(LONGEST_BATCH / max(self._seconds.get(first.kind, LONGEST_BATCH), 1e-6))))
+        most = max(1, min(self._best.get(first.kind, MOST_BATCH), int(LONGEST_BATCH / max(self._seconds.get(first.kind, LONGEST_BATCH), 1e-6))))
         alone = len(self._queues) == 1
         batch: list[Job] = []
         for owner, queue in list(self._queues.items()):
@@ -247,6 +238,8 @@ class Scheduler:
             batch[0].context.run(log.error, "a picture failed: %s", type(error).__name__, exc_info=error)
             self._call(self._fail, batch[0], error)
             return {}
+        if picture and len(batch) > 1 and batch[0].kind not in self._best and len(self._best) < MOST_KINDS:
+            self._best[batch[0].kind] = self.engine.best_batch(batch[0].settled)
         return picture.timings if picture else {}
 
     def _walk(self, batch: list[Job]) -> Picture | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.engine.request import Picture, Request, RequestError, Settled
-from fewstep.serve.orders import Busy, Order, Update
+from fewstep.serve.orders import Busy, Closed, Order, Update
 from fewstep.serve.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PAUSE = 0.2  # seconds without a request, after which the picture is made with the full decoder
 HUNGER = 0.25  # seconds after which something must have been shown while requests keep coming
 RETRY = 0.1  # seconds until a full queue is tried again
+LOOK = 0.5  # seconds between looks whether the scheduler was closed, while nothing is wanted
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,16 @@ class Session:
 
     async def _begin(self) -> None:
         """Order the newest request, or the full picture of the last one when it is time; wait if there is nothing to do."""
-        delay = None
+        if self.scheduler.closed:
+            raise Closed
+        delay = LOOK
         try:
             if self._waiting is not None:
                 self._start(self._waiting, self._first)
                 self._waiting = None
                 return
             if self._rough is not None:
-                delay = self._rough.since + self.pause - time.monotonic()
+                delay = min(delay, self._rough.since + self.pause - time.monotonic())
                 if delay <= 0:
                     self._start(self._rough, "full")
                     self._rough = None

@@ -22,16 +22,16 @@ class Kept:
 
 
 class Shelf:
-    """Names and their pictures, the oldest first."""
+    """Names and their pictures, the oldest first. ``prefix`` begins the names."""
 
-    def __init__(self, seconds: float = SECONDS, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds, self.most_bytes, self._clock = seconds, most_bytes, clock
+    def __init__(self, seconds: float = SECONDS, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic, prefix: str = "") -> None:
+        self.seconds, self.most_bytes, self._clock, self._prefix = seconds, most_bytes, clock, prefix
         self.bytes = 0
         self._kept: OrderedDict[str, Kept] = OrderedDict()
 
     def put(self, content: bytes, media_type: str) -> str:
-        """Keep ``content``. Returns its name, of 128 random bits."""
-        name = f"{secrets.token_urlsafe(16)}.{media_type.partition('/')[2]}"
+        """Keep ``content``. Returns its name, with 128 random bits."""
+        name = f"{self._prefix}{secrets.token_urlsafe(16)}.{media_type.partition('/')[2]}"
         self._kept[name] = Kept(content, media_type, self._clock() + self.seconds)
         self.bytes += len(content)
         self._tidy()

@@ -15,6 +15,7 @@ TOKEN = 60.0  # seconds that a token opens a session
 LINGER = 60.0  # seconds that an outlet stays without a session, for whoever connects again
 MOST_OUTLETS = 256
 MOST_VIEWERS = 8  # of one session
+OVER = "out: this session is over or somebody else's, leave it out to open a new one"
 
 
 class Full(RuntimeError):
@@ -27,7 +28,7 @@ class Outlet:
 
     owner: str
     until: float  # on the clock of the tickets, while nobody is connected
-    name: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    name: str
     jpeg: bytes = b""
     number: int = 0  # of the picture; 0 before the first
     connected: int = 0
@@ -78,14 +79,14 @@ class Ticket:
     origin: str | None
     until: float
     outlet: Outlet
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    token: str = field(repr=False)
 
 
 class Tickets:
-    """All that are valid, and the outlets. Lives on the event loop's thread."""
+    """All that are valid, and the outlets. Lives on the event loop's thread. ``prefix`` begins the names of both."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, prefix: str = "") -> None:
+        self._clock, self._prefix = clock, prefix
         self._tickets: dict[str, Ticket] = {}
         self._outlets: dict[str, Outlet] = {}
 
@@ -96,18 +97,31 @@ class Tickets:
         if out is not None:
             outlet = self._outlets.get(out)
             if outlet is None or outlet.owner != owner:
-                raise RequestError("out: this session is over or somebody else's, leave it out to open a new one")
+                raise RequestError(OVER)
             outlet.until = until
         elif sum(outlet.owner == owner for outlet in self._outlets.values()) >= MOST_OUTLETS - len(self._outlets):  # as Shares has it
             raise Full
         else:
-            outlet = Outlet(owner, until)
+            outlet = Outlet(owner, until, self._prefix + secrets.token_urlsafe(16))
             self._outlets[outlet.name] = outlet
         for spare in [token for token, known in self._tickets.items() if known.outlet is outlet]:
             del self._tickets[spare]
-        ticket = Ticket(owner, origin, self._clock() + TOKEN, outlet)
+        ticket = Ticket(owner, origin, self._clock() + TOKEN, outlet, self._prefix + secrets.token_urlsafe(24))
         self._tickets[ticket.token] = ticket
         return ticket
+
+    def has(self, name: str) -> bool:
+        """Whether the session ``name`` is here, and not over."""
+        return self.outlet(name) is not None
+
+    def adopt(self, name: str, owner: str) -> None:
+        """Have the session ``name`` of ``owner`` go on here, with no picture yet, if it does not already."""
+        self._outlets.setdefault(name, Outlet(owner, self._clock() + LINGER, name))
+
+    def owners(self) -> dict[str, str]:
+        """Whose each session is that is not over, by its name."""
+        self._tidy()
+        return {name: outlet.owner for name, outlet in self._outlets.items()}
 
     def redeem(self, token: str, origin: str | None) -> Ticket | None:
         """The ticket of ``token``, as often as it is shown before it is over; None if it is not known, or was given to another origin."""

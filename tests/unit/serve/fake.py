@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fewstep.engine.record import Record
-from fewstep.engine.request import Frame, Limits, Picture, Request, Settled
+from fewstep.engine.request import MOST_BATCH, Frame, Limits, Picture, Request, Settled
 
 PATIENCE = 20  # seconds that a test waits before it fails
 LIMITS = Limits("fake", factor=16, native=64, students=(1, 2, 4, 8), teacher=True, default_steps=4)
@@ -40,6 +40,9 @@ class FakeEngine:
         self.abandoned: list[list[str]] = []
         self._reached: queue.Queue[tuple[list[str], int]] = queue.Queue()
         self._tokens = threading.Semaphore(0)
+
+    def best_batch(self, settled: Settled) -> int:
+        return MOST_BATCH
 
     def walk(self, batch: Sequence[Settled], decoder: str | None = None) -> Iterator[list[Frame]]:
         prompts, steps = [one.prompt for one in batch], batch[0].steps

@@ -322,3 +322,14 @@ def test_it_lives_apart_from_any_web_code() -> None:
     code = "import sys, fewstep.serve.session; print(sorted({'fastapi', 'starlette', 'uvicorn', 'websockets', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3] / "src", capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_who_wants_nothing_hears_too_that_the_server_leaves() -> None:
+    async def test(engine: FakeEngine, session: Session) -> None:
+        waits = look(session)
+        await asyncio.sleep(0)
+        await session.scheduler.close()
+        with pytest.raises(Closed):
+            await waits
+
+    live(test)

@@ -173,7 +173,7 @@ def test_viewers_who_come_at_once_are_counted_one_by_one(monkeypatch: pytest.Mon
 
     async def main() -> None:
         async with Scheduler(FakeEngine()) as scheduler:
-            outlet, statuses = Outlet("me", 0), list[int]()
+            outlet, statuses = Outlet("me", 0, "name"), list[int]()
 
             async def send(message: Any) -> None:
                 if message["type"] == "http.response.start":
@@ -196,7 +196,7 @@ def test_viewers_who_come_at_once_are_counted_one_by_one(monkeypatch: pytest.Mon
 
 def test_a_viewer_gets_the_newest_and_never_one_twice() -> None:
     async def main() -> None:
-        outlet = Outlet("me", 0)
+        outlet = Outlet("me", 0, "name")
         assert not await outlet.newer(0, 0.01)
         for picture in (b"1", b"2", b"3"):
             outlet.show(picture)
