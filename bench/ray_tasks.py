@@ -27,9 +27,10 @@ import ray
 from verdict import close
 
 from fewstep.batch.local import Task
-from fewstep.batch.options import RAY
-from fewstep.batch.ray import Finished, Load, Pool, connected, frame_of, streamed
+from fewstep.batch.ray import Finished, Load, streamed
 from fewstep.bench.machine import Others, describe
+from fewstep.engine.cluster import Pool, connected, frame_of
+from fewstep.engine.where import RAY
 
 RESULTS = Path(__file__).parent / "results" / "ray"
 TICKS = os.sysconf("SC_CLK_TCK")

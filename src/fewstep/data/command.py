@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -42,27 +43,53 @@ def prepare(
     same_caption: Annotated[int, typer.Option(metavar="N", help="Pictures that share a caption at most; 0: any number.")] = 100,
     min_score: Annotated[float, typer.Option(metavar="X", help="Aesthetic score at least, 5.5 in the paper; 0: any.")] = 0.0,
     scorer: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Who scores; by default the source's own column 'aesthetic'.")] = None,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that decode and filter.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes of this machine that decode and filter.")] = 1,
     device: Annotated[str | None, typer.Option(help="That encodes: cuda, mps or cpu; the first there is by default.")] = None,
+    on: Annotated[str, typer.Option(metavar="here|ray|HOST:PORT", help="Who does it: this machine, or a Ray cluster.")] = "here",
+    actors: Annotated[str | None, typer.Option(metavar="N|MIN-MAX", help="That encode, on the cluster.  [default: as many as there is room for]")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="Of each; 0.5 are two on one GPU.  [default: 1 if the cluster has any]", show_default=False)
+    ] = None,
+    cpus_per_actor: Annotated[int | None, typer.Option(help="Of each, and its threads.  [default: 1]", show_default=False)] = None,
 ) -> None:
     """Filter pictures with captions and encode them into shards that 'train' and 'distill' take; end with an audit of what was dropped."""
     from fewstep.data.filters import Rules
-    from fewstep.data.score import load_scorer
+    from fewstep.data.score import Score, load_scorer
     from fewstep.data.sources import open_source
     from fewstep.engine.device import best_device
+    from fewstep.engine.where import HERE, Where
     from fewstep.zoo.registry import find
 
+    where = Where(on, actors, gpus_per_actor, cpus_per_actor)
     if scorer is not None and not min_score:
         raise RequestError(f"--scorer {scorer} without --min-score: say what score a picture must have")
-    found, score, folder = open_source(source), load_scorer(scorer), find(model)
+    if on != HERE and workers > 1:
+        raise RequestError(f"--workers {workers} is for this machine: on a cluster every processor that is free decodes and filters; leave it out")
+    found, folder = open_source(source), find(model)
     if folder.is_file():
         raise RequestError(f"{model} is one file: give the folder of a model, in diffusers' layout")
-    from fewstep.data.prepare import prepare
+    if on == HERE:
+        score = load_scorer(scorer)
+    else:
+        from fewstep.engine.cluster import reach
+
+        reach(on)
+        score = Score(scorer or "")
+    from fewstep.data.encode import encoders_key
+    from fewstep.data.prepare import Aim, Candidates, here, prepare
     from fewstep.models.bundle import load_bundle
 
-    bundle = load_bundle(folder, device or best_device())
+    bundle = load_bundle(folder, (device or best_device()) if on == HERE else "cpu", unet=False)
     rules = Rules(bundle.factor * int(bundle.unet.config.sample_size), min_side, min_sharpness, min_words, same_caption, min_score)
-    audit = prepare(found, out, bundle, model, rules, workers, score, lambda line: print(line, file=sys.stderr))
+    aim = Aim(encoders_key(bundle), model, rules, score)
+    candidates: Candidates = partial(here, bundle, rules, workers)
+    if on != HERE:
+        from fewstep.data.ray import Plan
+        from fewstep.data.ray import candidates as candidates_of
+
+        del bundle
+        candidates = partial(candidates_of, Plan.of(model, aim.key, rules, scorer, device), where)
+    audit = prepare(found, out, aim, candidates, lambda line: print(line, file=sys.stderr))
     print("\n".join(audit.table()))
     print(f"{out}  {audit.kept} pictures; {out / 'audit.html'} shows examples")
     if not audit.kept:

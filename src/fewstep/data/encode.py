@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.engine.decode import ENCODED, to_values
+from fewstep.engine.decode import to_values
 from fewstep.models.bundle import Bundle, digest_weights
-from fewstep.models.prompt import Prompt, cat, encode
-
-CAPTIONS = 32  # encoded at once
+from fewstep.models.prompt import Prompt, encode
 
 
 def encoders_key(bundle: Bundle) -> str:
@@ -28,17 +25,21 @@ def encoders_key(bundle: Bundle) -> str:
     return digest.hexdigest()[:12]
 
 
-@torch.no_grad()
-def encode_pictures(vae: Any, pictures: Sequence[np.ndarray]) -> Tensor:
-    """The mean latents of ``pictures``, uint8 [H, W, 3] all of one size: bfloat16 [B, C, H/f, W/f], as the autoencoder has them, not scaled."""
-    few = [pictures[first : first + ENCODED] for first in range(0, len(pictures), ENCODED)]
-    inputs = (torch.from_numpy(np.concatenate([to_values(picture) for picture in part])) for part in few)
-    return torch.cat([vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean.to(torch.bfloat16).cpu() for x in inputs])
+@dataclass(frozen=True)
+class Encoded:
+    """One picture and its caption, encoded."""
+
+    latents: Tensor  # bfloat16 [1, C, H/f, W/f], as the autoencoder has them, not scaled
+    prompt: Prompt  # bfloat16 [1, L, C1 + C2] and [1, P]
 
 
 @torch.no_grad()
-def encode_captions(bundle: Bundle, captions: Sequence[str]) -> Prompt:
-    """Both encoders' answers: bfloat16 [B, L, C1 + C2] and [B, P]."""
-    few = [encode(bundle, captions[first : first + CAPTIONS]) for first in range(0, len(captions), CAPTIONS)]
-    whole = cat(*few)
-    return Prompt(whole.embeds.to(torch.bfloat16).cpu(), whole.pooled.to(torch.bfloat16).cpu())
+def encode_picture(bundle: Bundle, pixels: np.ndarray, caption: str) -> Encoded:
+    """The mean latents of ``pixels``, uint8 [H, W, 3], and both encoders' answers to ``caption``.
+
+    Each is encoded by itself, for kernels differ by the size of a batch: what it becomes does not hang on what was beside it, nor on who did it.
+    """
+    inputs = torch.from_numpy(to_values(pixels)).to(bundle.vae.device, bundle.vae.dtype)
+    latents = bundle.vae.encode(inputs).latent_dist.mean.to(torch.bfloat16).cpu()
+    prompt = encode(bundle, [caption])
+    return Encoded(latents, Prompt(prompt.embeds.to(torch.bfloat16).cpu(), prompt.pooled.to(torch.bfloat16).cpu()))

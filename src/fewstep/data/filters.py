@@ -71,12 +71,12 @@ class Look:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the bucket."""
-        assert self.pixels is not None
-        return self.pixels.shape[1], self.pixels.shape[0]
+        *_, height, width = self.time_ids
+        return width, height
 
     def without_pixels(self) -> Look:
         """The same, smaller."""
-        return replace(self, pixels=None, thumbnail=b"")
+        return replace(self, pixels=None)
 
 
 def look(item: Item, rules: Rules) -> Look:
@@ -135,15 +135,15 @@ def crop(image: Image.Image, width: int, height: int) -> tuple[Image.Image, int,
     return image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0), top, left
 
 
-def sharpness(image: Image.Image) -> float:
-    """The variance of ∇²Y in the sharpest of TILES² tiles, Y the luma in 0 .. 255 and ∇² the four neighbours less four times the middle.
+def sharpness(image: Image.Image, tiles: int = TILES) -> float:
+    """The variance of ∇²Y in the sharpest of ``tiles``² tiles, Y the luma in 0 .. 255 and ∇² the four neighbours less four times the middle.
 
     Over a whole picture the variance falls with the share that is flat or out of focus by intent: a subject on a plain ground is not blurred.
     """
     luma = np.asarray(image.convert("L"), np.float32)
     laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
-    tiles = (tile for rows in np.array_split(laplacian, TILES, 0) for tile in np.array_split(rows, TILES, 1))
-    return max(float(tile.var(dtype=np.float64)) for tile in tiles)
+    parts = (part for rows in np.array_split(laplacian, tiles, 0) for part in np.array_split(rows, tiles, 1))
+    return max(float(part.var(dtype=np.float64)) for part in parts)
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -8,31 +8,66 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fewstep.data.audit import Audit, write_audit
-from fewstep.data.encode import encode_captions, encode_pictures, encoders_key
+from fewstep.data.encode import Encoded, encode_picture
 from fewstep.data.files import read_json, write_json
 from fewstep.data.filters import Look, Rules
 from fewstep.data.item import Item
 from fewstep.data.ledger import Ledger
 from fewstep.data.score import Score
 from fewstep.data.shards import AUDIT, FORMAT, MARKER, Rows, write_shard
-from fewstep.data.sources import Source
+from fewstep.data.sources import Source, Todo, batches
 from fewstep.data.workers import looks
 from fewstep.engine.request import RequestError
 from fewstep.models.bundle import Bundle
+from fewstep.models.prompt import cat
 
 PART = 512  # pictures of the source
-ENCODE = 16  # pictures of a bucket that are collected before they are encoded
 SHOWN = 4  # examples of each fate that a part keeps
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What pictures are prepared for, and by which rules."""
+
+    key: str  # of the encoders, see encoders_key()
+    model: str  # as it was named
+    rules: Rules
+    score: Score
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture that was looked at. What it is encoded to is asked for if it is kept."""
+
+    look: Look
+    encoded: Callable[[], Encoded]
+
+
+Candidates = Callable[[Todo], Generator[Candidate]]
+"""Who looks at pictures and encodes them: one for each of Todo.items(), in that order."""
+
+
+def here(bundle: Bundle, rules: Rules, workers: int, todo: Todo) -> Generator[Candidate]:
+    """This machine: ``workers`` processes look, and this one encodes what is kept."""
+    for look in looks(todo.items(), rules, workers):
+        yield Candidate(look, partial(_encoded, bundle, look))
+
+
+def _encoded(bundle: Bundle, look: Look) -> Encoded:
+    assert look.pixels is not None
+    return encode_picture(bundle, look.pixels, look.caption)
 
 
 @dataclass
@@ -40,16 +75,14 @@ class Part:
     """What becomes of one part of the source."""
 
     names: Any = field(default_factory=hashlib.sha256)
-    kept: dict[Size, list[Look]] = field(default_factory=dict)  # pixels are let go once encoded
-    latents: dict[Size, list[torch.Tensor]] = field(default_factory=dict)
-    waiting: dict[Size, list[Any]] = field(default_factory=dict)
+    kept: dict[Size, list[tuple[Look, Encoded]]] = field(default_factory=dict)  # without their pixels
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, detail
     digests: list[str] = field(default_factory=list)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
 
-def prepare(source: Source, out: Path, bundle: Bundle, model: str, rules: Rules, workers: int, score: Score, say: Callable[[str], None]) -> Audit:
-    """Prepare ``source`` for training the ``bundle`` in the folder ``out``; ``say`` is told of every part that is done.
+def prepare(source: Source, out: Path, aim: Aim, candidates: Candidates, say: Callable[[str], None]) -> Audit:
+    """Prepare ``source`` in the folder ``out``; ``say`` is told of every part that is done. This process alone writes.
 
     Returns the audit, which is in ``out`` as audit.json, audit.html and dropped.jsonl. Raises RequestError on a source that is empty or has changed
     since, or an ``out`` that holds another preparation.
@@ -57,35 +90,28 @@ def prepare(source: Source, out: Path, bundle: Bundle, model: str, rules: Rules,
     parts = [_fingerprint(part) for part in batches(source.items(), PART)]
     if not parts:
         raise RequestError(f"{source.path} holds no pictures: give a folder, tars or parquet files that do")
-    key, ledger = encoders_key(bundle), Ledger(rules, score)
-    settings = {"format": FORMAT, "key": key, "model": model, "rules": asdict(rules), "scorer": score.name}
+    ledger = Ledger(aim.rules, aim.score)
+    settings = {"format": FORMAT, "key": aim.key, "model": aim.model, "rules": asdict(aim.rules), "scorer": aim.score.name}
     _open(out, settings)
     records = [read_json(_record(out, number)) for number in range(len(parts))]
-    done = [record.get("source") == names for record, names in zip(records, parts, strict=True)]
+    done = tuple(record.get("source") == names for record, names in zip(records, parts, strict=True))
     changed = next((number for number, record in enumerate(records[:-1]) if record and not done[number]), None)
     if changed is not None or _record(out, len(parts)).is_file():
         raise RequestError(f"{out}: the source is not what it was when this began (from picture {(changed or 0) * PART} on): give an empty --out")
     if not all(done):
         (out / AUDIT).unlink(missing_ok=True)
-    todo = chain.from_iterable(part for number, part in enumerate(batches(source.items(), PART)) if not done[number])
-    stream = looks(todo, rules, workers)
-    for number, names in enumerate(parts):
-        if done[number]:
-            ledger.absorb(records[number], [read_json(out / f"{shard}.json") for shard in records[number]["shards"]])
-            continue
-        records[number] = _make(out, number, bundle, key, ledger, islice(stream, PART))
-        if records[number]["source"] != names:
-            _record(out, number).unlink()
-            raise RequestError(f"{source.path} has changed while it was read: give the same command again once it is at rest")
-        kept = sum(records[number]["kept"].values())
-        say(f"part {number + 1} of {len(parts)}: {kept} of {records[number]['seen']} pictures kept")
+    with closing(candidates(Todo(source, PART, done))) as stream:
+        for number, names in enumerate(parts):
+            if done[number]:
+                ledger.absorb(records[number], [read_json(out / f"{shard}.json") for shard in records[number]["shards"]])
+                continue
+            records[number] = _make(out, number, aim.key, ledger, islice(stream, PART))
+            if records[number]["source"] != names:
+                _record(out, number).unlink()
+                raise RequestError(f"{source.path} has changed while it was read: give the same command again once it is at rest")
+            kept = sum(records[number]["kept"].values())
+            say(f"part {number + 1} of {len(parts)}: {kept} of {records[number]['seen']} pictures kept")
     return write_audit(out, records, settings)
-
-
-def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """``items`` in lists of ``size``, the last one shorter."""
-    while part := list(islice(items, size)):
-        yield part
 
 
 def _record(out: Path, number: int) -> Path:
@@ -117,12 +143,13 @@ def _add(digest: Any, name: str, caption: str) -> None:
     digest.update(repr((name, caption)).encode(errors="surrogatepass"))
 
 
-def _make(out: Path, number: int, bundle: Bundle, key: str, ledger: Ledger, stream: Iterator[Look]) -> dict[str, Any]:
+def _make(out: Path, number: int, key: str, ledger: Ledger, stream: Iterator[Candidate]) -> dict[str, Any]:
     """Make one part: its shards first, then its record, which is returned."""
     for stale in out.glob(f"{number:05d}-*"):
         stale.unlink()
     part = Part()
-    for look in stream:
+    for candidate in stream:
+        look = candidate.look
         _add(part.names, look.name, look.given)
         verdict = (look.reason, look.detail) if look.reason else ledger.judge(look)
         _example(part, look, *verdict)
@@ -130,19 +157,11 @@ def _make(out: Path, number: int, bundle: Bundle, key: str, ledger: Ledger, stre
             part.dropped.append((look.name, *verdict))
             continue
         part.digests.append(look.digest)
-        part.waiting.setdefault(look.size, []).append(look.pixels)
-        part.kept.setdefault(look.size, []).append(look.without_pixels())
-        if len(part.waiting[look.size]) == ENCODE:
-            _encode(part, bundle, look.size)
+        part.kept.setdefault(look.size, []).append((look.without_pixels(), candidate.encoded()))
     names = []
-    for size in sorted(part.kept):
-        _encode(part, bundle, size)
+    for size, kept in sorted(part.kept.items(), key=lambda of: of[0]):
         names.append(f"{number:05d}-{size[0]}x{size[1]}")
-        kept = part.kept[size]
-        captions = [look.caption for look in kept]
-        ids = torch.tensor([look.time_ids for look in kept], dtype=torch.int32)
-        rows = Rows(torch.cat(part.latents[size]), encode_captions(bundle, captions), ids, captions)
-        write_shard(out / f"{names[-1]}.safetensors", key, size, rows, [look.name for look in kept])
+        write_shard(out / f"{names[-1]}.safetensors", key, size, _rows(kept), [look.name for look, _ in kept])
     record = {
         "source": part.names.hexdigest()[:32],
         "seen": len(part.dropped) + len(part.digests),
@@ -156,9 +175,13 @@ def _make(out: Path, number: int, bundle: Bundle, key: str, ledger: Ledger, stre
     return record
 
 
-def _encode(part: Part, bundle: Bundle, size: Size) -> None:
-    if pictures := part.waiting.pop(size, []):
-        part.latents.setdefault(size, []).append(encode_pictures(bundle.vae, pictures))
+def _rows(kept: Sequence[tuple[Look, Encoded]]) -> Rows:
+    return Rows(
+        torch.cat([encoded.latents for _, encoded in kept]),
+        cat(*(encoded.prompt for _, encoded in kept)),
+        torch.tensor([look.time_ids for look, _ in kept], dtype=torch.int32),
+        [look.caption for look, _ in kept],
+    )
 
 
 def _example(part: Part, look: Look, reason: str, detail: str) -> None:

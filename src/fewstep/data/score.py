@@ -15,7 +15,7 @@ from fewstep.engine.request import RequestError
 
 @dataclass(frozen=True)
 class Score:
-    """The source's own scores, under its ``aesthetic`` and the like."""
+    """What was found out with the picture: the source's own scores, under its ``aesthetic`` and the like, unless a function of ``name`` was asked."""
 
     name: str = ""
 

@@ -5,9 +5,11 @@ A source is enumerated in one fixed order without decoding anything: that order 
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from fewstep.data.fields import read_table, told
@@ -40,6 +42,26 @@ class Source:
             yield from read(file)
 
 
+@dataclass(frozen=True)
+class Todo:
+    """The pictures of those parts of a source that are not there yet. Small enough to be handed to another process."""
+
+    source: Source
+    part: int  # pictures
+    done: tuple[bool, ...]  # of each part
+
+    def items(self) -> Iterator[Item]:
+        """Those pictures, in the source's order. Raises RequestError on a file that cannot be read on from."""
+        return chain.from_iterable(part for part, done in zip(batches(self.source.items(), self.part), self.done, strict=False) if not done)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """``items`` in lists of ``size``, the last one shorter."""
+    source = iter(items)
+    while part := list(islice(source, size)):
+        yield part
+
+
 def open_source(given: str) -> Source:
     """The source that ``given`` means: a path, or else the id of a data set in the Hub's cache. Uses no network.
 
@@ -52,6 +74,7 @@ def open_source(given: str) -> Source:
             fetch = shlex.join(["hf", "download", "--repo-type", "dataset", given])
             raise RequestError(f"there is no source '{given}' on this disk: {GIVE}; one of the Hub's is fetched with: {fetch}")
         path = found
+    path = path.absolute()  # for other processes, which have working directories of their own
     if path.is_file():
         return _of_file(path)
     if not path.is_dir():
@@ -72,23 +95,36 @@ def _of_file(path: Path) -> Source:
 
 
 def _folder(folder: Path) -> Iterator[Item]:
-    """The rows of the folder's table of captions, then the pictures that it does not name, with the text beside each."""
+    """The rows of its tables of captions, each table for the folder that it lies in, then the pictures that none names, with the text beside each."""
     named: set[Path] = set()
-    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
-    for name, row in read_table(table) if table else ():
-        said = told(row)
-        if said.file is None:
-            yield Item(name, Lost("its row in the table of captions names no file, or is damaged"), said.caption)
-            continue
-        path = folder / said.file
-        if not path.resolve().is_relative_to(folder.resolve()):
-            yield Item(said.file, Lost("its row in the table of captions leads out of the folder"), said.caption)
-            continue
-        named.add(path)
-        there = Stretch(path) if path.is_file() else Lost("there is no such file")
-        yield Item(said.file, there, said.caption, said.score)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURES | OTHERS and path not in named and path.is_file():
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    tables: dict[Path, Path] = {}  # of each folder the first that there is
+    for path in sorted((path for path in files if path.name in TABLES), key=lambda path: TABLES.index(path.name)):
+        tables.setdefault(path.parent, path)
+    for above, table in sorted(tables.items()):
+        for item in _told(folder, above, table):
+            if isinstance(item.place, Stretch):
+                named.add(item.place.path)
+            yield item
+    for path in files:
+        if path.suffix.lower() in PICTURES | OTHERS and path not in named:
             beside = next((path.with_suffix(suffix) for suffix in CAPTIONS if path.with_suffix(suffix).is_file()), None)
             caption = beside.read_text(encoding="utf8", errors="replace") if beside else None
             yield Item(path.relative_to(folder).as_posix(), Stretch(path), caption)
+
+
+def _told(folder: Path, above: Path, table: Path) -> Iterator[Item]:
+    """The rows of ``table``, whose paths start from ``above``. Paths count as they are written: in the Hub's cache every file is a link to another folder."""
+    prefix = "" if above == folder else f"{above.relative_to(folder).as_posix()}/"
+    for name, row in read_table(table):
+        said = told(row)
+        if said.file is None:
+            yield Item(prefix + name, Lost("its row in the table of captions names no file, or is damaged"), said.caption)
+            continue
+        inside = Path(os.path.relpath(above / said.file, folder))
+        if inside.parts[:1] == ("..",):
+            yield Item(prefix + said.file, Lost("its row in the table of captions leads out of the folder"), said.caption)
+            continue
+        path = folder / inside
+        there = Stretch(path) if path.is_file() else Lost("there is no such file")
+        yield Item(prefix + said.file, there, said.caption, said.score)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tests.tiny import CAPTIONS
 
+from fewstep.data.encode import encoders_key
 from fewstep.data.filters import Rules
-from fewstep.data.prepare import prepare
+from fewstep.data.prepare import Aim, here, prepare
 from fewstep.data.score import Score
 from fewstep.data.sources import open_source
 from fewstep.models.bundle import Bundle
@@ -49,5 +51,11 @@ def write_pictures(folder: Path, count: int) -> Path:
 def prepared(source: Path, out: Path, bundle: Bundle, rules: Rules = RULES, workers: int = 1, score: Score | None = None) -> list[str]:
     """Prepare; returns what was said on the way."""
     said: list[str] = []
-    prepare(open_source(str(source)), out, bundle, "tiny", rules, workers, score or Score(), said.append)
+    aim = Aim(encoders_key(bundle), "tiny", rules, score or Score())
+    prepare(open_source(str(source)), out, aim, partial(here, bundle, rules, workers), said.append)
     return said
+
+
+def breadth(image: Image.Image) -> float:
+    """A scorer: a tenth of the width."""
+    return image.width / 10

@@ -21,12 +21,13 @@ from tests.unit.data.prepared import RULES, Deadly, prepared, write_pictures
 
 from fewstep.cli import main
 from fewstep.data import prepare as module
+from fewstep.data.encode import encode_picture, encoders_key
 from fewstep.data.filters import REASONS
 from fewstep.data.item import Item
 from fewstep.data.score import Scorer, load_scorer
 from fewstep.data.workers import looks
 from fewstep.engine.request import RequestError
-from fewstep.models.bundle import Bundle
+from fewstep.models.bundle import Bundle, load_bundle
 from fewstep.models.prompt import encode
 
 
@@ -90,6 +91,17 @@ def test_shards_hold_the_mean_latents_both_embeddings_and_the_true_sizes(whole: 
     for name, wanted in (("latents", latents), ("prompt_embeds", prompt.embeds), ("pooled", prompt.pooled)):
         assert tensors[name].dtype == torch.bfloat16
         torch.testing.assert_close(tensors[name][:1].float(), wanted, rtol=2**-7, atol=1e-3)
+
+
+def test_what_encodes_needs_no_unet(bundle: Bundle, tiny: Path) -> None:
+    """Of SDXL it is three quarters of what would be loaded."""
+    encoder = load_bundle(tiny, unet=False)
+    assert {parameter.device.type for parameter in encoder.unet.parameters()} == {"meta"}
+    assert encoder.device == bundle.device
+    assert encoders_key(encoder) == encoders_key(bundle)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    ours, theirs = (encode_picture(of, pixels, CAPTIONS[0]) for of in (encoder, load_bundle(tiny)))
+    assert torch.equal(ours.latents, theirs.latents) and torch.equal(ours.prompt.embeds, theirs.prompt.embeds)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -217,7 +229,7 @@ def test_bad_input_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pytes
     write_pictures(tmp_path / "in", 2)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fewstep.models.bundle.load_bundle", lambda *_: build())
+    monkeypatch.setattr("fewstep.models.bundle.load_bundle", lambda *_, **__: build())
     arguments, sentence = BAD[case]
     with pytest.raises(SystemExit) as caught:
         main(["data", "prepare", *arguments, *(() if "--out" in arguments else ("--out", "out"))])

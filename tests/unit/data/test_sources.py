@@ -129,7 +129,28 @@ def test_a_data_set_of_the_hub_is_taken_from_its_cache(tmp_path: Path, monkeypat
     (folder / "refs" / "main").write_text("c0ffee")
     source = pictures(folder / "snapshots" / "c0ffee")
     (source / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},{caption}\n" for name, caption in SAID.items()))
+    for number, path in enumerate(sorted(source.iterdir())):  # as the Hub's cache has them: links to files named by their hash
+        blob = folder / "blobs" / f"{number:064x}"
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(Path("..", "..", "blobs", blob.name))
     assert told("some/fruit") == wanted()
+
+
+def test_a_table_is_for_the_folder_that_it_lies_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As data sets of the Hub have one in train/ and one in test/."""
+    for split in ("train", "test"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        folder = pictures(tmp_path / "in" / split)
+        rows = [{"file_name": name, "text": f"{caption}, {split}"} for name, caption in SAID.items()]
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"file_name": "../../a.png", "text": "x"}]))
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    items = list(open_source("../in").items())
+    assert [item.name for item in items] == [f"{split}/{name}" for split in ("test", "train") for name in (*SAID, "../../a.png")]
+    assert items[0].caption == "a red apple, test"
+    with pytest.raises(RequestError, match="leads out of the folder"):
+        items[3].place.read()
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("none", "there is no source"), ("notes.txt", "is no source"), ("packed", "unpack it with gunzip")])
