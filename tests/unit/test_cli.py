@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 from fewstep.cli import main
 from fewstep.engine.files import read_record
@@ -204,7 +205,6 @@ BAD = {
     "from no picture": (("generate", "--from", "binary"), "is no PNG"),
     "subjects of nothing": (("models", "--subjects"), "give a model"),
     "no emoji there": (("data", "emoji", "--source", ".", "--out", "o"), "holds no emoji"),
-    "export of a file": (("export", "TINY/students/4-step.safetensors", "--steps", "4", "--out", "o"), "is one file: give the folder"),
     "a repeat by another backend": (("generate", "--from", "p.png", "--backend", "eager"), "give it alone"),
     "unknown export": (("export", "TINY", "--steps", "4", "--to", "gguf", "--out", "o"), "there is diffusers, unet, lora, single-file, onnx and graphs"),
     "export of no student": (("export", "TINY", "--steps", "3", "--out", "o"), "3 steps were asked for"),
@@ -271,6 +271,16 @@ def test_training_that_diverges_is_a_sentence_and_exit_code_1(fewstep: Run, monk
     assert fewstep("train", recipe) == Answer(1, "", "fewstep: the loss is nan at sample 640\n")
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "unet.safetensors"), SafetensorError("I/O error: No space (os error 28)")])
+def test_a_full_disk_is_a_sentence_and_exit_code_1_wherever_it_strikes(fewstep: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fewstep.distill.pretrain.train_teacher", full)
+    recipe = Path(__file__).parents[2] / "recipes" / "smoke-teacher.toml"
+    assert fewstep("train", recipe) == Answer(1, "", "fewstep: the disk is full: make room, and give the same command again\n")
+
+
 @pytest.mark.parametrize("verb", ["train", "distill"])
 def test_a_broken_recipe_is_bad_input(fewstep: Run, tmp_path: Path, verb: str) -> None:
     (tmp_path / "broken.toml").write_text("steps = [")
@@ -285,6 +295,13 @@ def test_evaluating_without_drawings_says_which_are_needed(fewstep: Run, tiny: P
     answer = fewstep("evaluate", tiny)
     assert answer.code == 2
     assert "--source" in answer.err
+
+
+def test_a_student_in_a_file_is_exported_with_its_folder(fewstep: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "alone.safetensors"
+    answer = fewstep("export", tiny / "students" / "4-step.safetensors", "--steps", 4, "--to", "unet", "--out", out)
+    assert (answer.code, answer.out.strip()) == (0, str(out))
+    assert out.is_file() and out.with_suffix(".md").is_file()
 
 
 def test_an_export_is_written_where_it_says(fewstep: Run, tiny: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def start() -> None:
@@ -37,10 +38,10 @@ def share(indices: range) -> range:
 
 
 def average(parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over ranks, in one flat message."""
-    if world() == 1:
+    """Average gradients over ranks, in one flat message. What lies in shares has been averaged on its way back."""
+    gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    if world() == 1 or not gradients:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= world()
@@ -64,6 +65,15 @@ def agreed(flag: bool) -> bool:
     votes = torch.tensor(float(flag), device=device())
     distributed.all_reduce(votes)
     return bool(votes > 0)
+
+
+def alike(number: int) -> bool:
+    """Whether every rank has the same whole ``number``, of up to 63 bits."""
+    if world() == 1:
+        return True
+    ends = torch.tensor([number, -number], dtype=torch.int64, device=device())
+    distributed.all_reduce(ends, op=distributed.ReduceOp.MAX)
+    return bool(ends[0] == -ends[1])
 
 
 def wait() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+
+from fewstep.distill.sharding import share
 
 
 class Ema:
@@ -33,6 +38,19 @@ class Ema:
             if name in self.weights:
                 parameter.copy_(self.weights[name])
 
+    @contextmanager
+    def worn(self, model: nn.Module) -> Iterator[None]:
+        """A context in which the model has the averaged weights; its own are back, to the bit, afterwards."""
+        own = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in self.weights}
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name in own:
+                        parameter.copy_(own[name])
+
     def state(self) -> dict[str, Tensor]:
         """The shadow and its age, as tensors."""
         return {**self.weights, "__updates__": torch.tensor(self.updates)}
@@ -42,4 +60,4 @@ class Ema:
         """Restore what :meth:`state` gave."""
         self.updates = int(state["__updates__"])
         for name, weight in self.weights.items():
-            weight.copy_(state[name])
+            weight.copy_(share(state[name], weight))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fewstep.data.emoji import World
 from fewstep.data.encode import encoders_key
 from fewstep.data.shards import Shards
 from fewstep.distill import dist
@@ -30,6 +31,7 @@ class Feed:
     latents: Cache
     text: Text
     words: dict[str, list[str]]
+    world: World | None = None  # of rendered scenes
 
 
 def open_feed(recipe: DataRecipe, folder: Path, bundle: Bundle, precision: torch.dtype, batch_size: int) -> Feed:
@@ -41,7 +43,7 @@ def open_feed(recipe: DataRecipe, folder: Path, bundle: Bundle, precision: torch
         world = open_world(recipe)
         key = cache_key(identity(recipe, world), bundle.vae, precision)
         latents = Latents(folder / "latents", world, bundle.vae, recipe.pictures, key, precision)
-        return Feed(latents, FrozenText(bundle), words(world))
+        return Feed(latents, FrozenText(bundle), words(world), world)
     shards = Shards(Path(recipe.shards), encoders_key(bundle), recipe.skip_corrupt)
     if (count := sum(shards.counts.values())) < batch_size:
         raise RecipeError(f"data.shards: {recipe.shards} holds {count} pictures, fewer than a batch of {batch_size}: prepare more")

@@ -81,6 +81,31 @@ class HealthRecipe:
 
 
 @dataclass(frozen=True)
+class EvaluationRecipe:
+    """How a run measures its students beside the teacher (watch/evaluation.py), at each phase's end; which of each stage's students ships."""
+
+    every: int = 0  # updates between evaluations within a phase; 0: at its end alone
+    prompts: int = 16  # held-out ones, where the data are scenes; 0: no evaluation
+    seeds: int = 1  # pictures of each
+    figure: Literal["auto", "adherence", "clip", "frechet", "fid", "distance"] = "auto"  # that says which student is best; auto: of the first two what there is
+    inception: str = ""  # a safetensors file of pytorch-fid's weights, instead of the one in the Hub's cache
+    ship: Literal["last", "best"] = "last"  # of each stage's students; the next stage always goes on from the last
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.prompts < 0 or self.seeds < 1:
+            raise ValueError(f"every = {self.every}, prompts = {self.prompts}, seeds = {self.seeds}: give 0 or more, 0 or more, and 1 or more")
+        if self.prompts and self.prompts * self.seeds < 2:
+            raise ValueError("prompts = 1, seeds = 1: one picture has no spread to compare, give at least two pictures, or prompts = 0")
+        if self.ship == "best" and not self.prompts:
+            raise ValueError("ship = 'best', but prompts = 0: without evaluation nothing says which is best; give prompts, or ship = 'last'")
+
+    @property
+    def decides(self) -> bool:
+        """Whether it has a say in what a run makes: it is part of the recipe's identity then."""
+        return self.ship == "best"
+
+
+@dataclass(frozen=True)
 class TrackingRecipe:
     """Where metrics go beside metrics.jsonl. Both need the extra "trackers"."""
 
@@ -115,10 +140,18 @@ class DistillPlan:
     relativistic: bool = False  # the critic compares the teacher's and the student's from the same start, instead of judging each
     critic_heads: Literal["mid", "every"] = "mid"  # where the critic's heads sit: after the mid-block, or after each level too
     critic_noise: Literal["landing", "every"] = "landing"  # what it sees: landing points as they are (or by renoise_t), or at any higher noise level
+    critic_rank: int = 0  # of a LoRA by which the critic's backbone learns, beside its heads; 0: all of it does, as in the paper
+    lora_only: bool = False  # students are LoRAs of that rank on the teacher's weights, of which there is one copy: no phase "full", no x0
+    frozen: Literal["float32", "bfloat16"] = "float32"  # what weights that do not learn are held in
+    optimizer: Literal["adamw", "fused"] = "adamw"  # where the student learns by MSE; fused: one kernel for all weights
     data: DataRecipe = field(default_factory=DataRecipe)
     accumulate: int = field(default=1, metadata=ASIDE)  # parts that a batch is worked off in, where memory holds no whole one
     checkpointing: bool = field(default=False, metadata=ASIDE)  # compute activations again going backwards instead of keeping them
+    sharded: bool = field(default=False, metadata=ASIDE)  # each rank holds its share of what learns, by FSDP; else all of it
+    save_seconds: float = field(default=120.0, metadata=ASIDE)  # between checkpoints
+    on: str = field(default="", metadata=ASIDE)  # the machine that it is meant for: what "fewstep distill plan" takes without --on
     health: HealthRecipe = field(default_factory=HealthRecipe, metadata=ASIDE)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe, metadata=ASIDE)
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe, metadata=ASIDE)
 
     def __post_init__(self) -> None:
@@ -134,6 +167,12 @@ class DistillPlan:
             raise ValueError(f"accumulate = {self.accumulate}: it divides batch_size = {self.batch_size}")
         if self.reuse < 1:
             raise ValueError(f"reuse = {self.reuse}: a batch is seen at least once")
+        if self.rank < 1 or self.ship_rank < 1 or self.critic_rank < 0:
+            raise ValueError(f"rank = {self.rank}, ship_rank = {self.ship_rank}, critic_rank = {self.critic_rank}: at least 1, 1 and 0")
+        if self.frozen == "bfloat16" and self.precision == "float32":
+            raise ValueError('frozen = "bfloat16" goes with precision = "bfloat16" or "auto", not with "float32"')
+        if self.lora_only:
+            self._check_lora_only()
         for index, stage in enumerate(self.stages):
             if (index or self.start) and stage.teacher_steps not in known:
                 raise ValueError(f"stage {stage.teacher_steps} -> {stage.steps}: no earlier stage makes a {stage.teacher_steps}-step student")
@@ -142,6 +181,17 @@ class DistillPlan:
             raise ValueError('critic_noise = "every": the critic sees all levels then, leave renoise_t and its weights out')
         if not self.stages:
             raise ValueError(f"start = {self.start!r}: no stage leads on from there" if self.start else "stages: a plan has at least one")
+
+    def _check_lora_only(self) -> None:
+        if self.sharded:
+            raise ValueError("sharded: with lora_only there is nothing to share out, each rank has the base and the few weights that learn")
+        for stage in self.stages:
+            if stage.prediction_type == "sample":
+                raise ValueError(f"stage {stage.name}: lora_only, but a student that predicts x0 ships whole: leave the stage out, or lora_only")
+            if stage.late_weights:
+                raise ValueError(f"stage {stage.name}: lora_only, and late_weights are those of 'full', which it does without: leave them out")
+            if stage.full or stage.adapter:
+                raise ValueError(f"stage {stage.name}: lora_only, but it has updates of '{'full' if stage.full else 'adapter'}': leave them out")
 
     @property
     def start_steps(self) -> int:

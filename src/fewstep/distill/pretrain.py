@@ -7,7 +7,7 @@ DIR/model/                                          the finished bundle
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from torch import nn
 
 from fewstep.data.emoji import World
 from fewstep.distill import dist
@@ -26,6 +25,7 @@ from fewstep.distill.linear_start import linear_start
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.plan import TrackingRecipe
 from fewstep.distill.recipe import ASIDE, read_recipe, recipe_hash
+from fewstep.distill.sharding import fill, gather
 from fewstep.distill.state import Run
 from fewstep.distill.teacher import TeacherRecipe, teacher_phase
 from fewstep.distill.text import TextRecipe, TextTowers, text_phase
@@ -126,24 +126,20 @@ def _foundation(run: Run, plan: TeacherPlan, world: World, precision: torch.dtyp
     return bundle
 
 
-def complete(run: Run, phase: Phase, name: str, routines: Sequence[Routine] = ()) -> None:
+def complete(run: Run, phase: Phase, name: str, routines: Sequence[Routine] = (), save_seconds: float = 120.0) -> None:
     """Train ``phase`` to its end, leave its models in DIR/weights/NAME.safetensors, and go on from that file, averages in place."""
     path = run.folder / "weights" / f"{name}.safetensors"
     if phase.name not in run.state.done:
-        train(run, phase, [*routines, *run.observers])
+        train(run, phase, [*routines, *run.observers], save_seconds)
         for model, average in phase.averages.items():
             average.copy_to(phase.models[model])
+        tensors = gather({f"{name}/{key}": value for name, network in phase.models.items() for key, value in network.state_dict().items()})
         if dist.rank() == 0:
-            save_weights(gathered(phase.models), path, {"format": "pt"})
+            save_weights(tensors, path, {"format": "pt"})
         run.finish()
     tensors = read_weights(path)
     for model, network in phase.models.items():
-        network.load_state_dict({key.removeprefix(f"{model}/"): value for key, value in tensors.items() if key.startswith(f"{model}/")})
-
-
-def gathered(models: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """The tensors of several models under "name/key"."""
-    return {f"{name}/{key}": value.detach().contiguous() for name, network in models.items() for key, value in network.state_dict().items()}
+        fill(network, {key.removeprefix(f"{model}/"): value for key, value in tensors.items() if key.startswith(f"{model}/")})
 
 
 def pictures(world: World, bundle: Bundle) -> torch.Tensor:

@@ -80,8 +80,11 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def recipe_hash(recipe: Any) -> str:
-    """The first 12 digits of the SHA-256 of a recipe's content: file layout, comments and fields marked ``ASIDE`` do not count."""
-    aside = {field.name for field in dataclasses.fields(recipe) if field.metadata.get("aside")}
+    """The first 12 digits of the SHA-256 of a recipe's content: file layout, comments and fields marked ``ASIDE`` do not count, unless such a
+    table says of itself that it ``decides``.
+    """
+    marked = (field.name for field in dataclasses.fields(recipe) if field.metadata.get("aside"))
+    aside = {name for name in marked if not getattr(getattr(recipe, name), "decides", False)}
     counted = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in aside}
     content = json.dumps(counted, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -25,11 +25,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
 from fewstep.distill.recipe import RecipeError
+from fewstep.distill.sharding import fill, local, read_shares, save_shares, share
 
 if TYPE_CHECKING:
     from fewstep.distill.trainer import Routine
@@ -54,6 +56,7 @@ class State:
     health_bytes: int = 0
     spent: dict[str, float] = field(default_factory=dict)  # seconds in each phase
     stopped: str = ""  # why the run ended before its end; empty while it goes
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by step count: the best student so far, its file and its figure
 
 
 class Run:
@@ -117,32 +120,48 @@ class Run:
             ) from None
 
     def save(self, models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], averages: Mapping[str, Ema]) -> None:
-        """Write a checkpoint of everything that :meth:`load` needs to go on bit for bit. Raises DiskFull, and leaves the last one as it was."""
-        if dist.rank() != 0:
-            return
-        previous, file = self.state.checkpoint, f"checkpoint-{self.state.phase.replace('/', '-')}-{self.state.update}.safetensors"
-        if file == previous:  # the same update gives the same bytes, and what is whole is not written over
-            return self._commit()
+        """Write a checkpoint of everything that :meth:`load` needs to go on bit for bit. Raises DiskFull, and leaves the last one as it was.
+
+        Where tensors lie in shares each rank writes its own, into a folder of safetensors files.
+        """
         tensors = {f"model/{name}/{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
         tensors |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
         tensors |= {f"optimizer/{name}/{key}": value for name, optimizer in optimizers.items() for key, value in _moments(optimizer).items()}
-        content = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
-        try:
-            with self.room(sum(value.nbytes for value in content.values())):
-                save_file(content, self.folder / file)
-        except DiskFull:
-            (self.folder / file).unlink(missing_ok=True)
-            raise
+        shared = any(isinstance(value, DTensor) for value in tensors.values())
+        if dist.rank() != 0 and not shared:
+            return
+        previous, file = self.state.checkpoint, f"checkpoint-{self.state.phase.replace('/', '-')}-{self.state.update}" + ".safetensors" * (not shared)
+        if file != previous:  # the same update gives the same bytes, and what is whole is not written over
+            try:
+                with self.room(sum(local(value).nbytes for value in tensors.values())):
+                    if shared:
+                        save_shares({key: value.detach() for key, value in tensors.items()}, self.folder / file)
+                    else:
+                        save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, self.folder / file)
+            except DiskFull:
+                _remove(self.folder / file)
+                raise
         self.state.checkpoint = file
-        self._commit()
-        if previous:
-            (self.folder / previous).unlink(missing_ok=True)
+        if dist.rank() == 0:
+            self._commit()
+            if previous not in ("", file):
+                _remove(self.folder / previous)
 
     def load(self, models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], averages: Mapping[str, Ema]) -> None:
-        """Restore the current checkpoint into models, averages and optimizers, which must be built as they were when it was saved."""
-        tensors = load_file(self.folder / self.state.checkpoint)
+        """Restore the current checkpoint into models, averages and optimizers, which must be built as they were when it was saved.
+
+        On how many ranks, and whether in shares, does not matter.
+        """
+        moments = {f"optimizer/{name}/{key}": like for name, optimizer in optimizers.items() for key, like in _templates(optimizer).items()}
+        path = self.folder / self.state.checkpoint
+        if path.is_dir():
+            like = {f"model/{name}/{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
+            like |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
+            tensors = read_shares(path, {**like, **moments})
+        else:
+            tensors = {key: share(value, moments[key]) if key in moments else value for key, value in load_file(path).items()}
         for name, model in models.items():
-            model.load_state_dict(_under(tensors, f"model/{name}/"))
+            fill(model, _under(tensors, f"model/{name}/"))
         for name, average in averages.items():
             average.load(_under(tensors, f"ema/{name}/"))
         for name, optimizer in optimizers.items():
@@ -169,7 +188,7 @@ class Run:
             return
         self._commit()
         if previous:
-            (self.folder / previous).unlink(missing_ok=True)
+            _remove(self.folder / previous)
 
     def _commit(self) -> None:
         self.state.metrics_bytes, self.state.health_bytes = self._metrics.tell(), self._health.tell()
@@ -188,6 +207,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
@@ -195,6 +222,12 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"{index}/{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()}
+
+
+def _templates(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Tensors laid out as the moments of weights that lie in shares will be."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {f"{i}/{key}": p.detach() for i, p in enumerate(parameters) if isinstance(p, DTensor) for key in ("exp_avg", "exp_avg_sq")}
 
 
 def _restore(optimizer: Optimizer, moments: Mapping[str, Tensor]) -> None:

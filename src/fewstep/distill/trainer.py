@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
+from fewstep.distill.sharding import whole
 from fewstep.distill.state import Run
-from fewstep.distill.workers import each
+from fewstep.distill.workers import each, minding
 
 Losses = dict[str, Tensor]  # "loss" is minimised, the others are logged beside it
 
@@ -72,14 +73,14 @@ def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds
     """Run ``phase`` to its end, from wherever its last checkpoint stands. A phase that is done is passed over.
 
     Raises NonFinite, before any weight is touched, if a loss is not finite, what a routine put into ``run.stopping``, and Terminated on SIGTERM:
-    all of them with the state saved. Raises DiskFull.
+    all of them with the state saved. Raises DiskFull, WorkerDied.
     """
     if phase.name in run.state.done:
         return
     if run.begin(phase.name):
         run.load(phase.models, phase.optimizers, phase.averages)
     try:
-        with _heeding_sigterm(run):
+        with _heeding_sigterm(run), minding():
             _updates(run, phase, routines, save_seconds)
     except (NonFinite, Stopped, Terminated) as error:
         run.stopping, run.state.stopped = error, str(error)
@@ -116,7 +117,7 @@ def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: 
                 routine.act(phase, run)
         if dist.agreed(run.stopping is not None):
             raise run.stopping or Terminated("another rank was asked to end; the same command goes on")
-        if end or now - saved >= save_seconds:
+        if end or dist.agreed(now - saved >= save_seconds):
             run.save(phase.models, phase.optimizers, phase.averages)
             saved = now
 
@@ -139,7 +140,7 @@ def update(phase: Phase, turn: str, parts: Sequence[Any], indices: range, factor
         (losses["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
     dist.average(parameters)
     if phase.clip:
-        values["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
+        values["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(parameters, phase.clip)))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values

@@ -1,7 +1,7 @@
 """Progressive adversarial distillation as one restartable run: a teacher in, a student for each stage out (paper, sections 3.2 to 3.7).
 
 DIR/weights/<stage>-<phase>.safetensors   what each finished phase leaves
-DIR/weights/<N>-step.safetensors          the whole student of each finished stage, stamped
+DIR/weights/<N>-step.safetensors          the whole student of each finished stage, stamped; <N>-step-best beside it (watch/evaluation.py)
 DIR/model/                                the teacher's bundle with the students as they ship
 """
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from fewstep.distill import dist, steps
 from fewstep.distill.described import check_teacher
@@ -23,19 +25,23 @@ from fewstep.distill.feed import open_feed
 from fewstep.distill.latents import Cache, Samples, Text, stretch
 from fewstep.distill.methods import method_of
 from fewstep.distill.methods.method import Method
+from fewstep.distill.optimizer import MomentlessAdam
 from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.pretrain import attention, complete, dtype, train_teacher
-from fewstep.distill.recipe import read_recipe, recipe_hash
+from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
-from fewstep.distill.start import bring, keep
+from fewstep.distill.start import bring
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.steps import Task
+from fewstep.distill.students import Students, students_of
 from fewstep.distill.trainer import Losses, Phase, Routine
+from fewstep.distill.watch.asked import open_evaluation
+from fewstep.distill.watch.evaluation import Standing, best_path
 from fewstep.distill.watch.probe import Probe, Walker
 from fewstep.distill.watch.watch import Watch
-from fewstep.models.bundle import Bundle, load_bundle, load_weights, save_bundle, save_weights
-from fewstep.models.lora import adapters, add_lora, extract_lora, fuse_lora, set_adapters
+from fewstep.models.bundle import Bundle, load_bundle, read_stamp, save_bundle, save_weights
+from fewstep.models.lora import adapters, add_lora, extract_lora, set_adapters
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import find
 
@@ -48,22 +54,35 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     dist.start()
     plan = read_recipe(path, DistillPlan, settings)
     method = method_of(plan, path)
+    _check_ranks(plan)
     run = Run(folder, recipe_hash(plan))
-    watch = Watch(run, outline_of(plan, method.passes), plan.health, plan.tracking)
+    watch = Watch(run, outline_of(plan, method.passes), plan.health, plan.tracking, plan.evaluation)
     run.observers = watch.routines()
     bundle = load_bundle(_teacher(plan, path, folder), dist.device())
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(attention())
         network.to(memory_format=torch.channels_last)
+    if plan.data.shards:  # prompts have been encoded
+        bundle.text_encoder.to("cpu")
+        bundle.text_encoder_2.to("cpu")
     feed = open_feed(plan.data, folder, bundle, dtype(plan.precision), plan.batch_size)
-    walk = Walk(plan, method, run, bundle, feed.latents, feed.text, watch.probes)
-    student = walk.begin()
+    walk = Walk(plan, method, run, bundle, feed.latents, feed.text, students_of(plan, bundle), watch.probes)
+    before = walk.begin()
+    walk.evaluations = watch.evaluations(open_evaluation(plan, run, bundle, feed))
     for stage in plan.stages:
-        student = walk.stage(stage, student)
+        before = walk.stage(stage, before)
     walk.ship()
     watch.finish()
     dist.wait()  # no rank says that the model is there before it is
     return folder / "model"
+
+
+def _check_ranks(plan: DistillPlan) -> None:
+    """Raises RecipeError if the ranks cannot share this plan."""
+    if plan.batch_size % (dist.world() * plan.accumulate):
+        raise RecipeError(f"batch_size = {plan.batch_size}: {dist.world()} ranks with accumulate = {plan.accumulate} do not divide it")
+    if not dist.alike(int(recipe_hash(plan), 16)):
+        raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
 
 
 def _teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
@@ -84,42 +103,43 @@ class Walk:
     bundle: Bundle
     latents: Cache
     text: Text
+    students: Students
     probes: Callable[[Probe], list[Routine]] = lambda probe: []  # who looks at fixed prompts while a phase is trained
+    evaluations: Callable[[Walker, Standing], list[Routine]] = lambda walker, standing: []  # and who measures what it makes
+    _looking: tuple[Any, list[Routine]] | None = field(default=None, repr=False)
 
-    def begin(self) -> Any:
-        """The student that the first stage goes on from: the teacher, or the one that the plan starts from. Begins the film."""
-        first, stages = self.bundle.unet, self.plan.stages
+    def begin(self) -> int:
+        """The step count of the student that the first stage goes on from, 0 for the teacher. Begins the film."""
+        before, stages = 0, self.plan.stages
         if self.plan.start:
-            bring(self.plan, self.bundle, self.run.folder / "weights" / f"{self.plan.start_steps}-step.safetensors")
-            first = self._network(self.plan.start_steps)
+            before = self.plan.start_steps
+            bring(self.plan, self.students, self._student(before))
         if self.plan.health.every:
+            first = self._network(before)
             teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self._guidance(stages[0]))
             probe = Probe(self.bundle, self.latents, self.text, Walker(first, stages[0].steps), teacher, dtype(self.plan.precision))
             probe.opening(self.run, [stage.steps for stage in stages])
-        return first
+        return before
 
-    def stage(self, stage: Stage, previous: Any) -> Any:
-        """Carry out one stage from the ``previous`` student; returns the new one, whole and frozen."""
-        path = self.run.folder / "weights" / f"{stage.steps}-step.safetensors"
-        student = copy.deepcopy(previous).train()
+    def stage(self, stage: Stage, before: int) -> int:
+        """Carry out one stage from the student of ``before`` steps; returns the step count of the new one, which lies in DIR/weights."""
+        path = self._student(stage.steps)
         if not path.is_file():
-            student.requires_grad_(True)
-            self._spare_memory(student)
+            student = self.students.follow(self._student(before) if before else None)
             task = self._task(stage, self._network(stage.teacher_steps))
-            (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
-            keep(student, self.stamp(stage), path)
-        load_weights(student, path)
-        student = student.eval().requires_grad_(False)
+            student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
+            self.students.keep(student, self.stamp(stage), path)
+        self._looking = None  # nor is a student kept for whoever looked at it
         if stage.adapter:
-            self._adapter(stage, self._task(stage, None), student)
-        return student
+            self._adapter(stage, self._task(stage, None), self._shipped(stage)[0])
+        return stage.steps
 
     def stamp(self, stage: Stage) -> Stamp:
         """What a stage's student says of itself."""
         phases = tuple(name.split("/")[1] for name in self.run.state.done if name.startswith(f"{stage.name}/"))
-        seen = sum(getattr(stage, phase) for phase in PHASES) * self.plan.batch_size
+        seen = sum(getattr(stage, phase) for phase in phases if phase in PHASES) * self.plan.batch_size
         return Stamp(
-            kind="unet",
+            kind=self.students.kind,
             steps=stage.steps,
             prediction_type=stage.prediction_type,
             base=self.bundle.hash,
@@ -130,6 +150,12 @@ class Walk:
             fresh=self._fresh(stage),
         )
 
+    def _standing(self, stage: Stage, student: Any) -> tuple[dict[str, torch.Tensor], Stamp]:
+        """What would be kept of a stage's ``student`` now, in the midst of a phase."""
+        stamp, state = self.stamp(stage), self.run.state
+        phases, pictures = (*stamp.phases, state.phase.split("/")[1]), stamp.pictures + state.samples
+        return self.students.tensors(student), replace(stamp, phases=phases, pictures=pictures)
+
     def _fresh(self, stage: Stage) -> float:
         return self.method.fresh if stage.full else 0.0
 
@@ -138,37 +164,47 @@ class Walk:
         folder = self.run.folder / "model"
         if dist.rank() != 0 or (folder / "students.json").is_file():
             return
-        save_bundle(self.bundle, folder)
+        bundle = replace(self.bundle, unet=self.students.base())
+        save_bundle(bundle, folder)
         (folder / "students").mkdir(exist_ok=True)
         report = {}
         for stage in self.plan.stages:
             if stage.kind == "mse" and not stage.adapter:
                 continue
-            student, stamp = self._network(stage.steps), self.stamp(stage)
+            student, stamp = self._shipped(stage)
             kind: Literal["unet", "lora"] = "unet" if stage.prediction_type == "sample" else "lora"
-            tensors, residual = (dict(student.state_dict()), 0.0)
-            if kind == "lora":
-                tensors, residual = extract_lora(self.bundle.unet, student, self.plan.ship_rank)
+            tensors, residual, alpha = dict(student.state_dict()), 0.0, 0.0
+            if self.plan.lora_only:
+                tensors, alpha = adapters(student), self.plan.alpha
+            elif kind == "lora":
+                (tensors, residual), alpha = extract_lora(bundle.unet, student, self.plan.ship_rank), float(self.plan.ship_rank)
             if stage.adapter:
                 tensors = adapters(self._adapter(stage, self._task(stage, None), student))
-            alpha, seen = float(self.plan.ship_rank) if kind == "lora" else 0.0, stamp.pictures + stage.adapter * self.plan.batch_size
-            metadata = Stamp(**{**vars(stamp), "kind": kind, "base": self.bundle.hash, "alpha": alpha, "pictures": seen})
+            seen = stamp.pictures + stage.adapter * self.plan.batch_size
+            metadata = replace(stamp, kind=kind, base=bundle.hash, alpha=alpha, pictures=seen)
             file = folder / "students" / f"{stage.steps}-step-{kind}.safetensors"
             save_weights({key: value.half().contiguous() for key, value in tensors.items()}, file, metadata.to_metadata())
             report[str(stage.steps)] = {"file": file.name, "residual": residual}
         write_text(folder / "students.json", json.dumps(report, indent=1))
 
+    def _shipped(self, stage: Stage) -> tuple[Any, Stamp]:
+        """(network, stamp) of the student that a stage ships: its last, or its best where the recipe wants that and there is one."""
+        path = best_path(self.run.folder, stage.steps)
+        if self.plan.evaluation.ship == "last" or (stamp := read_stamp(path) if path.is_file() else None) is None:
+            path, stamp = self._student(stage.steps), self.stamp(stage)
+        return self.students.follow(path).eval().requires_grad_(False), stamp
+
     def _guidance(self, stage: Stage) -> float:
         return self.plan.guidance_scale if stage.kind == "mse" else 0.0
 
-    def _network(self, student_steps: int) -> Any:
-        """The frozen student of ``student_steps`` steps that this run made; the teacher if it made none."""
-        path = self.run.folder / "weights" / f"{student_steps}-step.safetensors"
-        if not path.is_file():
-            return self.bundle.unet
-        unet = copy.deepcopy(self.bundle.unet)
-        load_weights(unet, path)
-        return unet.eval().requires_grad_(False)
+    def _student(self, steps: int) -> Path:
+        """Where the finished student of ``steps`` steps lies."""
+        return self.run.folder / "weights" / f"{steps}-step.safetensors"
+
+    def _network(self, steps: int) -> Any:
+        """The frozen student of ``steps`` steps that this run made; the teacher if it made none."""
+        path = self._student(steps)
+        return self.students.read(path) if path.is_file() else self.bundle.unet
 
     def _task(self, stage: Stage, teacher: Any) -> Task:
         return Task(
@@ -188,86 +224,97 @@ class Walk:
             walks={} if self.plan.reuse > 1 else None,
         )
 
-    def _mse(self, stage: Stage, task: Task, student: Any) -> None:
-        phase = self._supervised(stage, "mse", student, lambda samples: steps.mse_losses(task, student, samples))
-        self._complete(phase, f"{stage.name}-mse", self._looks(stage, task, student))
+    def _mse(self, stage: Stage, task: Task, student: Any) -> Any:
+        return self._learn(stage, "mse", task, student, partial(steps.mse_losses, task, student))
 
-    def _adversarial(self, stage: Stage, task: Task, student: Any) -> None:
+    def _adversarial(self, stage: Stage, task: Task, student: Any) -> Any:
         """Section 3.2 to 3.4: from the x0 conversion on to what the method does, with a LoRA, which is merged, and with the whole UNet."""
-        looks = self._looks(stage, task, student)
         if stage.convert:
-            frozen = copy.deepcopy(student).eval().requires_grad_(False)
-            phase = self._supervised(stage, "convert", student, lambda samples: steps.convert_losses(task, student, frozen, samples))
-            self._complete(phase, f"{stage.name}-convert", looks)
+            student = self._convert(stage, task, student)
         if stage.warm:
-            phase = self._supervised(stage, "warm", student, lambda samples: steps.landing_losses(task, student, samples))
-            self._complete(phase, f"{stage.name}-warm", looks)
+            student = self._learn(stage, "warm", task, student, partial(steps.landing_losses, task, student))
         method, low_rank = self.method(self.bundle, self.plan, stage), [name for name in self.method.phases if name != "full"]
         if low_rank:
-            learnt = add_lora(student, self.plan.rank, self.plan.alpha, self.plan.seed + stage.steps)
+            self.students.adapt(student, self.plan.seed + stage.steps)
             for name in low_rank:
-                optimizer = torch.optim.AdamW(learnt, lr=self.plan.lora_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
-                self._complete(self._contest(stage, name, task, student, method, optimizer), f"{stage.name}-{name}", looks)
-            fuse_lora(student)
-            student.requires_grad_(True)
+                student = self._contest(stage, name, task, student, method)
+            self.students.merge(student)
+        if self.plan.lora_only:
+            return student
         if stage.late_weights:
-            task = Task(**{**vars(task), "renoise_weights": stage.late_weights})
-        optimizer = torch.optim.AdamW(student.parameters(), lr=self.plan.full_learning_rate, betas=(0.0, 0.99), weight_decay=0.0)
-        phase = self._contest(stage, "full", task, student, method, optimizer)
-        phase.averages = {"student": Ema(student, self.plan.ema)}
-        self._complete(phase, f"{stage.name}-full", looks)
+            task = replace(task, renoise_weights=stage.late_weights)
+        return self._contest(stage, "full", task, student, method)
+
+    def _convert(self, stage: Stage, task: Task, student: Any) -> Any:
+        frozen = copy.deepcopy(student).eval().requires_grad_(False)
+        return self._learn(stage, "convert", task, student, partial(steps.convert_losses, task, student, frozen))
 
     def _adapter(self, stage: Stage, task: Task, whole: Any) -> Any:
         """The teacher with the adapters that ship: the SVD of the whole student's change, taught what the low rank leaves out."""
-        adapted = copy.deepcopy(self.bundle.unet).train()
-        self._spare_memory(adapted)
+        adapted = self.students.follow(None)
+        extracted, _ = extract_lora(adapted, whole, self.plan.ship_rank)
         add_lora(adapted, self.plan.ship_rank, self.plan.ship_rank)
-        set_adapters(adapted, extract_lora(self.bundle.unet, whole, self.plan.ship_rank)[0])
-        phase = self._supervised(stage, "adapter", adapted, lambda samples: steps.adapter_losses(task, adapted, whole, samples))
-        looks = self._looks(stage, Task(**{**vars(task), "teacher": whole, "teacher_steps": stage.steps, "guidance_scale": 0.0}), adapted)
-        self._complete(phase, f"{stage.name}-adapter", looks)
-        return adapted
+        set_adapters(adapted, extracted)
+        beside = replace(task, teacher=whole, teacher_steps=stage.steps, guidance_scale=0.0)  # whom it is looked at beside
+        return self._learn(stage, "adapter", beside, adapted, partial(steps.adapter_losses, task, adapted, whole))
 
     def _complete(self, phase: Phase, name: str, routines: Sequence[Routine]) -> None:
         """Carry a phase out; a forecast only counts what it would cost."""
-        complete(self.run, phase, name, routines)
-
-    def _spare_memory(self, unet: Any) -> None:
-        if self.plan.checkpointing:
-            unet.enable_gradient_checkpointing()
+        complete(self.run, phase, name, routines, self.plan.save_seconds)
 
     def _looks(self, stage: Stage, task: Task, student: Any) -> list[Routine]:
-        """A probe of ``student`` beside the task's teacher."""
-        learner = Walker(student, stage.steps, task.prediction_type, fresh=self._fresh(stage))
-        fresh = learner.fresh if task.teacher_steps == stage.steps else 0.0  # an adapter is seen beside the whole student, which walks as it does
-        teacher = Walker(task.teacher, task.teacher_steps, guidance_scale=task.guidance_scale, fresh=fresh)
-        return self.probes(Probe(self.bundle, self.latents, self.text, learner, teacher, dtype(self.plan.precision)))
+        """Whoever looks at ``student`` beside the task's teacher, the same while it stays the same."""
+        if self._looking is None or self._looking[0] is not student:
+            learner = Walker(student, stage.steps, task.prediction_type, fresh=self._fresh(stage))
+            fresh = learner.fresh if task.teacher_steps == stage.steps else 0.0  # an adapter is seen beside the whole student, which walks as it does
+            teacher = Walker(task.teacher, task.teacher_steps, guidance_scale=task.guidance_scale, fresh=fresh)
+            probe = Probe(self.bundle, self.latents, self.text, learner, teacher, dtype(self.plan.precision))
+            self._looking = student, [*self.probes(probe), *self.evaluations(learner, partial(self._standing, stage, student))]
+        return self._looking[1]
 
-    def _supervised(self, stage: Stage, name: str, student: Any, losses: Any) -> Phase:
-        learnt = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        rate = stage.mse_learning_rate or self.plan.mse_learning_rate
-        optimizer = torch.optim.AdamW(learnt, lr=rate, betas=(0.9, 0.999), weight_decay=0.0)
+    def _learn(self, stage: Stage, name: str, task: Task, student: Any, losses: Callable[[Samples], Losses]) -> Any:
+        """Have the student learn by MSE, and return it as that leaves it."""
+        self.students.spread(student)
+        saved, parameters = self.students.learnt(student), learning(student)
+        rate, fused = stage.mse_learning_rate or self.plan.mse_learning_rate, self.plan.optimizer == "fused"
+        optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.999), weight_decay=0.0, fused=fused or None)
         period = self._period(stage, name) if name in ("mse", "warm") else None
-        phase = self._phase(stage, name, {"student": student}, {"student": optimizer}, lambda turn, samples: losses(samples), period)
-        phase.averages = {"student": Ema(student, self.plan.ema)}
+        phase = self._phase(stage, name, {"student": saved}, {"student": optimizer}, lambda turn, samples: losses(samples), period)
+        phase.averages = {"student": Ema(saved, self.plan.ema)}
         phase.learning_rate = lambda update: cosine(update, phase.updates, warmup=10)
-        return phase
+        return self._carry_out(phase, stage, name, task, student)
 
-    def _contest(self, stage: Stage, name: str, task: Task, student: Any, method: Method, optimizer: torch.optim.Optimizer) -> Phase:
-        """The method's networks and the student in turn. A turn's gradients reach only the weights whose turn it is."""
-        networks, rate = method.networks(name), self.plan.critic_learning_rate
-        task = task if method.reuses else Task(**{**vars(task), "walks": None})  # batches that never come again are not to be remembered
-        optimizers = {key: torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.0, 0.99), weight_decay=0.0) for key, net in networks.items()}
+    def _contest(self, stage: Stage, name: str, task: Task, student: Any, method: Method) -> Any:
+        """Have the method's networks and the student learn in turn, and return the student. A turn's gradients reach only the weights whose turn it is."""
+        networks = {**method.networks(name), "student": student}
+        for network in networks.values():
+            self.students.spread(network)
+        task = task if method.reuses else replace(task, walks=None)  # batches that never come again are not to be remembered
+        learnt = {key: learning(network) for key, network in networks.items()}
+        rates = dict.fromkeys(networks, self.plan.critic_learning_rate)
+        rates["student"] = self.plan.full_learning_rate if name == "full" else self.plan.lora_learning_rate
+        optimizers = {key: MomentlessAdam(learnt[key], rates[key], beta2=0.99) for key in networks}
+        others = [(key, parameter) for key in networks if key != "student" for parameter in learnt[key]]
 
         def losses(turn: str, samples: Any) -> Losses:
-            for key, network in networks.items():
-                network.requires_grad_(turn == key)
+            for key, parameter in others:
+                parameter.requires_grad_(turn == key)
             return method.losses(turn, task, student, samples)
 
         period = self._period(stage, name) if method.reuses else None
-        phase = self._phase(stage, name, {"student": student, **networks}, {**optimizers, "student": optimizer}, losses, period)
+        saved = {key: self.students.learnt(network) for key, network in networks.items()}
+        phase = self._phase(stage, name, saved, optimizers, losses, period)
         phase.turns = method.turns
-        return phase
+        if name == "full" or (self.plan.lora_only and name == "unconditional"):
+            phase.averages = {"student": Ema(saved["student"], self.plan.ema)}
+        student = self._carry_out(phase, stage, name, task, student)
+        for _, parameter in others:
+            parameter.requires_grad_(True)
+        return student
+
+    def _carry_out(self, phase: Phase, stage: Stage, name: str, task: Task, student: Any) -> Any:
+        self._complete(phase, f"{stage.name}-{name}", self._looks(stage, task, student))
+        return self.students.gathered(student)
 
     def _period(self, stage: Stage, name: str) -> int:
         """After how many samples a phase's batches come again."""
@@ -295,3 +342,8 @@ class Walk:
             precision=dtype(plan.precision),
             accumulate=plan.accumulate,
         )
+
+
+def learning(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of ``network`` that learn."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,10 @@ from fewstep.distill import dist
 
 T = TypeVar("T")
 AHEAD = 4  # answers that each worker keeps ready
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended before its work was done; the message says what to do."""
 
 
 class _Calls(Dataset[T]):
@@ -27,7 +32,7 @@ class _Calls(Dataset[T]):
 
 
 def each(function: Callable[[range], T], items: Sequence[range], workers: int) -> Iterator[T]:
-    """``function(item)`` for each of ``items``, in their order: here, or ahead of time in ``workers`` forked processes."""
+    """``function(item)`` for each of ``items``, in their order: here, or ahead of time in ``workers`` forked processes. Raises WorkerDied."""
     if not workers or len(items) < 2:
         return map(function, items)
     loader = DataLoader(
@@ -39,7 +44,23 @@ def each(function: Callable[[range], T], items: Sequence[range], workers: int) -
         multiprocessing_context="fork",
         worker_init_fn=_one_thread,
     )
-    return iter(loader)
+    return _minded(iter(loader))
+
+
+def _minded(answers: Iterator[T]) -> Iterator[T]:
+    with minding():
+        yield from answers
+
+
+@contextmanager
+def minding() -> Iterator[None]:
+    """A context in which the death of a worker is WorkerDied, wherever in it this process is when torch hears of that."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerDied("a worker process died, of too little memory perhaps: the same command goes on from the last checkpoint") from None
 
 
 def spare() -> int:

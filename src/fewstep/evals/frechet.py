@@ -29,8 +29,18 @@ def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet(features: np.ndarray, reference: np.ndarray) -> float:
-    """Fréchet distance between two sets of features [N, D] and [M, D]. It falls as N grows: compare equal numbers only."""
-    return distance(*gaussian(features), *gaussian(reference))
+    """Fréchet distance between two sets of features [N, D] and [M, D]. It falls as N grows: compare equal numbers only.
+
+    Of fewer samples than dimensions no covariance is made: for centred X, Y the trace of (C_x C_y)^½ is the sum of the singular values of
+    X Yᵀ / √((N-1)(M-1)), an [N, M] matrix. Raises ValueError for fewer than two.
+    """
+    if max(len(features), len(reference)) >= features.shape[1] or min(len(features), len(reference)) < 2:
+        return distance(*gaussian(features), *gaussian(reference))
+    ours, theirs = (np.asarray(of, dtype=np.float64) for of in (features, reference))
+    means = ours.mean(axis=0), theirs.mean(axis=0)
+    x, y = ((of - mean) / np.sqrt(len(of) - 1) for of, mean in zip((ours, theirs), means, strict=True))
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return max(float(((means[0] - means[1]) ** 2).sum() + (x**2).sum() + (y**2).sum() - 2 * cross), 0.0)
 
 
 def patches(pictures: np.ndarray, seed: int = 0, count: int = 4, side: int = INPUT) -> np.ndarray:

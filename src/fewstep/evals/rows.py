@@ -20,13 +20,13 @@ from fewstep.evals.table import RECONSTRUCTION, RENDERS, TEACHER
 from fewstep.models.bundle import Bundle, load_bundle
 
 
-def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32, backend: str = "auto") -> dict[str, Row]:
+def rows_for(folder: Path, world: World, device: str = "cpu", teacher_steps: int = 32, backend: str = "auto", precision: str = "auto") -> dict[str, Row]:
     """The table's rows for the model in ``folder``: "renders", "reconstruction", "teacher", each student it has, by its steps, most first,
     and "N tiny" for those again with the reduced decoder, where there is one.
 
     Pictures have the size that the model was trained at. Raises WeightsError or ModelError on a model or a student that cannot be read.
     """
-    bundle, engine = load_bundle(folder, device), Engine.load(str(folder), backend=backend, device=device)
+    bundle, engine = load_bundle(folder, device), Engine.load(str(folder), backend=backend, device=device, precision=precision)
     side, students = engine.limits.native, sorted(engine.limits.students, reverse=True)
     rows: dict[str, Row] = {
         RENDERS: Renders(world, side),

@@ -39,8 +39,8 @@ def world_of(words: dict[str, list[str]], source: Path, where: Path) -> World:
     return World(tuple(drawn[name] for name in names), replace(dials, place=0.4) if words.get("places") else dials)
 
 
-def run(folder: Path, source: Path | None = None, json: Path | None = None, html: Path | None = None, count: int = 500) -> Report:
-    """Measure the model in ``folder`` and all its students over ``count`` prompts, print the table, and write it where asked.
+def run(folder: Path, source: Path | None = None, json: Path | None = None, html: Path | None = None, count: int = 500, precision: str = "auto") -> Report:
+    """Measure the model in ``folder`` and all its students over ``count`` prompts, computed in ``precision``, print the table, and write it where asked.
 
     Raises FileNotFoundError or PermissionError, before any work, if there are no drawings or an output cannot be written.
     """
@@ -55,6 +55,7 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
         "model": Path(folder).name,
         "teacher": bundle.hash,
         "judge": file_hash(Path(folder) / JUDGE),
+        "precision": precision,
         "machine": f"{device}; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
     }
     with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bars:
@@ -66,7 +67,7 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
             bars.update(tasks[row], completed=done)
 
         questions, more = held_out(world, count), ambiguous(world)
-        report = evaluate(rows_for(folder, world, device), questions, judge, world, ambiguous=more, about=about, progress=progress)
+        report = evaluate(rows_for(folder, world, device, precision=precision), questions, judge, world, ambiguous=more, about=about, progress=progress)
     report.print()
     if json:
         report.to_json(json)

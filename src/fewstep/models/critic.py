@@ -10,18 +10,26 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from fewstep.models.lora import add_lora, shared
 from fewstep.models.prompt import Prompt, conditioning
+from fewstep.models.recast import recast
 
 
 class Backbone(nn.Module):
-    """A UNet up to its mid-block: d(x, t, c) in equations 22 and 23."""
+    """A UNet up to its mid-block: d(x, t, c) in equations 22 and 23.
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    All of a copy learns, in float32; with a ``rank``, a LoRA on the frozen weights of ``unet`` itself.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, rank: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self.unet = copy.deepcopy(unet)
+        self.unet = shared(unet) if rank else recast(copy.deepcopy(unet), torch.float32)
         self.unet.up_blocks = nn.ModuleList()
         self.unet.conv_norm_out, self.unet.conv_out = None, None
-        self.unet.requires_grad_(True)
+        if rank:
+            add_lora(self.unet, rank, rank, seed)
+        else:
+            self.unet.requires_grad_(True)
 
     def forward(self, x: Tensor, t: Tensor, prompt: Prompt, ids: Tensor) -> Tensor:
         """Features [B, C, h, w] after the mid-block, for latents [B, 4, H, W] at timesteps [B]. Clean latents are shown at t = 0."""

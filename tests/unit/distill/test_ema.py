@@ -81,3 +81,14 @@ def test_frozen_weights_are_not_followed_and_half_precision_is_followed_in_full(
     frozen = model[0].weight.clone()
     average.copy_to(model)
     assert torch.equal(model[0].weight, frozen)
+
+
+def test_averaged_weights_are_worn_and_taken_off_to_the_bit() -> None:
+    """Also where what was done meanwhile failed."""
+    average, model = follow(0.9, [0.3, 1.7, -0.2])
+    own = model.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="meanwhile"), average.worn(model):
+        assert torch.equal(model.weight.detach(), average.weights["weight"])
+        assert not torch.equal(model.weight.detach(), own)
+        raise RuntimeError("meanwhile")
+    assert torch.equal(model.weight.detach(), own)

@@ -228,7 +228,7 @@ def test_a_tenth_is_a_tenth() -> None:
     assert replace(tenth, seed=1).stages == tenth.stages  # what is scaled once is not scaled again
 
 
-SHORT = ["data.pictures=4", "batch_size=2", "health.stop=false"]
+SHORT = ["data.pictures=4", "batch_size=2", "health.stop=false", "evaluation.prompts=0"]
 
 
 @pytest.fixture(scope="module")

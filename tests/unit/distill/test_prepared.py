@@ -21,7 +21,7 @@ from fewstep.cli import main
 from fewstep.data import prepare as module
 from fewstep.data.encode import encoders_key
 from fewstep.data.shards import Shards, ShardsError
-from fewstep.distill import trainer
+from fewstep.distill import dist, trainer
 from fewstep.distill.feed import open_feed
 from fewstep.distill.latents import stretch
 from fewstep.distill.prepared import Prepared
@@ -92,6 +92,32 @@ def test_ranks_share_a_batch_and_a_phase_shows_every_picture_as_often(cache: Pre
         seen.update((caption, tuple(latents.flatten().tolist()[:4])) for caption, latents in zip(whole.captions, whole.latents, strict=True))
     assert len(seen) == total
     assert set(seen.values()) == {batch_size}
+
+
+def test_a_run_that_goes_on_with_other_ranks_repeats_and_skips_nothing(cache: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, stopped after three batches; then three, then one: update for update what one rank alone is shown. The cursor is the update's number."""
+    batch_size, stops = 6, {0: 2, 3: 3, 7: 1}
+    ranks, shown, alone = 0, list[int](), list[int]()
+    for update in range(10):
+        ranks = stops.get(update, ranks)
+        indices = range(update * batch_size, (update + 1) * batch_size)
+        monkeypatch.setattr(dist, "world", lambda ranks=ranks: ranks)
+        parts = {}
+        for rank in range(ranks):
+            monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
+            reopened = Prepared(cache.shards, cache.seed, cache.scaling_factor)  # as after a restart: nothing is kept in memory
+            part = reopened.batch(dist.share(indices), batch_size, 1.0, CPU)
+            parts |= dict(zip(part.indices, map(identity, part.latents), strict=True))
+        assert sorted(parts) == list(indices)
+        shown += [parts[index] for index in indices]
+        alone += map(identity, cache.batch(indices, batch_size, 1.0, CPU).latents)
+    assert shown == alone
+    most = max(Counter(shown).values()) - min(Counter(shown).values())
+    assert most <= 1 + batch_size // min(cache.counts.values()), "no picture comes again long before the others"
+
+
+def identity(latents: torch.Tensor) -> int:
+    return hash(tuple(latents.flatten().tolist()))
 
 
 def test_phases_have_orders_of_their_own(cache: Prepared) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from fewstep.distill.plan import DistillPlan
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 
 
@@ -164,3 +165,30 @@ def test_hash_is_of_the_content(tmp_path: Path) -> None:
     assert len(recipe_hash(plain)) == 12
     changed = {recipe_hash(dataclasses.replace(plain, **change)) for change in ({"name": "x"}, {"size": (1, 1)}, {"inner": Inner(rate=0.1)}, {})}
     assert len(changed) == 4
+
+
+def test_what_is_aside_counts_once_it_decides() -> None:
+    """How a run is evaluated is no part of a recipe, until the best students ship, which it then chooses."""
+    recipes = Path(__file__).parents[3] / "recipes"
+
+    def hashed(*settings: str) -> str:
+        return recipe_hash(read_recipe(recipes / "smoke.toml", DistillPlan, settings))
+
+    assert hashed() == hashed("evaluation.prompts=8", "evaluation.every=3") == hashed("evaluation.prompts=0")
+    best = ["evaluation.ship=best"]
+    assert len({hashed(), hashed(*best), hashed(*best, "evaluation.prompts=8"), hashed(*best, "evaluation.figure=distance")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["evaluation.ship=best", "evaluation.prompts=0"], "without evaluation nothing says which is best"),
+        (["evaluation.prompts=1"], "give at least two pictures"),
+        (["evaluation.every=-1"], "every = -1"),
+        (["evaluation.figure=beauty"], "'beauty' is none of 'auto', 'adherence'"),
+    ],
+)
+def test_an_evaluation_that_cannot_be(settings: list[str], says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(Path(__file__).parents[3] / "recipes" / "smoke.toml", DistillPlan, settings)
+    assert says in str(caught.value)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from scipy.linalg import sqrtm
 
 from fewstep.evals.frechet import distance, frechet, gaussian, patch_features, patches
 from fewstep.evals.judge import Judge
@@ -44,9 +45,22 @@ def test_fewer_samples_than_dimensions_still_give_the_distance_of_the_means():
     assert frechet(features, features + shift) == pytest.approx((shift**2).sum(), rel=1e-6)
 
 
-def test_one_sample_is_refused():
+@pytest.mark.parametrize(("count", "others"), [(12, 9), (30, 30), (200, 60)])
+def test_it_is_what_the_matrix_square_root_gives(count, others):
+    """Equation 6 with scipy's root of C_a C_b, for samples of known Gaussians: fewer than dimensions, and more."""
+    rng = np.random.default_rng(4)
+    one = rng.standard_normal((count, 40)) @ rng.standard_normal((40, 40))
+    two = rng.standard_normal((others, 40)) * 3 + 1
+    (mean_a, a), (mean_b, b) = gaussian(one), gaussian(two)
+    expected = ((mean_a - mean_b) ** 2).sum() + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+    assert frechet(one, two) == pytest.approx(expected, rel=1e-5)
+    assert frechet(one, two) == pytest.approx(distance(mean_a, a, mean_b, b), rel=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [1, 4])
+def test_one_sample_is_refused(dimensions):
     with pytest.raises(ValueError, match="at least two"):
-        gaussian(np.zeros((1, 4)))
+        frechet(np.zeros((1, dimensions)), np.ones((3, dimensions)))
 
 
 def test_patches_are_pieces_of_their_pictures_and_depend_on_seed_and_position_alone():

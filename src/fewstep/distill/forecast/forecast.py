@@ -124,6 +124,7 @@ def _setting(plan: AnyPlan, where: Machine) -> Setting:
         reuse=getattr(plan, "reuse", 1),
         precision=getattr(torch, _precision(plan, where)),
         accumulate=getattr(plan, "accumulate", 1),
+        sharded=getattr(plan, "sharded", False),
     )
 
 
@@ -192,10 +193,11 @@ def _pictures(plan: AnyPlan) -> int:
 
 
 def _disk(plan: AnyPlan, costs: Sequence[Cost], latents: float) -> float:
-    """What phases leave, the largest checkpoint twice, for one is whole before the other goes, whole students, the finished model, latents, logs."""
+    """What phases leave, the largest checkpoint twice, for one is whole before the other goes, students, the last and the best, model, latents, logs."""
     students = max(one.learnt + one.frozen for one in costs) if not isinstance(plan, DistillPlan) else len(plan.stages) * max(one.averages for one in costs)
     lines = 250 * sum(one.updates for one in costs)
-    return sum(one.file for one in costs) + 2 * max(one.checkpoint for one in costs) + 1.5 * students + latents + lines
+    copies = 2.5 if isinstance(plan, DistillPlan) and plan.evaluation.prompts else 1.5  # the model is about half of them
+    return sum(one.file for one in costs) + 2 * max(one.checkpoint for one in costs) + copies * students + latents + lines
 
 
 def _free(path: Path) -> int:

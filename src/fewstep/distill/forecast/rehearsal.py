@@ -5,7 +5,6 @@ What is counted is therefore what is there: networks that a stage keeps without 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import gc
 import math
@@ -30,7 +29,9 @@ from fewstep.distill.forecast.ledger import Gauge, Ledger
 from fewstep.distill.latents import Cache, Samples, Text
 from fewstep.distill.methods import find_method
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
+from fewstep.distill.sharding import units
 from fewstep.distill.state import Run
+from fewstep.distill.students import students_of
 from fewstep.distill.trainer import Losses, Phase, Routine
 from fewstep.distill.walk import Walk
 from fewstep.distill.world import DataRecipe
@@ -82,6 +83,7 @@ class Setting:
     reuse: int = 1
     precision: torch.dtype = torch.float32
     accumulate: int = 1
+    sharded: bool = False
 
     def part(self, batch_size: int) -> int:
         """Samples of a batch that a rank works off at once."""
@@ -111,15 +113,16 @@ def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: st
             _losses(phase, turn, batch, setting)
             again = forward - ledger.flops
         flops[turn] = setting.accumulate * (whole - again * (1 - 1 / setting.reuse))
-        # once gradients are there: the message between ranks, then what the step makes over all of its weights at once
-        copies = max(_bytes(groups[turn]) if setting.accelerator else 0, gradients[turn] if setting.ranks > 1 else 0)
+        # once gradients are there: the message between ranks, then what AdamW's step makes over all of its weights at once
+        whole_step = setting.accelerator and isinstance(phase.optimizers[turn], torch.optim.AdamW) and not phase.optimizers[turn].defaults["fused"]
+        copies = max(_bytes(groups[turn]) if whole_step else 0, gradients[turn] if setting.ranks > 1 else 0)
         beside = forward_peak + gradients[turn] if setting.accumulate > 1 else 0.0  # the part before has left its gradients
         peaks[turn] = max(peak, beside, gradients[turn] + copies)
         ledger.gradients.clear()
         for parameter in groups[turn]:
             parameter.grad = None
     worst = max(peaks, key=lambda turn: peaks[turn])
-    return Cost(
+    found = Cost(
         name=phase.name,
         updates=phase.updates,
         batch_size=phase.batch_size,
@@ -133,6 +136,23 @@ def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: st
         activations=peaks[worst] - gradients[worst],
         file=sum(_bytes(model.state_dict().values()) for model in phase.models.values()),
         checkpoint=sum(_bytes(model.state_dict().values()) for model in phase.models.values()) + averages + sum(states.values()),
+    )
+    return _in_shares(found, phase, setting) if setting.sharded and setting.ranks > 1 else found
+
+
+def _in_shares(counted: Cost, phase: Phase, setting: Setting) -> Cost:
+    """The same where each rank holds its share of a phase's networks, and beside it two blocks whole: the one that computes and the next."""
+    unlearnt = sum(_bytes(model.parameters()) for model in phase.models.values()) - counted.learnt
+    blocks = max((_bytes(block.parameters()) for model in phase.models.values() for block in units(model)), default=0.0)
+    width = setting.precision.itemsize / 4
+    return dataclasses.replace(
+        counted,
+        learnt=counted.learnt / setting.ranks,
+        frozen=counted.frozen - unlearnt * (1 - 1 / setting.ranks),
+        gradients=counted.gradients / setting.ranks,
+        optimizer=counted.optimizer / setting.ranks,
+        averages=counted.averages / setting.ranks,
+        activations=counted.activations + 2 * width * blocks,
     )
 
 
@@ -151,35 +171,32 @@ class Rehearsal(Walk):
     _made: set[int] = field(default_factory=set)
     _seen: dict[Any, list[Cost]] = field(default_factory=dict)
 
-    def stage(self, stage: Stage, previous: Any) -> Any:
+    def stage(self, stage: Stage, before: int) -> int:
         """As the walk does it, but nothing is kept on a disk, and of stages that are alike one is rehearsed."""
-        key = self._kind(stage, previous)
+        key = self._kind(stage, before)
         if key not in self._seen:
             gc.collect()  # what earlier stages left in circles
-            self._seen[key], before = [], self.costs
+            self._seen[key], counted = [], self.costs
             self.costs = self._seen[key]
-            self._rehearse(stage, previous)
-            self.costs = before
+            self._rehearse(stage)
+            self.costs = counted
         self.costs += [self._named(counted, stage) for counted in self._seen[key]]
         self._made.add(stage.steps)
-        return copy.deepcopy(self.bundle.unet)
+        return stage.steps
 
-    def _rehearse(self, stage: Stage, previous: Any) -> None:
-        student = copy.deepcopy(previous).train()
-        student.requires_grad_(True)
-        self._spare_memory(student)
+    def _rehearse(self, stage: Stage) -> None:
         task = self._task(stage, self._network(stage.teacher_steps))
-        (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
-        student = student.eval().requires_grad_(False)
+        student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, self.students.follow(None))
+        self._looking = None
         if stage.adapter:
-            self._adapter(stage, self._task(stage, None), student)
+            self._adapter(stage, self._task(stage, None), student.eval().requires_grad_(False))
 
-    def _kind(self, stage: Stage, previous: Any) -> Any:
+    def _kind(self, stage: Stage, before: int) -> Any:
         """What a stage's cost depends on, but for how many updates it has."""
         phases = {phase: bool(getattr(stage, phase)) for phase in (*PHASES, "adapter")}
         values = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name not in (*VOLATILE, *phases)}
         values["renoise_t"] = bool(stage.renoise_t)
-        return str(values), str(phases), stage.teacher_steps in self._made, previous is self.bundle.unet
+        return str(values), str(phases), stage.teacher_steps in self._made, bool(before)
 
     def _named(self, counted: Cost, stage: Stage) -> Cost:
         phase = counted.name.split("/")[1]
@@ -187,8 +204,8 @@ class Rehearsal(Walk):
         walks = counted.walks / counted.updates * updates
         return dataclasses.replace(counted, name=f"{stage.name}/{phase}", updates=updates, walks=walks)
 
-    def _network(self, student_steps: int) -> Any:
-        return copy.deepcopy(self.bundle.unet) if student_steps in self._made else self.bundle.unet
+    def _network(self, steps: int) -> Any:
+        return self.students.read(Path()) if steps in self._made else self.bundle.unet
 
     def _complete(self, phase: Phase, name: str, routines: Sequence[Routine]) -> None:
         self.run.state.done += (phase.name,)
@@ -237,16 +254,16 @@ def rehearse(plan: DistillPlan, where: Path, configs: Mapping[str, Any], setting
     """
     method = find_method(plan.method, where)
     with TemporaryDirectory() as folder, counting() as ledger:
-        bundle = hollow(configs, sizes, setting.accelerator)
+        bundle = hollow(configs, sizes if not plan.data.shards else dict.fromkeys(sizes, 0), setting.accelerator)
         text = BlankText(bundle.unet, int(configs.get("text_length", 77)))
         latents = cast(Cache, BlankLatents(bundle.unet))
-        walk = Rehearsal(plan, method, Run(Path(folder), ""), bundle, latents, cast(Text, text), setting=setting, ledger=ledger)
-        student: Any = bundle.unet
-        if plan.start:
-            student = copy.deepcopy(bundle.unet)
-            walk._made.add(plan.start_steps)
+        students = students_of(plan, bundle)
+        students.bare = True
+        walk = Rehearsal(plan, method, Run(Path(folder), ""), bundle, latents, cast(Text, text), students, setting=setting, ledger=ledger)
+        before = plan.start_steps if plan.start else 0
+        walk._made.update([before] if before else [])
         for stage in plan.stages:
-            student = walk.stage(stage, student)
+            before = walk.stage(stage, before)
         return walk.costs
 
 

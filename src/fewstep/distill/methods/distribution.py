@@ -20,6 +20,7 @@ from fewstep.distill.trainer import Losses
 from fewstep.models.bundle import Bundle
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
+from fewstep.models.recast import recast
 from fewstep.schedule import split
 
 
@@ -33,7 +34,7 @@ class Distribution(Method):
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
         super().__init__(bundle, plan, stage)
-        self.fake = copy.deepcopy(bundle.unet).train()
+        self.fake = recast(copy.deepcopy(bundle.unet), torch.float32).train()
         if plan.checkpointing:
             self.fake.enable_gradient_checkpointing()
 

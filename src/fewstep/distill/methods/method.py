@@ -18,7 +18,7 @@ from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
 from fewstep.schedule import split
 
-CRITICS = ("r1_weight", "relativistic", "critic_heads", "critic_noise")  # values of a recipe that change a critic
+CRITICS = ("r1_weight", "relativistic", "critic_heads", "critic_noise", "critic_rank")  # values of a recipe that change a critic
 
 
 class Method(ABC):
@@ -42,6 +42,8 @@ class Method(ABC):
         for phase in ("conditional", "unconditional", "full"):
             if getattr(stage, phase) and phase not in cls.phases:
                 raise ValueError(f"stage {stage.name}: method {plan.method!r} has no phase '{phase}', it has {', '.join(cls.phases)}")
+        if plan.lora_only and "conditional" not in cls.phases and "unconditional" not in cls.phases:
+            raise ValueError(f"lora_only: method {plan.method!r} trains the whole student and has no phase for a LoRA; give method = 'paper'")
         for name in CRITICS:
             if name not in cls.options and getattr(plan, name) != getattr(DistillPlan, name):
                 raise ValueError(f"{name} = {getattr(plan, name)!r}: method {plan.method!r} does not read it; leave it out")

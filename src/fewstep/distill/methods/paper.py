@@ -10,6 +10,7 @@ from fewstep.distill import steps
 from fewstep.distill.latents import Samples
 from fewstep.distill.methods.method import CRITICS, Method
 from fewstep.distill.plan import DistillPlan, Stage
+from fewstep.distill.sharding import gathered
 from fewstep.distill.steps import Task
 from fewstep.distill.trainer import Losses
 from fewstep.models.bundle import Bundle
@@ -25,13 +26,18 @@ class Paper(Method):
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
         super().__init__(bundle, plan, stage)
-        self.backbone = Backbone(bundle.unet)  # anew at each stage
-        if plan.checkpointing:
-            self.backbone.unet.enable_gradient_checkpointing()
+        self.backbone = self._fresh()  # anew at each stage
+
+    def _fresh(self) -> Backbone:
+        backbone = Backbone(self.bundle.unet, self.plan.critic_rank, self.plan.seed + self.stage.steps)
+        if self.plan.checkpointing:
+            backbone.unet.enable_gradient_checkpointing()
+        return backbone
 
     def networks(self, phase: str) -> dict[str, nn.Module]:
         """The critic, on a backbone that goes on learning from phase to phase; "full" keeps the one before."""
         if phase != "full":
+            self.backbone = gathered(self.backbone, self._fresh)  # in shares it belongs to the critic before
             seed = self.plan.seed + self.stage.steps
             every = self.plan.critic_heads == "every"
             self.critic = Critic(self.backbone, phase == "conditional", seed, every).to(self.bundle.device)

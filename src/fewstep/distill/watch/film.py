@@ -97,12 +97,17 @@ def write_frame(pictures: np.ndarray, path: Path) -> None:
     """Pictures [P, H, W, 3], one above the other, as a JPEG file; nothing where the film has no index."""
     if not (path.parent / INDEX).is_file():
         return
+    write_bytes(path, stacked(pictures))
+
+
+def stacked(pictures: np.ndarray, side: int = SIDE) -> bytes:
+    """Pictures, uint8 [P, H, W, 3], one above the other with so many pixels on their longer ``side``: a JPEG file's content."""
     height, width = pictures.shape[1:3]
-    size = round(width * SIDE / max(height, width)), round(height * SIDE / max(height, width))
+    size = round(width * side / max(height, width)), round(height * side / max(height, width))
     column = np.concatenate([np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX)) for picture in pictures])
     stream = io.BytesIO()
     Image.fromarray(column).save(stream, "JPEG", quality=85)
-    write_bytes(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def frames(folder: Path) -> list[Frame]:
@@ -133,15 +138,15 @@ def film(folder: Path) -> str:
     told = [{"said": "before training", "steps": ""}]
     told += [{"said": f"{duration(frame.seconds)}: {frame.said}", "steps": str(frame.steps)} for frame in moments]
     place = {frame.path: number for number, frame in enumerate(moments, start=1)}
-    data = {"moments": told, "columns": {str(steps): [[place.get(frame.path, 0), _source(frame.path)] for frame in of] for steps, of in columns.items()}}
+    data = {"moments": told, "columns": {str(steps): [[place.get(frame.path, 0), source(frame.path)] for frame in of] for steps, of in columns.items()}}
     return _document(about, columns, data, len(told) - 1)
 
 
 def _document(about: Mapping[str, Any], columns: Mapping[int, Sequence[Frame]], data: Mapping[str, Any], last: int) -> str:
     shot = next(iter(columns.values()))[0].path.with_name(f"{TEACHER}.jpg")
-    teacher = _column(TEACHER, "teacher", f"by the teacher in {about['teacher_steps']} steps", _source(shot))
+    teacher = column(TEACHER, "teacher", f"by the teacher in {about['teacher_steps']} steps", source(shot))
     names = {steps: f"{steps} step{'s' * (steps > 1)}" for steps in columns}
-    students = [_column(str(steps), names[steps], f"in {names[steps]}", _source(of[-1].path)) for steps, of in columns.items()]
+    students = [column(str(steps), names[steps], f"in {names[steps]}", source(of[-1].path)) for steps, of in columns.items()]
     prompts = "".join(f"<li>{escape(prompt)}</li>" for prompt in about["prompts"])
     # "<" could end the element that the data stands in
     content = json.dumps(data).replace("<", "\\u003c")
@@ -154,11 +159,13 @@ def _document(about: Mapping[str, Any], columns: Mapping[int, Sequence[Frame]], 
     )
 
 
-def _column(name: str, heading: str, made: str, source: str) -> str:
-    return f'<figure id="film-{name}" title="{made}"><figcaption>{heading}</figcaption><img alt="pictures made {made}" src="{source}"></figure>'
+def column(name: str, heading: str, made: str, shot: str) -> str:
+    """A column of the film as HTML, whose pictures were ``made`` in that way; ``shot`` is what :func:`source` gives."""
+    return f'<figure id="film-{name}" title="{made}"><figcaption>{heading}</figcaption><img alt="pictures made {made}" src="{shot}"></figure>'
 
 
-def _source(path: Path) -> str:
+def source(path: Path) -> str:
+    """A JPEG file as the address of an image in a page; empty where there is none."""
     return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from fewstep.distill.outline import Part, read_outline
 from fewstep.distill.watch.chart import chart
 from fewstep.distill.watch.curves import curves, read_lines, reference
+from fewstep.distill.watch.evaluation_page import section
 from fewstep.distill.watch.film import film
 from fewstep.distill.watch.status import duration, read_status
 from fewstep.evals.page import document, table
@@ -54,6 +55,7 @@ def report(folder: Path) -> str:
     lights = status["lights"]
     body = [film(folder)]
     body += [_lights(lights)] if lights else []
+    body += [section(folder)]
     body += [_samples(folder / "samples", list(spans))] if (folder / "samples").is_dir() else []
     body += [_panels(spans, own)]
     return document(f"fewstep: {folder.resolve().name}", f"How {folder.resolve().name} is doing", _about(status), "\n".join(body))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.distill import dist
 from fewstep.distill.latents import Cache, Samples, Text
+from fewstep.distill.sharding import in_shares, local
 from fewstep.distill.state import Run
 from fewstep.distill.targets import grid
 from fewstep.distill.teacher import gather
@@ -64,13 +65,15 @@ class Probe:
     def look(self, phase: Phase, run: Run) -> dict[str, float]:
         """The figures of one look, which DIR/samples and the film get four pictures of. Trains nothing and draws on no generator that training uses.
 
-        Every rank measures how far the weights moved; the pictures are rank 0's alone.
+        Every rank measures how far the weights moved, and draws where the student lies in shares; the pictures are rank 0's alone.
         """
         moved = self._moved(phase)
-        if dist.rank():
+        if dist.rank() and not in_shares(self.student.unet):
             return moved
         samples = self._samples()
         made, strips = self._draw(self.student, samples), {}
+        if dist.rank():
+            return moved
         if self._wanted is None:
             self._wanted = strips[f"{phase.name.split('/')[0]}-teacher"] = self._draw(self.teacher, samples)
             self._taught = {"teacher_spread": float(self._wanted.std() / samples.latents.std().clamp(min=1e-6)), **self._misses(samples)}
@@ -108,11 +111,9 @@ class Probe:
             found = misses(self.teacher, self.text(samples), samples)
         return {} if found is None else {"teacher_misses": found}
 
-    @torch.no_grad()
     def _draw(self, walker: Walker, samples: Samples) -> Tensor:
         """Finished latents, float [PROMPTS · SEEDS, C, H, W]."""
-        with torch.autocast(self.bundle.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            return finish(walker, self.text(samples), samples)
+        return draw(walker, self.text, samples, self.precision)
 
     def _pictures(self, latents: Tensor) -> np.ndarray:
         """One picture of each prompt: uint8 [PROMPTS, H, W, 3]."""
@@ -132,6 +133,13 @@ class Probe:
         if before is None or before[0] != phase.name:
             return {}
         return {"moved": float((now - before[1]).norm() / now.norm().clamp(min=1e-12))}
+
+
+@torch.no_grad()
+def draw(walker: Walker, text: Text, samples: Samples, precision: torch.dtype) -> Tensor:
+    """Finished latents of the samples' captions, with activations of that ``precision``."""
+    with torch.autocast(samples.latents.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        return finish(walker, text(samples), samples)
 
 
 def finish(walker: Walker, prompt: Prompt, samples: Samples) -> Tensor:
@@ -223,4 +231,4 @@ def some_weights(phase: Phase) -> Tensor:
 def _strided(parameters: list[torch.nn.Parameter]) -> Iterator[Tensor]:
     stride = max(sum(p.numel() for p in parameters) // WATCHED, 1)
     for parameter in parameters:
-        yield parameter.detach().flatten()[::stride].float().clone()
+        yield local(parameter.detach()).flatten()[::stride].float().clone()

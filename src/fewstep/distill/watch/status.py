@@ -12,6 +12,8 @@ from typing import Any
 
 from fewstep.distill.recipe import RecipeError
 from fewstep.engine.files import write_bytes
+from fewstep.evals.figures import told
+from fewstep.evals.table import called
 
 STATUS = "status.json"
 
@@ -53,7 +55,23 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     shown = [f"{found['state']}  {sentence(found)}" if found["state"] != "done" else sentence(found)]
     shown += [found["why"]] if found["why"] else []
     shown += [f"{light['colour']:<7} {light['name']:<20} {light['value']:<9.3g} {light['advice']}" for light in found["lights"]]
+    shown += evaluated(found)
     return [*shown, f"said {duration(found['age'])} ago"] if "age" in found else shown
+
+
+def evaluated(found: Mapping[str, Any]) -> list[str]:
+    """What a distillation's evaluation came to: each stage's best student, what it cost, and what is left out."""
+    about, best = found.get("evaluation"), found.get("best") or {}
+    if about is None:
+        return []
+    shown = []
+    for steps, kept in sorted(best.items(), key=lambda item: -int(item[0])):
+        what = told({kept["figure"]: kept["value"]})[0]
+        shown.append(f"best    {called(steps):<20} {what:<20} {kept['phase']}, update {kept['update']}: weights/{kept['file']}")
+    if about == "off":
+        return [*shown, "no best student is kept: evaluation is off, --set evaluation.prompts=16 turns it on"]
+    shown += [f"evaluated {about['count']} times, in {duration(about['seconds'])}"] if about["count"] else []
+    return [*shown, *about["left_out"]]
 
 
 def show(folder: Path, out: Path | None = None) -> list[str]:

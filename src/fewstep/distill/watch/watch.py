@@ -6,29 +6,40 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fewstep.distill import dist
 from fewstep.distill.outline import OUTLINE, Part, seconds_left, write_outline
-from fewstep.distill.plan import HealthRecipe, TrackingRecipe
+from fewstep.distill.plan import EvaluationRecipe, HealthRecipe, TrackingRecipe
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.trainer import Phase, Routine, Stopped
 from fewstep.distill.watch.health import Monitor
 from fewstep.distill.watch.page import REPORT, report
 from fewstep.distill.watch.status import STATUS, sentence
 from fewstep.distill.watch.tracking import tracker
+from fewstep.evals.figures import told
 
 if TYPE_CHECKING:
-    from fewstep.distill.watch.probe import Probe
+    from fewstep.distill.watch.evaluation import Evaluation, Standing
+    from fewstep.distill.watch.probe import Probe, Walker
 
 
 class Watch:
     """Watches ``run``, which has ``parts`` to do: put :meth:`routines` into ``run.observers``."""
 
-    def __init__(self, run: Run, parts: Sequence[Part], health: HealthRecipe | None = None, tracking: TrackingRecipe | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        parts: Sequence[Part],
+        health: HealthRecipe | None = None,
+        tracking: TrackingRecipe | None = None,
+        evaluation: EvaluationRecipe | None = None,
+    ) -> None:
+        self.evaluation: EvaluationRecipe | None = evaluation
+        self.measured: Evaluation | None = None
         self.run, self.parts, self.health = run, tuple(parts), health or HealthRecipe(every=0, stop=False)
         self.monitor = Monitor()
         asked = tracking if tracking and dist.rank() == 0 else TrackingRecipe()
@@ -48,6 +59,14 @@ class Watch:
     def probes(self, probe: Probe) -> list[Routine]:
         """A look by ``probe`` whenever one is due, and at a phase's end."""
         return [Routine(partial(self._look, probe), every=self.health.every, last=True)] if self.health.every else []
+
+    def evaluations(self, evaluation: Evaluation | None) -> Callable[[Walker, Standing], list[Routine]]:
+        """What makes the routines of a phase from its student and how it stands: an ``evaluation`` whenever one is due, and at the phase's end."""
+        self.measured = evaluation
+        if evaluation is None or self.evaluation is None:
+            return lambda walker, standing: []
+        every = self.evaluation.every
+        return lambda walker, standing: [Routine(partial(self._measure, evaluation, walker, standing), every=every, last=True)]
 
     def finish(self) -> None:
         """Say that the run is done."""
@@ -69,6 +88,13 @@ class Watch:
         run.note(line)
         self.tracker.log({key: value for key, value in line.items() if isinstance(value, float)}, "look", self._position(phase))
         self._stop_if_told(run)
+
+    def _measure(self, evaluation: Evaluation, walker: Walker, standing: Standing, phase: Phase, run: Run) -> None:
+        line = evaluation.measure(walker, standing, phase, self._position(phase))
+        if line is not None:
+            self.tracker.log(line["figures"], "evaluation", self._position(phase))
+            kept = "  the best so far" if line["best"] else ""
+            print(f"evaluated  {phase.name}  {run.state.update}  {'  '.join(told(line['figures']))}{kept}  {line['seconds']:.1f} s", flush=True)
 
     def _stop_if_told(self, run: Run) -> None:
         if self.health.stop and run.stopping is None and (why := self.monitor.verdict()):
@@ -104,6 +130,8 @@ class Watch:
             "pictures_per_second": state.update * batch_size / seconds if seconds else None,
             "seconds": state.seconds,
             "seconds_left": seconds_left(self.parts, state.spent, state.done, phase, state.update) if phase else 0.0,
+            "evaluation": None if self.evaluation is None else self.measured.about() if self.measured else "off",
+            "best": state.best,
             "lights": [asdict(light) for light in self.monitor.lights()],
             "time": time.time(),
             "process": os.getpid(),

@@ -1,0 +1,148 @@
+"""Several ranks under torchrun, each with all weights or with shares: the same run as one rank's, through kills and other numbers of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewstep.distill.pretrain import train_teacher
+from fewstep.distill.walk import distill
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+TEACHER = ["autoencoder.updates=2", "text.updates=2", "teacher.updates=2", "vocabulary_captions=50", "data.pictures=64"]
+RECIPE = """
+teacher = "{teacher}"
+precision = "float32"
+batch_size = 4
+reuse = 2
+rank = 4
+ship_rank = 4
+
+[evaluation]
+prompts = 0
+
+[data]
+source = "shapes"
+subjects = 6
+pictures = 64
+
+[[stages]]
+teacher_steps = 4
+steps = 2
+n = 2
+warm = 4
+conditional = 4
+unconditional = 4
+full = 4
+adapter = 2
+
+[[stages]]
+teacher_steps = 2
+steps = 1
+n = 2
+levels = [1, 2]
+prediction_type = "sample"
+convert = 2
+unconditional = 2
+full = 4
+"""
+SPREAD = ("--set", "sharded=true", "--set", "checkpointing=true")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    teacher = train_teacher(RECIPES / "smoke-teacher.toml", folder / "teacher", TEACHER)
+    (folder / "recipe.toml").write_text(RECIPE.format(teacher=teacher))
+    return folder / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Path) -> Path:
+    distill(recipe, recipe.parent / "alone")
+    return recipe.parent / "alone"
+
+
+def start(recipe: Path, run: Path, ranks: int, *settings: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "fewstep.cli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FEWSTEP_RUNS": str(run.parent)}  # torchrun takes --run for its own
+    (named := run.parent / f"{run.name}.toml").write_text(recipe.read_text())
+    arguments = ["distill", str(named), *settings]
+    return subprocess.Popen([*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(one: Path, other: Path) -> None:
+    """The losses of two runs agree within rounding, and so do their students."""
+    ours, theirs = lines(one), lines(other)
+    assert [(line["phase"], line["turn"], line["update"]) for line in ours] == [(line["phase"], line["turn"], line["update"]) for line in theirs]
+    for line, wanted in zip(ours, theirs, strict=True):  # spreads are no means over samples, and differ by how samples are dealt out
+        for key in {"loss", "real", "fake", "right", "grad_norm"} & wanted.keys():
+            assert line[key] == pytest.approx(wanted[key], rel=1e-3, abs=1e-3), (key, line, wanted)
+    for steps in (2, 1):
+        first, second = (load_file(run / "weights" / f"{steps}-step.safetensors") for run in (one, other))
+        assert first.keys() == second.keys()
+        for key in first:
+            torch.testing.assert_close(first[key], second[key], rtol=0, atol=2e-3, msg=key)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The ranks of a run, by process number."""
+    found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("settings", [(), SPREAD], ids=["whole", "shares"])
+def test_two_ranks_compute_what_one_does(recipe: Path, alone: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    finish(start(recipe, tmp_path / "two", 2, *settings))
+    same(tmp_path / "two", alone)
+    assert (tmp_path / "two" / "model" / "students" / "1-step-unet.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_in_shares_whose_rank_is_killed_goes_on_with_another_number_of_ranks(recipe: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    process = start(recipe, run, 2, *SPREAD, "--set", "save_seconds=0.0")
+    deadline = time.monotonic() + 400
+    while not list(run.glob("checkpoint-4to2-conditional-2*")):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(children(process)[1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    seen = len(lines(run))
+    assert seen < len(lines(alone))
+    finish(start(recipe, run, 4, *SPREAD))
+    same(run, alone)
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused(recipe: Path, tmp_path: Path) -> None:
+    process = start(recipe, tmp_path / "three", 3)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "batch_size = 4" in output
+    assert "3 ranks" in output
+    assert not (tmp_path / "three" / "metrics.jsonl").exists() or not lines(tmp_path / "three")
