@@ -66,6 +66,7 @@ ROWS = {
     "lcm": Row("lcm", ("full_learning_rate=1e-4",), n=2),
     "add": Row("add", ("full_learning_rate=2e-5",)),
     "paper": Row("paper"),
+    "paper, critic's LoRA": Row("paper", ("critic_rank=16",)),
     "paper, R1": Row("paper", ("r1_weight=10.0",)),
     "paper, relativistic": Row("paper", ("relativistic=true",)),
     "paper, heads and noise": Row("paper", ("critic_heads=every", "critic_noise=every"), noisy=True),

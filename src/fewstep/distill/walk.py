@@ -8,12 +8,11 @@ DIR/model/                                the teacher's bundle with the students
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,16 +30,17 @@ from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.pretrain import attention, complete, dtype, train_teacher
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
+from fewstep.distill.ship import Shelf
 from fewstep.distill.start import bring
-from fewstep.distill.state import Run, write_text
+from fewstep.distill.state import Run
 from fewstep.distill.steps import Task
 from fewstep.distill.students import Students, students_of
 from fewstep.distill.trainer import Losses, Phase, Routine
 from fewstep.distill.watch.asked import open_evaluation
-from fewstep.distill.watch.evaluation import Standing, best_path
+from fewstep.distill.watch.evaluation import Standing
 from fewstep.distill.watch.probe import Probe, Walker
 from fewstep.distill.watch.watch import Watch
-from fewstep.models.bundle import Bundle, load_bundle, read_stamp, save_bundle, save_weights
+from fewstep.models.bundle import Bundle, load_bundle, save_weights
 from fewstep.models.lora import adapters, add_lora, extract_lora, set_adapters
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import find
@@ -71,7 +71,8 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     walk.evaluations = watch.evaluations(open_evaluation(plan, run, bundle, feed))
     for stage in plan.stages:
         before = walk.stage(stage, before)
-    walk.ship()
+    if dist.rank() == 0:
+        walk.shelf.ship()
     watch.finish()
     dist.wait()  # no rank says that the model is there before it is
     return folder / "model"
@@ -113,7 +114,7 @@ class Walk:
         before, stages = 0, self.plan.stages
         if self.plan.start:
             before = self.plan.start_steps
-            bring(self.plan, self.students, self._student(before))
+            bring(self.plan, self.students, self.shelf.student(before))
         if self.plan.health.every:
             first = self._network(before)
             teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self._guidance(stages[0]))
@@ -123,16 +124,24 @@ class Walk:
 
     def stage(self, stage: Stage, before: int) -> int:
         """Carry out one stage from the student of ``before`` steps; returns the step count of the new one, which lies in DIR/weights."""
-        path = self._student(stage.steps)
+        path = self.shelf.student(stage.steps)
         if not path.is_file():
-            student = self.students.follow(self._student(before) if before else None)
+            student = self.students.follow(self.shelf.student(before) if before else None)
             task = self._task(stage, self._network(stage.teacher_steps))
             student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
             self.students.keep(student, self.stamp(stage), path)
         self._looking = None  # nor is a student kept for whoever looked at it
-        if stage.adapter:
-            self._adapter(stage, self._task(stage, None), self._shipped(stage)[0])
+        if stage.adapter and not self.shelf.adapter(stage.steps).is_file():
+            adapted = self._adapter(stage, self._task(stage, None), self.shelf.shipped(stage)[0])
+            if dist.rank() == 0:
+                save_weights(adapters(adapted), self.shelf.adapter(stage.steps), {"format": "pt"})
+            dist.wait()
         return stage.steps
+
+    @property
+    def shelf(self) -> Shelf:
+        """The students that this run has finished."""
+        return Shelf(self.run.folder, self.plan, self.students, self.stamp)
 
     def stamp(self, stage: Stage) -> Stamp:
         """What a stage's student says of itself."""
@@ -159,51 +168,12 @@ class Walk:
     def _fresh(self, stage: Stage) -> float:
         return self.method.fresh if stage.full else 0.0
 
-    def ship(self) -> None:
-        """Write DIR/model: the teacher, each adversarial student of more than one step as a LoRA, the one-step student whole."""
-        folder = self.run.folder / "model"
-        if dist.rank() != 0 or (folder / "students.json").is_file():
-            return
-        bundle = replace(self.bundle, unet=self.students.base())
-        save_bundle(bundle, folder)
-        (folder / "students").mkdir(exist_ok=True)
-        report = {}
-        for stage in self.plan.stages:
-            if stage.kind == "mse" and not stage.adapter:
-                continue
-            student, stamp = self._shipped(stage)
-            kind: Literal["unet", "lora"] = "unet" if stage.prediction_type == "sample" else "lora"
-            tensors, residual, alpha = dict(student.state_dict()), 0.0, 0.0
-            if self.plan.lora_only:
-                tensors, alpha = adapters(student), self.plan.alpha
-            elif kind == "lora":
-                (tensors, residual), alpha = extract_lora(bundle.unet, student, self.plan.ship_rank), float(self.plan.ship_rank)
-            if stage.adapter:
-                tensors = adapters(self._adapter(stage, self._task(stage, None), student))
-            seen = stamp.pictures + stage.adapter * self.plan.batch_size
-            metadata = replace(stamp, kind=kind, base=bundle.hash, alpha=alpha, pictures=seen)
-            file = folder / "students" / f"{stage.steps}-step-{kind}.safetensors"
-            save_weights({key: value.half().contiguous() for key, value in tensors.items()}, file, metadata.to_metadata())
-            report[str(stage.steps)] = {"file": file.name, "residual": residual}
-        write_text(folder / "students.json", json.dumps(report, indent=1))
-
-    def _shipped(self, stage: Stage) -> tuple[Any, Stamp]:
-        """(network, stamp) of the student that a stage ships: its last, or its best where the recipe wants that and there is one."""
-        path = best_path(self.run.folder, stage.steps)
-        if self.plan.evaluation.ship == "last" or (stamp := read_stamp(path) if path.is_file() else None) is None:
-            path, stamp = self._student(stage.steps), self.stamp(stage)
-        return self.students.follow(path).eval().requires_grad_(False), stamp
-
     def _guidance(self, stage: Stage) -> float:
         return self.plan.guidance_scale if stage.kind == "mse" else 0.0
 
-    def _student(self, steps: int) -> Path:
-        """Where the finished student of ``steps`` steps lies."""
-        return self.run.folder / "weights" / f"{steps}-step.safetensors"
-
     def _network(self, steps: int) -> Any:
         """The frozen student of ``steps`` steps that this run made; the teacher if it made none."""
-        path = self._student(steps)
+        path = self.shelf.student(steps)
         return self.students.read(path) if path.is_file() else self.bundle.unet
 
     def _task(self, stage: Stage, teacher: Any) -> Task:

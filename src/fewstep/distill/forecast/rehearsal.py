@@ -115,7 +115,7 @@ def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: st
         flops[turn] = setting.accumulate * (whole - again * (1 - 1 / setting.reuse))
         # once gradients are there: the message between ranks, then what AdamW's step makes over all of its weights at once
         whole_step = setting.accelerator and isinstance(phase.optimizers[turn], torch.optim.AdamW) and not phase.optimizers[turn].defaults["fused"]
-        copies = max(_bytes(groups[turn]) if whole_step else 0, gradients[turn] if setting.ranks > 1 else 0)
+        copies = max(_bytes(groups[turn]) if whole_step else 0, gradients[turn] if setting.ranks > 1 and not setting.sharded else 0)
         beside = forward_peak + gradients[turn] if setting.accumulate > 1 else 0.0  # the part before has left its gradients
         peaks[turn] = max(peak, beside, gradients[turn] + copies)
         ledger.gradients.clear()
