@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as distributed
@@ -13,8 +14,14 @@ from torch.distributed.tensor import DTensor
 
 def start() -> None:
     """Join the process group that torchrun describes in the environment; without one this process is the only rank."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        return
+    patience = timedelta(hours=12)  # rank 0 alone measures students and makes LoRAs of them, while the others wait for it
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+        distributed.init_process_group("nccl", timeout=patience, device_id=device())
+    else:
+        distributed.init_process_group("gloo", timeout=patience)
 
 
 def rank() -> int:

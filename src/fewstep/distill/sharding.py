@@ -31,7 +31,8 @@ def spread(network: Any, precision: torch.dtype) -> None:
         return
     network.to(memory_format=torch.contiguous_format)  # no other can be shared out
     mesh = init_device_mesh(dist.device().type, (dist.world(),))
-    policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32)
+    # what comes in stays as it is: sizes and crops of pictures are numbers that bfloat16 would round, and autocast casts what is multiplied
+    policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in units(network):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     # after a look or a critic's turn no backward pass would bring the rest into shares again

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -55,6 +56,7 @@ class State:
     done: tuple[str, ...] = ()
     health_bytes: int = 0
     spent: dict[str, float] = field(default_factory=dict)  # seconds in each phase
+    ended: str = ""  # the phase whose end has been looked at
     stopped: str = ""  # why the run ended before its end; empty while it goes
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by step count: the best student so far, its file and its figure
 
@@ -110,8 +112,9 @@ class Run:
         """A context that turns a full disk into DiskFull; ``needed`` bytes are for its sentence."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
-            if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+        except (OSError, SafetensorError, CheckpointException) as error:
+            causes = [failure[0] for failure in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+            if not any(getattr(cause, "errno", None) == errno.ENOSPC or "os error 28" in str(cause) for cause in causes):
                 raise
             free = shutil.disk_usage(self.folder).free
             raise DiskFull(
@@ -135,6 +138,9 @@ class Run:
             try:
                 with self.room(sum(local(value).nbytes for value in tensors.values())):
                     if shared:
+                        if dist.rank() == 0:
+                            _remove(self.folder / file)  # by a write that was interrupted, perhaps of more ranks
+                        dist.wait()
                         save_shares({key: value.detach() for key, value in tensors.items()}, self.folder / file)
                     else:
                         save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, self.folder / file)

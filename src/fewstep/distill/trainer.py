@@ -97,6 +97,8 @@ def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: 
     due = {id(routine): began for routine in routines}
     left = [range(n * phase.batch_size, (n + 1) * phase.batch_size) for n in range(state.update, phase.updates)]
     parts = range(phase.accumulate)
+    if phase.updates and not left and state.ended != phase.name:  # a signal came before the end could be looked at
+        _look_at_end(run, phase, routines)
     batches = each(phase.batch, [dist.share(indices)[part :: phase.accumulate] for indices in left for part in parts], phase.workers)
     for indices in left:
         # ---- one update ----
@@ -115,11 +117,28 @@ def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: 
             if timely or (routine.every and state.update % routine.every == 0) or (routine.last and end):
                 due[id(routine)] = now
                 routine.act(phase, run)
-        if dist.agreed(run.stopping is not None):
-            raise run.stopping or Terminated("another rank was asked to end; the same command goes on")
+        _heed(run)
+        if end:
+            state.ended = phase.name
         if end or dist.agreed(now - saved >= save_seconds):
             run.save(phase.models, phase.optimizers, phase.averages)
             saved = now
+    _heed(run)  # what came during the last save
+
+
+def _heed(run: Run) -> None:
+    """End the run on every rank if any of them has been asked to."""
+    if dist.agreed(run.stopping is not None):
+        raise run.stopping or Terminated("another rank was asked to end; the same command goes on")
+
+
+def _look_at_end(run: Run, phase: Phase, routines: Sequence[Routine]) -> None:
+    for routine in routines:
+        if routine.last:
+            routine.act(phase, run)
+    _heed(run)
+    run.state.ended = phase.name
+    run.save(phase.models, phase.optimizers, phase.averages)
 
 
 def update(phase: Phase, turn: str, parts: Sequence[Any], indices: range, factor: float, rates: Sequence[float]) -> dict[str, float]:

@@ -54,7 +54,7 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     dist.start()
     plan = read_recipe(path, DistillPlan, settings)
     method = method_of(plan, path)
-    _check_ranks(plan)
+    _check(plan)
     run = Run(folder, recipe_hash(plan))
     watch = Watch(run, outline_of(plan, method.passes), plan.health, plan.tracking, plan.evaluation)
     run.observers = watch.routines()
@@ -78,10 +78,12 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     return folder / "model"
 
 
-def _check_ranks(plan: DistillPlan) -> None:
-    """Raises RecipeError if the ranks cannot share this plan."""
+def _check(plan: DistillPlan) -> None:
+    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan."""
     if plan.batch_size % (dist.world() * plan.accumulate):
         raise RecipeError(f"batch_size = {plan.batch_size}: {dist.world()} ranks with accumulate = {plan.accumulate} do not divide it")
+    if plan.frozen == "bfloat16" and dtype(plan.precision) == torch.float32:
+        raise RecipeError('frozen = "bfloat16": this machine trains in float32; give precision = "bfloat16", or frozen = "float32"')
     if not dist.alike(int(recipe_hash(plan), 16)):
         raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
 

@@ -56,6 +56,28 @@ convert = 2
 unconditional = 2
 full = 4
 """
+SEEN = """
+import torch
+from torch import nn
+from fewstep.distill import dist
+from fewstep.distill.sharding import in_shares, spread
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+    def forward(self, x, added):
+        assert added["time_ids"].dtype == torch.float32 and added["time_ids"][0, 0] == 1365, added
+        return self.layer(x)
+
+dist.start()
+net = Net()
+spread(net, torch.bfloat16)
+assert in_shares(net)
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    assert net(torch.randn(2, 6), {"time_ids": torch.full((2, 6), 1365.0)}).dtype == torch.bfloat16
+print("as they are", flush=True)
+"""
 SPREAD = ("--set", "sharded=true", "--set", "checkpointing=true")
 
 
@@ -118,6 +140,15 @@ def test_two_ranks_compute_what_one_does(recipe: Path, alone: Path, tmp_path: Pa
     finish(start(recipe, tmp_path / "two", 2, *settings))
     same(tmp_path / "two", alone)
     assert (tmp_path / "two" / "model" / "students" / "1-step-unet.safetensors").is_file()
+
+
+def test_sizes_of_pictures_come_to_a_network_in_shares_as_they_are(tmp_path: Path) -> None:
+    """In bfloat16 1365 would be 1368: what multiplies is cast, and not what comes in."""
+    (script := tmp_path / "seen.py").write_text(SEEN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.count("as they are") == 2
 
 
 @pytest.mark.slow

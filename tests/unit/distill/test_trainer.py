@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,14 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from fewstep.distill.ema import Ema
-from fewstep.distill.state import Run
-from fewstep.distill.trainer import NonFinite, Phase, Routine, train, update
+from fewstep.distill.optimizer import MomentlessAdam
+from fewstep.distill.state import DiskFull, Run
+from fewstep.distill.trainer import NonFinite, Phase, Routine, Terminated, train, update
 
 UPDATES = 12
 
@@ -279,3 +283,57 @@ def test_samples_do_not_depend_on_the_number_of_ranks(monkeypatch: pytest.Monkey
             monkeypatch.setattr(dist, "world", lambda ranks=ranks: ranks)
             shares.append(list(dist.share(range(12, 24))))
         assert sorted(index for share in shares for index in share) == list(range(12, 24))
+
+
+def test_the_end_of_a_phase_is_looked_at_even_if_a_signal_falls_on_it(tmp_path: Path) -> None:
+    """Whoever looks does not while the run is asked to end: then the next start does, once."""
+    seen: list[int] = []
+
+    def look(phase: Phase, run: Run) -> None:
+        if run.stopping is None:
+            seen.append(run.state.update)
+
+    def ask(phase: Phase, run: Run) -> None:
+        if run.state.update == UPDATES:
+            run.stopping = Terminated("asked to end")
+
+    with pytest.raises(Terminated):
+        train(Run(tmp_path, "recipe"), make_phase(), [Routine(ask, every=1), Routine(look, last=True)])
+    for _ in range(2):
+        train(Run(tmp_path, "recipe"), make_phase(), [Routine(look, last=True)])
+    assert seen == [UPDATES]
+
+
+def test_a_signal_during_the_last_save_ends_the_run(tmp_path: Path) -> None:
+    class Asked(Run):
+        def save(self, *what: Any) -> None:
+            super().save(*what)
+            self.stopping = Terminated("asked to end")
+
+    with pytest.raises(Terminated):
+        train(Asked(tmp_path, "recipe"), make_phase(), [])
+
+
+def test_a_full_disk_of_one_rank_is_a_sentence(tmp_path: Path) -> None:
+    """torch wraps what its ranks' writes raise in something that is no Exception."""
+    run = Run(tmp_path, "recipe")
+    with pytest.raises(DiskFull, match="the disk is full"), run.room(1000):
+        raise CheckpointException("writing", {1: (OSError(errno.ENOSPC, "No space left on device"), None)})  # type: ignore[dict-item]
+    with pytest.raises(CheckpointException), run.room(1000):
+        raise CheckpointException("writing", {1: (ValueError("something else"), None)})  # type: ignore[dict-item]
+
+
+def test_adam_without_a_first_moment_moves_as_torchs_does() -> None:
+    def path(optimizer: Any) -> Tensor:
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 3)
+        steps = optimizer(layer.parameters())
+        for _ in range(20):
+            layer(torch.randn(7, 5)).square().mean().backward()
+            steps.step()
+            steps.zero_grad()
+        return layer.weight.detach()
+
+    ours = path(lambda weights: MomentlessAdam(weights, 1e-2, beta2=0.99))
+    theirs = path(lambda weights: torch.optim.AdamW(weights, 1e-2, betas=(0.0, 0.99), weight_decay=0.0))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fewstep.distill import dist
 from fewstep.distill.outline import OUTLINE, Part, seconds_left, write_outline
 from fewstep.distill.plan import EvaluationRecipe, HealthRecipe, TrackingRecipe
+from fewstep.distill.sharding import in_shares
 from fewstep.distill.state import Run, write_text
 from fewstep.distill.trainer import Phase, Routine, Stopped
 from fewstep.distill.watch.health import Monitor
@@ -81,7 +82,8 @@ class Watch:
         self._stop_if_told(run)
 
     def _look(self, probe: Probe, phase: Phase, run: Run) -> None:
-        if run.stopping is not None:  # who asks for the end does not wait for pictures
+        asked = run.stopping is not None  # who asks for the end does not wait for pictures
+        if dist.agreed(asked) if in_shares(probe.student.unet) else asked:
             return
         line = {"phase": phase.name, "update": run.state.update, "seconds": round(run.state.seconds, 1), **probe.look(phase, run)}
         self.monitor.look(line)
