@@ -1,4 +1,4 @@
-"""How many pictures of one kind are best made at once here: measured once for each size, and kept on disk. Loads no torch."""
+"""How many pictures of one kind are best made at once here: measured once for each size and way of steering, and kept on disk. Loads no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 
-from fewstep.engine.backends import Backend, BackendError
+from fewstep.engine.backends import Backend
+from fewstep.engine.device import card
 from fewstep.engine.doctor import installed, instructions, processor
-from fewstep.engine.measured import least, remembered
+from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.request import MOST_BATCH, Settled
-from fewstep.engine.steering import Steering, time_ids
+from fewstep.engine.steering import Steering, guides, layout, scales, time_ids
 from fewstep.engine.wording import read
-from fewstep.schedule import TRAIN_TIMESTEPS
 
 BATCHES = (1, 2, 4, MOST_BATCH)
 COMPILED = (1, MOST_BATCH)  # where minutes go by before a batch can be measured
@@ -29,54 +29,68 @@ class Batching:
         self._model = model
         self._best: dict[Hashable, int] = {}
 
-    def best(self, settled: Settled, backend: Backend, guided: bool) -> int:
-        """How many like ``settled``, ``guided`` or not, are best made at once.
+    def best(self, settled: Settled, backend: Backend) -> int:
+        """How many like ``settled`` are best made at once.
 
         What counts is the time a picture of one evaluation of the UNet: text and, on a processor, decoding are done one by one anyway.
         """
-        key = (settled.width, settled.height, settled.chunks, guided, backend.name, backend.precision, backend.threads)
+        guidance_scale, nag_scale = scales(settled, self._model.stamp(settled.steps).guidance_scale)
+        steered = guidance_scale > 1, nag_scale is not None, len(settled.control), settled.tile
+        key = (settled.width, settled.height, settled.chunks, *steered, backend.name, backend.precision, backend.threads)
         if key not in self._best:
             about = {
                 "what": "batch",
                 "model": self._model.hash(self._model.limits.default_steps),
                 "key": list(map(str, key)),
-                "device": [backend.device, processor(), *instructions()],
+                "device": [backend.device, *(card(backend.device) or ()), processor(), *instructions()],
                 "versions": {name: installed(name) for name in ("fewstep", "torch", "onnxruntime", "openvino")},
             }
-            found = remembered(about, lambda: choose(self._seconds(settled, backend, guided)))
+            found = remembered(about, lambda: self._measured(settled, backend))
             self._best[key] = found if found in BATCHES else MOST_BATCH
         return self._best[key]
 
-    def _seconds(self, settled: Settled, backend: Backend, guided: bool) -> dict[int, float]:
-        """The least seconds a picture of an evaluation at each batch, up to the first that the machine has no memory for."""
+    def _measured(self, settled: Settled, backend: Backend) -> int | Momentary:
+        """The best batch; only for now where a larger one failed, for what is free then may be free later."""
+        seconds, failed = self._seconds(settled, backend)
+        return Momentary(choose(seconds)) if failed else choose(seconds)
+
+    def _seconds(self, settled: Settled, backend: Backend) -> tuple[dict[int, float], bool]:
+        """(the least seconds a picture of an evaluation at each batch, up to the first that fails; whether one did)."""
         work: dict[int, Callable[[], None]] = {}
         spent: dict[int, float] = {}
+        failed = False
         for batch in COMPILED if backend.name == "compiled" else BATCHES:
             try:
-                work[batch] = self._evaluation(settled, backend, guided, batch)
+                work[batch] = self._evaluation(settled, backend, batch)
                 work[batch]()
                 spent[batch] = least(work[batch], backend.device, backend.threads) / batch
-            except (BackendError, MemoryError, RuntimeError):
+            except (MemoryError, RuntimeError):
+                failed = True
                 break
             if spent[batch] > LONG:
                 break
-        for _ in range(ROUNDS):
-            for batch, seconds in spent.items():
-                if seconds < LONG:
-                    spent[batch] = min(seconds, least(work[batch], backend.device, backend.threads) / batch)
-        return spent
+        try:
+            for _ in range(ROUNDS):
+                for batch, seconds in spent.items():
+                    if seconds < LONG:
+                        spent[batch] = min(seconds, least(work[batch], backend.device, backend.threads) / batch)
+        except (MemoryError, RuntimeError):
+            failed = True
+        return spent, failed
 
-    def _evaluation(self, settled: Settled, backend: Backend, guided: bool, batch: int) -> Callable[[], None]:
-        timesteps = self._model.stamp(settled.steps).timesteps
+    def _evaluation(self, settled: Settled, backend: Backend, batch: int) -> Callable[[], None]:
+        stamp, factor, many = self._model.stamp(settled.steps), self._model.limits.factor, [settled] * batch
         words = read("")
-        prompt = backend.encode((words, words), settled.chunks[0])
-        factor = self._model.limits.factor
+        prompt, *others = (backend.encode((words, words), chunks) for chunks in settled.chunks[: 1 + (settled.negative is not None)])
         x = backend.array(np.zeros((batch, self._model.channels, settled.height // factor, settled.width // factor), np.float32))
-        steering = Steering(2.0 if guided else 1.0, None, np.array([time_ids(settled)] * batch, np.float32))
+        ids = np.array([time_ids(settled)] * batch, np.float32)
+        guidance_scale, nag_scale = scales(settled, stamp.guidance_scale)
+        reading = guides(many, stamp.timesteps[settled.start :])
+        steering = Steering(guidance_scale, nag_scale, ids, others * batch or None, reading, settled.tile, layout(settled, stamp.timesteps))
         denoise = backend.denoiser(settled.steps, [prompt] * batch, steering)
 
         def work() -> None:
-            denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1)
+            denoise(x, stamp.timesteps[settled.start])
             backend.wait()
 
         return work
@@ -89,3 +103,8 @@ def choose(seconds: Mapping[int, float]) -> int:
     if not seconds or seconds[1] > LONG:
         return 1
     return best if seconds[best] < WORTH * seconds[most] else most
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether that is what ``error`` says; torch, which has a kind of its own for a card's, may not be there."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -93,6 +93,16 @@ def free(device: str) -> int | None:
     return min(known, default=None)
 
 
+def card(device: str) -> tuple[str, int] | None:
+    """(name, bytes of memory) of the card ``device``; None where that is none."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    found = torch.cuda.get_device_properties(torch.device(device))
+    return str(found.name), int(found.total_memory)
+
+
 def quota(root: Path) -> int | None:
     """The cores that a container's quota allows, rounded up; None where there is none. Reads cgroup v2, then v1."""
     try:

@@ -18,7 +18,7 @@ from PIL import Image
 from fewstep import __version__
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
-from fewstep.engine.batching import Batching
+from fewstep.engine.batching import Batching, short_of_memory
 from fewstep.engine.clock import Clock
 from fewstep.engine.control import Control, Controls, find_net, settle_controls
 from fewstep.engine.matte import cut_out
@@ -37,6 +37,7 @@ from fewstep.models.weights import WeightsError
 from fewstep.sampler import sample
 from fewstep.schedule import add_noise, alpha_bar
 
+ANEW = "give its prompt and seed for one that is nearly the same"  # instead of a picture that cannot be repeated to the byte
 REMEMBERED = 64  # prompts whose embeddings are kept, unless more are asked for, and images whose latents are
 
 
@@ -133,7 +134,8 @@ class Engine:
         return self._finish([self.limits.settle(request)])[0]
 
     def generate_many(self, requests: Iterable[Request]) -> Iterator[Picture]:
-        """Make a picture of each request, in their order; of the same size, steps and strength as many are made at once as is best (:meth:`best_batch`).
+        """Make a picture of each request, in their order; of the same size, steps and strength as many are made at once as is best (:meth:`best_batch`),
+        or half as many, and half again, where a card has no memory for those.
 
         All are checked before the first is made. Raises RequestError on an empty list or a request that cannot be met.
         """
@@ -145,19 +147,25 @@ class Engine:
     def _in_order(self, settled: Sequence[Settled]) -> Iterator[Picture]:
         done: dict[int, Picture] = {}
         waiting = dict(enumerate(settled))
+        most: dict[Hashable, int] = {}  # of a kind, where memory was short
         for index, first in enumerate(settled):
             if index in waiting:
                 alike = [i for i, one in waiting.items() if one.kind == first.kind]
-                alike = alike[: self.best_batch(first)] if len(alike) > 1 else alike
-                done.update(zip(alike, self._finish([waiting.pop(i) for i in alike]), strict=True))
+                alike = alike[: most.get(first.kind) or self.best_batch(first)] if len(alike) > 1 else alike
+                pictures = self._halving([waiting[i] for i in alike])
+                if len(pictures) < len(alike):
+                    most[first.kind] = len(pictures)
+                for i, picture in zip(alike, pictures, strict=False):
+                    done[i] = picture
+                    del waiting[i]
             yield done.pop(index)
 
     def best_batch(self, settled: Settled) -> int:
         """How many pictures like ``settled`` are best made at once on this machine, at most MOST_BATCH: measured when it is first asked."""
-        engine, guidance_scale = self._able([settled]), scales(settled, self.model.stamp(settled.steps).guidance_scale)[0]
+        engine = self._able([settled])
         try:
-            return engine._batching.best(settled, engine.backend, guidance_scale > 1)
-        except (BackendError, MemoryError, WeightsError):  # who makes them will say so, or go on with another backend
+            return engine._batching.best(settled, engine.backend)
+        except (MemoryError, RuntimeError, WeightsError):  # who makes them will say so, or go on with another backend
             return MOST_BATCH
 
     @cached_property
@@ -192,24 +200,40 @@ class Engine:
         """Make the picture of ``record`` again: the same bytes on the same machine. One that was begun from an image needs that and its mask,
         one with LoRAs their files at the record's weights, and one that followed control images those as the record has them.
 
-        The batch it was made in is filled with copies and as many threads are used, for kernels differ by both in the last bits.
-        Raises RequestError if the weights or the image are not those of the record.
+        The batch it was made in is filled with copies, and the same backend computes on the same device with as many threads, for kernels
+        differ by all of these in the last bits. Raises RequestError where this machine cannot do so, or if the weights or the image are not
+        those of the record.
         """
         settled = dataclasses.replace(self.limits.settle(record.again(image, mask, loras, control)), template=record.template)
         record.check_source(settled)
         own = self._hash(settled.steps)
         if own != record.hash:
             raise RequestError(f"the picture was made with weights {record.hash} of '{record.model}', and these are {own}: give --model with those")
-        engine, threads = self, min(record.threads, os.cpu_count() or 1)
-        wanted, there = (record.backend, threads, record.precision or "auto"), (self.backend.name, self.backend.threads, self.backend.precision)
-        if (there, self.decoder) != (wanted, record.decoder):
-            check_choice("the record's decoder", record.decoder, (*DECODERS, TILED))
-            backend = self.backend if there == wanted else open_backend(self.model, record.backend, self.backend.device, threads, precision=wanted[-1])
-            engine = Engine(self.model, backend, record.decoder)
-        picture = engine._finish([settled] * record.batch)[record.row]
+        check_choice("the record's decoder", record.decoder, (*DECODERS, TILED))
+        if record.threads > max(self.backend.threads, os.cpu_count() or 1):
+            raise RequestError(f"the picture was made with {record.threads} threads, and here are {os.cpu_count()} cores: {ANEW}")
+        backend, precision = self.backend, record.precision or "auto"
+        if (backend.name, backend.device, backend.threads, backend.precision) != (record.backend, record.device, record.threads, precision):
+            backend = open_backend(self.model, record.backend, record.device, record.threads, precision=precision)
+        alone = Engine(self.model, backend, record.decoder)  # with no other backend to go on with
+        alone._hashes = self._hashes
+        picture = alone._finish([settled] * record.batch)[record.row]
         if picture.record.decoder != record.decoder:
             raise RequestError("the picture was decoded whole, for which too little memory is free now: make room and give the same again")
+        for name in ("backend", "device", "threads", "precision"):
+            if getattr(picture.record, name) != getattr(record, name):
+                raise RequestError(f"the picture was made with {name} {getattr(record, name)}, which is {getattr(picture.record, name)} here: {ANEW}")
         return picture
+
+    def _halving(self, batch: Sequence[Settled]) -> list[Picture]:
+        """The pictures of as many of ``batch``, from the first on, as memory is found for at once: all, or half of them, and half again."""
+        while True:
+            try:
+                return self._finish(batch)
+            except (MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not short_of_memory(error):
+                    raise
+            batch = batch[: len(batch) // 2]  # once the error is gone, and with it what it held
 
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one kind."""
@@ -286,7 +310,7 @@ class Engine:
                     raise
                 name, *self._others = self._others
                 try:
-                    other = open_backend(self.model, name, self.backend.device, precision=self.backend.precision)
+                    other = open_backend(self.model, name, self.backend.device, self.backend.threads, precision=self.backend.precision)
                 except (BackendError, ImportError):
                     raise error from None
                 log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)

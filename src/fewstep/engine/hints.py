@@ -1,26 +1,28 @@
-"""Hint pictures: what a ControlNet is given to read, made of an image as its kind says. Loads no torch; only edges need scikit-image."""
+"""Hint pictures: what a ControlNet is given to read, made of an image as its kind says. Loads no torch; edges and line art need scikit-image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 from fewstep.engine.request import RequestError
 from fewstep.engine.source import to_gray, to_rgb
 
 Bytes = NDArray[np.uint8]
 SIGMA, LOW, HIGH = 1.0, 0.1, 0.2  # of Canny's: pixels, and thresholds of the gradient for values from 0 to 1; OpenCV's 100 and 200 are about these
-WIDE, FAINTEST = 6.0, 16.0  # of line art: pixels, and the typical line, of 255, that is brought up to half of white
+WIDE, FAINTEST = 6.0, 16.0  # of line art: the blur in pixels, and the typical line, of 255, that is brought up to half of white
+BY_SCIKIT_IMAGE = ("canny", "lineart")  # hints that need it
 INK = 48  # of 255: how much a line that was drawn differs from its paper
 
 
 def make_hint(image: Image.Image, kind: str, width: int, height: int) -> Bytes:
     """The hint, uint8 [H, W, 3], of ``image``, scaled to cover the frame and cut at the middle. White lines on black, or near in white for "depth".
 
-    "given" is the image itself. Raises RequestError on pixels that cannot be read, or where "canny" lacks scikit-image.
+    "given" is the image itself. Raises RequestError on pixels that cannot be read, or where "canny" and "lineart" lack scikit-image.
     """
     try:
         brought = BROUGHT.get(kind, to_rgb)(image)
@@ -37,12 +39,20 @@ def edges(pixels: Bytes) -> NDArray[np.bool_]:
 
     Raises RequestError without scikit-image.
     """
-    try:
+    with _scikit_image():
         from skimage.feature import canny
-    except ModuleNotFoundError:
-        raise RequestError("edges are found by scikit-image, which the plain install does not bring: python -m pip install 'fewstep[controlnet]'") from None
     found: NDArray[np.bool_] = np.any([canny(channel, SIGMA, LOW, HIGH) for channel in np.moveaxis(np.asarray(pixels, np.float32) / 255, 2, 0)], axis=0)
     return found
+
+
+@contextmanager
+def _scikit_image() -> Iterator[None]:
+    """What imports it within says in a sentence where it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        missing = "edges and line art are made by scikit-image, which the plain install does not bring"
+        raise RequestError(f"{missing}: python -m pip install 'fewstep[controlnet]'") from None
 
 
 def _edges(image: Image.Image) -> Image.Image:
@@ -51,8 +61,10 @@ def _edges(image: Image.Image) -> Image.Image:
 
 def _lines(rgb: Image.Image) -> Image.Image:
     """Where a picture is darker than what is around it, as controlnet-aux's standard line art has it."""
-    around = np.asarray(rgb.filter(ImageFilter.GaussianBlur(WIDE)), np.float32)
-    darker = (around - np.asarray(rgb, np.float32)).min(axis=2).clip(0, 255)
+    with _scikit_image():
+        from skimage.filters import gaussian
+    pixels = np.asarray(rgb, np.float32)
+    darker = (gaussian(pixels, WIDE, channel_axis=2) - pixels).min(axis=2).clip(0, 255)
     seen = darker[darker > FAINTEST / 2]
     typical = max(FAINTEST, float(np.median(seen))) if seen.size else FAINTEST
     return Image.fromarray((darker / typical * 127).clip(0, 255).astype(np.uint8))

@@ -8,8 +8,16 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Momentary:
+    """What was measured while something failed that may work the next time: good for this process, and not kept."""
+
+    found: Any
 
 
 def least(work: Callable[[], Any], device: str, threads: int, tries: int = 1) -> float:
@@ -23,24 +31,35 @@ def least(work: Callable[[], Any], device: str, threads: int, tries: int = 1) ->
     return min(spent)
 
 
-def cache(part: str) -> Path:
-    """The folder for ``part`` of it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / part
+def cache(part: str) -> Path | None:
+    """The folder for ``part`` of it, made; None where there can be none, or no home for it."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / part
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder
 
 
 def remembered(about: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
     """What was measured for ``about``, plain values that say all that it depends on; ``measure`` is called where that is not on disk.
 
-    A disk that cannot be written costs nothing but measuring again.
+    What it answers as Momentary is not kept. A disk that cannot be written costs nothing but measuring again.
     """
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache("measured") / f"{key}.json"
+    folder = cache("measured")
+    path = folder and folder / f"{key}.json"
+    if path is not None:
+        try:
+            return json.loads(path.read_text(encoding="utf8"))["found"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    found = measure()
+    if isinstance(found, Momentary):
+        return found.found
+    if path is None:
+        return found
     try:
-        return json.loads(path.read_text(encoding="utf8"))["found"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = measure()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}-{secrets.token_hex(4)}.tmp")
         temporary.write_text(json.dumps({**about, "found": found}, indent=1), encoding="utf8")
         temporary.replace(path)

@@ -167,17 +167,19 @@ def _few_step(spec: str, base: str | None, model: str, steps: int | None) -> Par
     if not Path(name).is_file():
         raise ModelError(f"there are no few-step weights '{spec}': give one of {_with_loras()} with a step count, as lightning-lora:4, or a .safetensors file")
     path, on = find(name), _foundation(base or model)
-    stamp = _row_of(path, wanted)
+    stamp = _row_of(path, wanted, on)
     if wanted is not None and wanted not in TEACHER_STEPS:
         stamp.check(wanted, str(path))
     return Parts(f"{on.name} with {path.stem}", on.folder, on.base, True, {stamp.steps: path}, {stamp.steps: stamp}, stamp.steps, on.file)
 
 
-def _row_of(path: Path, steps: int | None) -> Stamp:
-    """How few-step weights are sampled: as their stamp says, as the known file of their name, else in ``steps`` steps as SDXL-Lightning is."""
+def _row_of(path: Path, steps: int | None, on: Parts) -> Stamp:
+    """How few-step weights for ``on`` are sampled: as their stamp says, as the known file of their name, else in ``steps`` steps as SDXL-Lightning is."""
     found = recognise(path)
     if found.kind not in FEW_STEP:
         raise ModelError(f"{path} is no few-step weights, but {found.sentence()}: give a UNet or a LoRA")
+    if found.model and found.width != _width(on.folder):
+        raise ModelError(f"{path} was made for {found.model}, and {on.name} is another model: give few-step weights that were made for {on.name}")
     if found.rows:
         return found.rows[0]
     if steps is None:
@@ -216,7 +218,7 @@ def _whole(path: Path, found: Recognised, base: str | None) -> Parts:
         folder = find(base)
     elif found.width == SDXL_TEXT:
         folder = configured(KNOWN[BASE])
-    elif found.said_by == "stamp":
+    elif found.said_by == "stamp" and found.width == _width(base_of(path)):
         folder = base_of(path)
     else:
         raise ModelError(f"{path} is a model of other dimensions than SDXL's: give with --base a folder whose configurations and tokenizers it has")
@@ -231,6 +233,11 @@ def _whole(path: Path, found: Recognised, base: str | None) -> Parts:
     if row.kind == "teacher":
         return Parts(name, folder, row, True, file=path)
     return Parts(name, folder, row, False, {row.steps: path}, {}, row.steps, path)
+
+
+def _width(folder: Path) -> Any:
+    """Of the text that a model attends to."""
+    return json.loads((folder / "unet" / "config.json").read_text(encoding="utf8")).get("cross_attention_dim")
 
 
 def _with_loras() -> str:

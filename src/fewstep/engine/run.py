@@ -84,7 +84,7 @@ def generate(
         print(f"note: {note}", file=sys.stderr)
     loading: dict[str, Any] = {"backend": backend, "decoder": decoder, "device": device, "precision": precision}
     if record:
-        loading = {"backend": record.backend, "decoder": record.decoder, "precision": record.precision or "auto"}
+        loading = {"backend": record.backend, "device": record.device, "decoder": record.decoder, "precision": record.precision or "auto"}
         loading["threads"] = min(record.threads, os.cpu_count() or 1)
     loading |= {"base": base, "few_step": few_step, "memory": memory, "controlnets": [one.net for one in requests[0].control]}
     return run(model, steps, requests, record, output, json, sheet, **loading)
@@ -106,9 +106,15 @@ def run(
     total = len(requests)
     try:
         with waiting(f"loading {model}"):
-            from fewstep.engine.engine import Engine
+            from fewstep.engine.backends import BackendError
+            from fewstep.engine.engine import ANEW, Engine
 
-            engine = Engine.load(model, steps, **loading)
+            try:
+                engine = Engine.load(model, steps, **loading)
+            except BackendError as error:
+                if record is None:
+                    raise
+                raise RequestError(f"the picture was made by {record.backend} on {record.device}, which cannot be had here ({error}): {ANEW}") from None
         first = requests[0]
         repeated = (engine.repeat(record, first.image, first.mask, first.loras or (), first.control) for record in [record] if record)
         pictures = repeated if record else engine.generate_many(requests)

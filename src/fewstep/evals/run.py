@@ -14,10 +14,12 @@ from rich.progress import Progress, TaskID
 from fewstep.data.emoji import Dials, World
 from fewstep.data.subjects import read_subjects
 from fewstep.engine.device import best_device
+from fewstep.engine.model import open_model
 from fewstep.evals.judge import JUDGE, load_judge
 from fewstep.evals.prompts import ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
 from fewstep.evals.rows import rows_for
+from fewstep.evals.table import student_of
 from fewstep.models.bundle import load_bundle
 from fewstep.models.weights import WeightsError
 from fewstep.stamp import file_hash
@@ -54,6 +56,7 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
     about = {
         "model": Path(folder).name,
         "teacher": bundle.hash,
+        **{student_of(steps): file_hash(path) for steps, path in sorted(open_model(str(folder)).students.items())},
         "judge": file_hash(Path(folder) / JUDGE),
         "precision": precision,
         "machine": f"{device}; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",

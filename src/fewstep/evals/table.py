@@ -99,6 +99,11 @@ def bars(results: Sequence[Result]) -> list[Bar]:
 STUDENT_SHARES = {"8": 0.95, "4": 0.95, "2": 0.90, "1": 0.80}  # of the teacher's top-1
 
 
+def student_of(steps: int) -> str:
+    """Under which the hash of the student for so many steps stands in what a report is about."""
+    return f"student {steps}"
+
+
 def called(name: str) -> str:
     """A row's name for people: "4" is "4 steps", "4 tiny" is "4 steps, tiny decoder"."""
     steps, _, decoder = name.partition(" ")

@@ -10,7 +10,7 @@ from typing import Any
 from fewstep.engine.files import write_bytes
 from fewstep.engine.model import Model
 from fewstep.engine.words import read_words
-from fewstep.evals.table import COLUMNS, TEACHER
+from fewstep.evals.table import COLUMNS, TEACHER, student_of
 from fewstep.export.modelspec import is_sdxl
 from fewstep.export.tools import SAMPLERS, arguments, comfy, forge, settings
 from fewstep.models.weights import find_weights
@@ -31,13 +31,23 @@ TAGS = {"Apache-2.0": "apache-2.0", "OpenRAIL++-M": "openrail++"}  # the Hub's n
 def write_card(model: Model, stamp: Stamp, name: str, path: Path, to: str = "diffusers", note: str = "") -> None:
     """Write the card of the export ``name``, a folder or a file, of ``model`` to ``path``. Raises OSError where it cannot be written."""
     own, subjects = model.limits, read_words(model.folder).get("subjects", [])
-    write_bytes(path, card(model.folder, stamp, own.native, name, subjects, to, own.name, note).encode())
+    write_bytes(path, card(model.folder, stamp, own.native, name, subjects, to, own.name, note, model.weights(stamp.steps)).encode())
 
 
-def card(folder: Path, stamp: Stamp, size: int, name: str, subjects: Sequence[str] = (), to: str = "diffusers", model: str = "", note: str = "") -> str:
+def card(
+    folder: Path,
+    stamp: Stamp,
+    size: int,
+    name: str,
+    subjects: Sequence[str] = (),
+    to: str = "diffusers",
+    model: str = "",
+    note: str = "",
+    weights: Path | None = None,
+) -> str:
     """The card of the export ``name``, a folder or a file, from the model in ``folder`` with square pictures of ``size`` pixels a side.
 
-    ``model`` is what it is called, if not as its folder; ``note`` how the export is not what was evaluated.
+    ``model`` is what it is called, if not as its folder; ``note`` how the export is not what was evaluated, ``weights`` the file that it was made of.
     """
     called, what = model or folder.name, "undistilled teacher" if stamp.kind == "teacher" else "student"
     ours, known = called == "emoji" and folder.resolve() == embedded("emoji").resolve(), KNOWN.get(model)
@@ -58,7 +68,7 @@ The {stamp.steps}-step {what} of {called}, {size}×{size} pixels, exported by fe
 ```
 
 {_scheduler(stamp, to)}
-{_tools(folder, stamp)}{_licence(licence, ours, known)}{_training(stamp, ours)}{_evaluation(folder, stamp) if not note else ""}"""
+{_tools(folder, stamp)}{_licence(licence, ours, known)}{_training(stamp, ours)}{_evaluation(folder, stamp, weights) if weights and not note else ""}"""
 
 
 def _base(folder: Path) -> str:
@@ -145,11 +155,14 @@ def _training(stamp: Stamp, ours: bool) -> str:
     return f"\n## Training\n\n{words[:1].upper()}{words[1:]}.{where}\n" if words or where else ""
 
 
-def _evaluation(folder: Path, stamp: Stamp) -> str:
-    """What fewstep evaluate measured of this student and its teacher, if it was of these weights."""
+def _evaluation(folder: Path, stamp: Stamp, weights: Path) -> str:
+    """What fewstep evaluate measured of the student in ``weights`` and its teacher, if it was of these."""
     try:
         found: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf8"))
-        if found["about"]["teacher"] != file_hash(find_weights(folder / "unet")):
+        about = found["about"]
+        if about["teacher"] != file_hash(find_weights(folder / "unet")):
+            return ""
+        if about["teacher" if stamp.kind == "teacher" else student_of(stamp.steps)] != file_hash(weights):
             return ""
         rows = {row["name"]: row for row in found["rows"]}
         wanted = [TEACHER] if stamp.kind == "teacher" else [TEACHER, str(stamp.steps)]
@@ -160,6 +173,6 @@ def _evaluation(folder: Path, stamp: Stamp) -> str:
             lines.append([name if name == TEACHER else f"{name} step{'s' * (name != '1')}", *cells])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = "; ".join(f"{column.heading}: {column.note}" for column in columns)
-        return f"\n## Evaluation\n\n`fewstep evaluate`, {found['about']['prompts']} held-out prompts.\n\n{table}\n\n{notes}.\n"
+        return f"\n## Evaluation\n\n`fewstep evaluate`, {about['prompts']} held-out prompts.\n\n{table}\n\n{notes}.\n"
     except (OSError, ValueError, KeyError, TypeError):
         return ""

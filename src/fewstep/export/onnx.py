@@ -29,15 +29,16 @@ from fewstep.stamp import Stamp
 
 PARTS = ("text", "unet", "decoder")
 BOUND = 2  # of 255, between a picture of the files and torch's
+MOST = 2_000_000_000  # bytes of weights in one file: protobuf ends a little above
 PROMPT, SEED = "a red apple on a blue background", 0
 
 
 def write_onnx(model: Model, steps: int, out: Path) -> Path:
     """Write text.onnx, unet.onnx and decoder.onnx with the weights of the student for ``steps`` inside, in float32, to the folder ``out``.
 
-    Beside them lie the two tokenizers and model.json, which says how to sample, how large each file is and how far a picture made with
-    the files was from torch's. Raises WeightsError on weights that cannot be used, ArithmeticError
-    if that distance is over 2/255; then nothing is written.
+    A graph whose weights one file has no room for has them in a second, unet.onnx.data, which must lie beside it. Beside them are the two
+    tokenizers and model.json, which says how to sample, how large each file is and how far a picture made with the files was from torch's.
+    Raises WeightsError on weights that cannot be used, ArithmeticError if that distance is over 2/255; then nothing is written.
     """
     bundle = opened(model, steps)
     stamp = bundle.stamp
@@ -47,7 +48,7 @@ def write_onnx(model: Model, steps: int, out: Path) -> Path:
         written = Path(temporary) / out.name
         written.mkdir()
         for name in PARTS:
-            onnx.save(with_weights(_graph(bundle, model.folder, name), tensors), str(written / f"{name}.onnx"))
+            _save(with_weights(_graph(bundle, model.folder, name), tensors), written / f"{name}.onnx")
         for name in ("tokenizer", "tokenizer_2"):
             copytree(model.folder / name, written / name)
         difference = distance(bundle, stamp, written)
@@ -58,12 +59,18 @@ def write_onnx(model: Model, steps: int, out: Path) -> Path:
         record = {
             **{key: asdict(stamp)[key] for key in ("steps", "prediction_type", "timesteps", "end", "start_scale", "fresh", "boundary", "guidance_scale")},
             "scaling_factor": float(bundle.vae.config.scaling_factor),
-            "bytes": {f"{name}.onnx": (written / f"{name}.onnx").stat().st_size for name in PARTS},
+            "bytes": {path.name: path.stat().st_size for name in PARTS for path in sorted(written.glob(f"{name}.onnx*"))},
             "largest_difference_of_255": difference,
         }
         (written / "model.json").write_text(json.dumps(record, indent=1))
         written.replace(out)
     return out
+
+
+def _save(model: Any, path: Path) -> None:
+    """``model`` with its weights in the same file, or in a second one beside it where they are too large."""
+    apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MOST
+    onnx.save(model, str(path), save_as_external_data=apart, location=f"{path.name}.data" if apart else None)
 
 
 def write_weightless(model: Model, steps: int, out: Path) -> Path:

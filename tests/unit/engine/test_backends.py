@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests import loras
 from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine import backends
@@ -23,7 +26,7 @@ from fewstep.engine.device import cores, quota
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
 from fewstep.engine.request import ASPECTS, Picture, Request, RequestError
-from fewstep.models.bundle import save_weights
+from fewstep.models.bundle import load_bundle, save_weights
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded
 
@@ -120,6 +123,53 @@ def test_a_record_is_repeated_by_the_backend_that_made_it(engines: tuple[Engine,
     again = quick.repeat(made.record)
     assert again.record == made.record
     assert difference(made, again) == 0
+
+
+def test_a_record_is_repeated_on_the_device_that_it_names_and_as_it_says_or_not_at_all(engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    from fewstep.engine import engine as room
+
+    record = engines[0].generate(Request("a ghost", 5, 1, 64, 64)).record
+    opened: list[tuple[str, str, int]] = []
+
+    def noted(model: Any, name: str, device: str, threads: int, precision: str) -> Any:
+        opened.append((name, device, threads))
+        backend = backends.open_backend(model, name, "cpu", threads, precision=precision)
+        backend.device = answers.get("device", device)
+        return backend
+
+    monkeypatch.setattr(room, "open_backend", noted)
+    answers: dict[str, str] = {}
+    card = dataclasses.replace(record, device="cuda:1")
+    assert engines[0].repeat(card).record == card
+    assert opened == [("onnxruntime", "cuda:1", record.threads)]
+    answers["device"] = "cuda:0"
+    with pytest.raises(RequestError, match="made with device cuda:1, which is cuda:0 here: give its prompt and seed"):
+        engines[0].repeat(card)
+    with pytest.raises(RequestError, match="made with 4000 threads, and here are"):
+        engines[0].repeat(dataclasses.replace(record, threads=4000))
+
+
+def test_a_repeat_goes_on_with_no_other_backend(copy: Path) -> None:
+    record = Engine.load(str(copy), device="cpu").generate(Request("a ghost", 3, 1, 64, 64)).record
+    (copy / "graphs" / "unet.onnx").write_bytes(b"no graph")
+    with pytest.raises(BackendError, match="onnxruntime cannot use"):
+        Engine.load(str(copy), device="cpu").repeat(record)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "eager"])
+def test_pictures_with_other_loras_between_two_evaluations_change_nothing(tmp_path: Path, backend: str) -> None:
+    bundle = load_bundle(EMOJI)
+    paths = [loras.write(loras.kohya(loras.factors(bundle, seed, parts=(loras.UNET,))), tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
+    engine = Engine.load("emoji", backend=backend)
+    one, other = (Request("a ghost", 3, 4, 64, 64, loras=[(path, 1.0)]) for path in paths)
+    expected = engine.generate(one)
+    plain = engine.generate(other)
+    frames = engine.stream(one)
+    next(frames)
+    assert difference(engine.generate(other), plain) == 0
+    *_, last = frames
+    assert last.picture is not None
+    assert difference(last.picture, expected) == 0 < difference(plain, expected)
 
 
 def test_threads_that_are_asked_for_are_used_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +410,30 @@ def test_every_size_compiles_however_many_there_are(monkeypatch: pytest.MonkeyPa
     assert [network(torch.zeros(1, 3, side, 8)).shape[2] for side in range(4, 24)] == [side - 2 for side in range(4, 24)]
 
 
+def test_what_a_cuda_graph_returned_is_no_longer_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes its next outputs where the last ones lie: two calls' are wanted together where there is guidance, or a picture in parts."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+    from fewstep.engine.backends import compiled
+
+    def graphed(function: Any, **options: object) -> Any:
+        last: list[torch.Tensor] = []
+
+        def call(x: torch.Tensor) -> Any:
+            for before in last:
+                before.fill_(torch.nan)
+            last[:] = [x + 1, x + 2]
+            return UNet2DConditionOutput(last[0]), (last[1],)
+
+        return call if options.get("mode") == "reduce-overhead" else function
+
+    monkeypatch.setattr(compiled.torch, "compile", graphed)
+    network = compiled._Compiling(lambda x: x, {"mode": compiled.CUDA_GRAPHS}, True, "network")
+    (one, (two,)), _ = network(torch.zeros(2)), network(torch.ones(2))
+    assert isinstance(one, UNet2DConditionOutput)
+    assert one.sample.tolist() == [1, 1] and two.tolist() == [2, 2]
+
+
 def test_a_network_that_does_not_compile_goes_on_without_or_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     from fewstep.engine.backends import compiled
 
@@ -384,8 +458,8 @@ def test_what_turns_out_not_to_work_is_left_for_the_next_backend_unless_it_was_a
     (copy / "graphs" / "unet.onnx").write_bytes(b"no graph")
     request = Request("a ghost", 3, 1, 64, 64)
     with caplog.at_level(logging.WARNING, "fewstep"):
-        picture = Engine.load(str(copy), device="cpu").generate(request)
-    assert picture.record.backend == "eager"
+        picture = Engine.load(str(copy), device="cpu", threads=2).generate(request)
+    assert (picture.record.backend, picture.record.threads) == ("eager", 2)
     assert "going on with eager" in caplog.text
     with pytest.raises(BackendError):
         Engine.load(str(copy), backend="onnxruntime").generate(request)

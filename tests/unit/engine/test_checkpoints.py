@@ -67,10 +67,11 @@ def test_few_step_weights_go_on_a_checkpoint_and_come_off(tiny: Path, foreign: P
     assert not np.array_equal(pixels(engine, 2), before)
 
 
-def test_other_dimensions_need_a_folder(foreign: Path) -> None:
-    """Nothing is guessed: the sentence says what to give."""
-    with pytest.raises(ModelError, match="--base a folder"):
-        open_model(str(foreign))
+def test_other_dimensions_need_a_folder(foreign: Path, four: Path) -> None:
+    """Nothing is guessed, whoever wrote the file: the sentence says what to give."""
+    for file in (foreign, four):
+        with pytest.raises(ModelError, match="--base a folder"):
+            open_model(str(file))
 
 
 def test_onnxruntime_has_no_graphs_for_it(tiny: Path, four: Path) -> None:

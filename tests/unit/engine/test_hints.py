@@ -60,6 +60,7 @@ def test_a_canvas_is_its_strokes_whatever_its_paper() -> None:
 
 
 def test_line_art_is_what_is_darker_than_around_it() -> None:
+    pytest.importorskip("skimage")
     hint = make_hint(stroke("RGB", "white", "black"), "lineart", 96, 64)[..., 0]
     line = make_hint(stroke("RGB", "white", "black"), "scribble", 96, 64)[..., 0] == 255
     assert hint[line].min() > 60 and np.median(hint[~line]) == 0
@@ -78,7 +79,8 @@ def test_a_depth_map_keeps_its_order_at_any_number_of_bits() -> None:
         make_hint(Image.fromarray(ramp.astype(np.float32)), "given", 64, 16)
 
 
-def test_without_scikit_image_edges_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["canny", "lineart"])
+def test_without_scikit_image_the_extra_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def imports(name: str, *rest: Any) -> Any:
@@ -88,5 +90,5 @@ def test_without_scikit_image_edges_name_the_extra(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(builtins, "__import__", imports)
     with pytest.raises(RequestError, match=r"scikit-image.*fewstep\[controlnet\]"):
-        make_hint(square(), "canny", 64, 64)
+        make_hint(square(), kind, 64, 64)
     make_hint(square(), "scribble", 64, 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
@@ -18,7 +19,7 @@ from fewstep.engine.backends import BackendError, able, fastest, graphs
 from fewstep.engine.backends.names import check_backend, stages_of
 from fewstep.engine.decode import rounded, to_bytes
 from fewstep.engine.engine import Engine
-from fewstep.engine.measured import remembered
+from fewstep.engine.measured import Momentary, cache, remembered
 from fewstep.engine.model import open_model
 from fewstep.engine.request import MOST_BATCH, Request, RequestError
 from fewstep.zoo.registry import embedded
@@ -27,12 +28,12 @@ pytestmark = pytest.mark.skipif(not (embedded("emoji") / "graphs").is_dir(), rea
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "fewstep" / "measured"
 
 
-def test_what_was_measured_is_measured_once_for_each_set_of_conditions(cache: Path) -> None:
+def test_what_was_measured_is_measured_once_for_each_set_of_conditions(kept: Path) -> None:
     asked = []
 
     def measure() -> int:
@@ -40,7 +41,7 @@ def test_what_was_measured_is_measured_once_for_each_set_of_conditions(cache: Pa
         return len(asked)
 
     assert [remembered({"threads": 1}, measure), remembered({"threads": 1}, measure), remembered({"threads": 2}, measure)] == [1, 1, 2]
-    for file in cache.iterdir():
+    for file in kept.iterdir():
         file.write_text("{")
     assert remembered({"threads": 1}, measure) == 3, "a damaged file is measured again"
 
@@ -49,6 +50,23 @@ def test_a_disk_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, mo
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert remembered({}, lambda: 5) == 5
+    assert cache("openvino") is None
+
+
+def test_without_a_home_it_is_measured_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache("openvino") is None
+    assert [remembered({}, lambda: 5), remembered({}, lambda: 6)] == [5, 6]
+    engine = Engine.load("emoji", backend="onnxruntime")
+    assert engine.best_batch(engine.limits.settle(Request("a pizza", 1, 1, 64, 64))) in batching.BATCHES
+
+
+def test_what_was_measured_while_something_failed_is_measured_again(kept: Path) -> None:
+    assert [remembered({}, lambda: Momentary(5)), remembered({}, lambda: 6), remembered({}, lambda: 7)] == [5, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +106,7 @@ def test_it_is_measured_with_the_model_itself_and_once(monkeypatch: pytest.Monke
     assert len(opened) == 4, "another number of threads is another question"
 
 
-def test_a_runtime_that_does_not_work_is_said_and_passed_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_runtime_that_does_not_work_is_said_and_passed_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kept: Path) -> None:
     monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,openvino")
     monkeypatch.setattr(fastest, "find_spec", lambda name: object())
     model = open_model("emoji")
@@ -100,6 +118,31 @@ def test_a_runtime_that_does_not_work_is_said_and_passed_over(monkeypatch: pytes
 
     assert fastest.fastest(model, 1, make) == "onnxruntime"
     assert "openvino cannot be used here (it has no such instructions)" in caplog.text
+    assert len(list(kept.iterdir())) == 1, "it will have none the next time either"
+
+
+@pytest.mark.parametrize("after", [0, 5], ids=["at first", "in a later round"])
+def test_a_runtime_that_fails_for_now_is_measured_again_the_next_time(monkeypatch: pytest.MonkeyPatch, kept: Path, after: int) -> None:
+    monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,openvino")
+    monkeypatch.setattr(fastest, "find_spec", lambda name: object())
+    model, calls = open_model("emoji"), []
+
+    def make(name: str) -> Any:
+        backend: Any = graphs.Graphs(model, 1, "onnxruntime")
+        decode = backend.decode
+
+        def fails(latents: Any, decoder: str) -> Any:
+            calls.append(name)
+            if len(calls) > after:
+                raise MemoryError
+            return decode(latents, decoder)
+
+        backend.decode = decode if name == "onnxruntime" else fails
+        return backend
+
+    assert fastest.fastest(model, 1, make) == "onnxruntime"
+    assert len(calls) == after + 1
+    assert not list(kept.iterdir())
 
 
 def test_a_batch_job_does_not_depend_on_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,11 +187,11 @@ def test_the_largest_batch_is_taken_unless_a_smaller_one_is_clearly_faster(secon
     assert batching.choose(seconds) == expected
 
 
-def test_pictures_are_made_in_the_measured_batch(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_pictures_are_made_in_the_measured_batch(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
     engine = Engine.load("emoji", backend="onnxruntime")
     requests = [Request("a pizza", seed, 1, 64, 64) for seed in range(5)]
     assert engine.best_batch(engine.limits.settle(requests[0])) in batching.BATCHES
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(kept.iterdir())) == 1
     monkeypatch.setattr(batching, "least", lambda *_: math.nan)
     fresh = Engine(engine.model, engine.backend)
     assert fresh.best_batch(fresh.limits.settle(requests[0])) == engine.best_batch(engine.limits.settle(requests[0])), "read, not measured"
@@ -156,7 +199,7 @@ def test_pictures_are_made_in_the_measured_batch(monkeypatch: pytest.MonkeyPatch
     assert [picture.record.batch for picture in fresh.generate_many(requests)] == [2, 2, 2, 2, 1]
 
 
-def test_a_batch_that_memory_does_not_hold_is_not_tried_further() -> None:
+def test_a_batch_that_memory_does_not_hold_is_not_tried_further(kept: Path) -> None:
     def denoiser(steps: int, prompts: list[Any], steering: Any) -> Any:
         if len(prompts) > 2:
             raise MemoryError
@@ -166,9 +209,71 @@ def test_a_batch_that_memory_does_not_hold_is_not_tried_further() -> None:
         name="eager", device="cpu", precision="auto", threads=2, encode=lambda words, chunks: None, array=lambda x: x, denoiser=denoiser, wait=lambda: None
     )
     engine = Engine.load("emoji", backend="onnxruntime")
-    found = batching.Batching(engine.model)._seconds(engine.limits.settle(Request("x", 0, 1)), backend, guided=False)
-    assert set(found) == {1, 2}
-    assert MOST_BATCH not in found
+    settled = engine.limits.settle(Request("x", 0, 1))
+    found, failed = batching.Batching(engine.model)._seconds(settled, backend)
+    assert set(found) == {1, 2} and failed
+    assert batching.Batching(engine.model).best(settled, backend) in (1, 2)
+    assert not kept.exists() or not list(kept.iterdir()), "memory may be free the next time"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_failure_in_a_later_round_is_no_error(monkeypatch: pytest.MonkeyPatch, kept: Path, error: type[Exception]) -> None:
+    tries = []
+
+    def least(*_: object) -> float:
+        tries.append(1)
+        if len(tries) > len(batching.BATCHES) + 1:
+            raise error
+        return 0.1 * len(tries)
+
+    monkeypatch.setattr(batching, "least", least)
+    engine = Engine.load("emoji", backend="onnxruntime")
+    assert engine.best_batch(engine.limits.settle(Request("a pizza", 1, 1, 64, 64))) in batching.BATCHES
+    assert not list(kept.iterdir())
+
+
+def test_other_work_is_measured_for_itself(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
+    """Each of these has other networks in it, or another graph."""
+    asked: list[Any] = []
+    engine = Engine.load("emoji", backend="onnxruntime")
+    denoiser = engine.backend.denoiser
+    monkeypatch.setattr(batching, "least", lambda *_: 0.1)
+    monkeypatch.setattr(engine.backend, "denoiser", lambda steps, prompts, steering: asked.append(steering) or denoiser(steps, prompts, steering))
+    plain = Request("a pizza", 1, 1, 64, 64)
+    others = [{"negative": "snow"}, {"tile": "xy"}, {"guidance_scale": 3.0}, {"negative": "snow", "guidance_scale": 3.0}]
+    for request in [plain, *(dataclasses.replace(plain, **other) for other in others)]:
+        engine.best_batch(engine.limits.settle(request))
+    assert len(list(kept.iterdir())) == 5
+    assert [(s.attends, s.tile, s.guidance_scale, len(s.negatives or ())) for s in asked[3::4]] == [
+        (False, None, 0.0, 0),
+        (True, None, 0.0, 8),
+        (False, "xy", 0.0, 0),
+        (False, None, 3.0, 0),
+        (False, None, 3.0, 8),
+    ]
+
+
+def test_too_large_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tried = Engine.load("emoji", backend="onnxruntime"), []
+    denoiser = engine.backend.denoiser
+    monkeypatch.setattr(engine, "best_batch", lambda settled: MOST_BATCH)
+
+    def cramped(steps: int, prompts: list[Any], steering: Any) -> Any:
+        tried.append(len(prompts))
+        if len(prompts) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return denoiser(steps, prompts, steering)
+
+    monkeypatch.setattr(engine.backend, "denoiser", cramped)
+    requests = [Request("a pizza", seed, 1, 64, 64) for seed in range(10)]
+    room = 3
+    pictures = list(engine.generate_many(requests))
+    assert [picture.seed for picture in pictures] == list(range(10))
+    assert [picture.record.batch for picture in pictures] == [2] * 10
+    assert tried == [8, 4, 2, 2, 2, 2, 2], "what does not fit once is not tried again"
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        list(engine.generate_many(requests))
 
 
 def test_a_card_would_round_pixels_as_the_processor_does() -> None:

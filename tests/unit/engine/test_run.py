@@ -13,8 +13,8 @@ from PIL import Image
 from fewstep.engine.files import read_record
 from fewstep.engine.output import Output
 from fewstep.engine.record import Record
-from fewstep.engine.request import Picture, Request
-from fewstep.engine.run import BAD_INPUT, DONE, INTERRUPTED, MOST_PENDING, SOME_FAILED, beside, run
+from fewstep.engine.request import Picture, Request, RequestError
+from fewstep.engine.run import BAD_INPUT, DONE, INTERRUPTED, MOST_PENDING, SOME_FAILED, beside, generate, run
 
 PATIENCE = 20  # seconds
 
@@ -165,3 +165,10 @@ def test_what_cannot_be_written_is_named_and_the_rest_is_made(
     captured = capsys.readouterr()
     assert re.findall(r"pizza-(\d)\.png was not written: No space left on device\n", captured.err) == [str(seed) for seed in sorted(failing)]
     assert captured.out.count("\n") == len(list(tmp_path.iterdir())) == 3 - len(failing)
+
+
+def test_a_picture_is_made_again_on_the_device_that_made_it_or_not_at_all(tiny: Path, tmp_path: Path) -> None:
+    record = Record("a pizza", 1, 1, 64, 64, "tiny", "0" * 12, 0.0, "0", "eager", "cuda:99", 1)
+    with pytest.raises(RequestError, match=r"made by eager on cuda:99, which cannot be had here \(.*\): give its prompt and seed"):
+        generate(str(tiny), [record.again()], record, (tmp_path / "again.png", None, None), False, None, "auto", "full", None)
+    assert not list(tmp_path.iterdir())

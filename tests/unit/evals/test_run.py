@@ -10,6 +10,7 @@ from tests.unit.evals.synthetic import SUBJECTS
 from fewstep.evals import run as room
 from fewstep.evals.judge import Judge, save_judge
 from fewstep.models.weights import WeightsError
+from fewstep.stamp import file_hash
 
 
 @pytest.fixture
@@ -28,11 +29,14 @@ def folder(tiny, tmp_path, monkeypatch):
 def test_the_files_hold_a_row_for_each_student_and_name_model_and_judge(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(room, "ambiguous", lambda world: [])
     shortened = room.rows_for
-    monkeypatch.setattr(room, "rows_for", lambda folder, world, device: shortened(folder, world, device, teacher_steps=2))
+    monkeypatch.setattr(room, "rows_for", lambda folder, world, device, precision: shortened(folder, world, device, 2, precision=precision))
     room.run(folder, tmp_path, tmp_path / "table.json", tmp_path / "page.html", count=3)
     table = json.loads((tmp_path / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["renders", "reconstruction", "teacher", "8", "4", "2", "1"]
     assert all(len(table["about"][key]) == 12 for key in ("teacher", "judge"))
+    assert {key: table["about"][key] for key in table["about"] if key.startswith("student")} == {
+        f"student {steps}": file_hash(folder / "students" / f"{steps}-step.safetensors") for steps in (1, 2, 4, 8)
+    }
     assert "4 steps" in capsys.readouterr().out
     assert "4 steps" in (tmp_path / "page.html").read_text()
 

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 
 from fewstep.cli import main
+from fewstep.engine.model import open_model
 from fewstep.engine.request import RequestError
 from fewstep.export import card_path, write
 from fewstep.export.card import EVALUATION, PROGRAMS, card
@@ -60,19 +61,28 @@ def test_a_miniature_sends_nobody_to_tools_that_cannot_open_it(tiny: Path) -> No
 def test_the_table_is_of_these_weights_or_left_out(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "tiny")
     row = {"top1": 0.9, "top5": 1.0, "background": 1.0, "frechet": 2.5, "diversity": None, "precision": 0.5, "sharpness": 0.75, "distance": 15.0}
-    found = {"about": {"prompts": "500", "teacher": file_hash(folder / "unet" / WEIGHTS)}, "rows": [{"name": name, **row} for name in ("teacher", "4", "2")]}
+    weights = folder / "students" / "4-step.safetensors"
+    about = {"prompts": "500", "teacher": file_hash(folder / "unet" / WEIGHTS), "student 4": file_hash(weights)}
+    found = {"about": about, "rows": [{"name": name, **row} for name in ("teacher", "4", "2")]}
     (folder / EVALUATION).write_text(json.dumps(found))
-    text = card(folder, STUDENT, 256, "mine")
+    text = card(folder, STUDENT, 256, "mine", weights=weights)
     assert "| 4 steps | 90.0% | 100.0% | 100.0% | 2.500 | – | 50.0% | 75% | 15.0 |" in text
     assert "| 2 steps" not in text
-    found["about"]["teacher"] = "another"  # type: ignore[index]
+    teacher = card(folder, Stamp("teacher", 32), 256, "mine", weights=folder / "unet" / WEIGHTS)
+    assert "| teacher | 90.0% |" in teacher and "| 4 steps" not in teacher
+    assert "## Evaluation" not in card(folder, STUDENT, 256, "mine", weights=folder / "students" / "2-step.safetensors"), "another student on this base"
+    for other in ({"teacher": "another"}, {"student 4": "another"}):
+        (folder / EVALUATION).write_text(json.dumps({**found, "about": {**about, **other}}))
+        assert "## Evaluation" not in card(folder, STUDENT, 256, "mine", weights=weights)
+    del about["student 4"]
     (folder / EVALUATION).write_text(json.dumps(found))
-    assert "## Evaluation" not in card(folder, STUDENT, 256, "mine")
+    assert "## Evaluation" not in card(folder, STUDENT, 256, "mine", weights=weights), "it does not say of which student it is"
 
 
 @pytest.mark.skipif(not embedded("emoji").is_dir(), reason="the embedded model is not in this checkout")
 def test_the_embedded_models_card_has_its_table() -> None:
-    text = card(embedded("emoji"), Stamp("unet", 4), 256, "mine")
+    model = open_model("emoji")
+    text = card(model.folder, Stamp("unet", 4), 256, "mine", weights=model.weights(4))
     assert "license: apache-2.0" in text
     assert "| teacher |" in text and "| 4 steps |" in text
 

@@ -132,3 +132,19 @@ def test_an_exported_student_is_whole_and_says_how_near_it_is(with_graphs: Path,
         "pooled",
         "ids",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_too_large_for_one_file_lies_in_a_second_that_is_named(with_graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SDXL's UNet is 10 GB in float32, and protobuf ends at 2."""
+    from fewstep.export import onnx
+
+    whole = json.loads((write(with_graphs, 2, "onnx", tmp_path / "whole") / "model.json").read_text())
+    monkeypatch.setattr(onnx, "MOST", whole["bytes"]["unet.onnx"] - 500_000)
+    out = write(with_graphs, 2, "onnx", tmp_path / "apart")
+    apart = json.loads((out / "model.json").read_text())
+    assert apart["largest_difference_of_255"] == whole["largest_difference_of_255"] <= 2
+    assert apart["bytes"] == {path.name: path.stat().st_size for path in out.iterdir() if ".onnx" in path.name}
+    assert apart["bytes"].keys() - whole["bytes"].keys() == {"unet.onnx.data"}
+    assert apart["bytes"]["unet.onnx"] < 500_000 < apart["bytes"]["unet.onnx.data"]

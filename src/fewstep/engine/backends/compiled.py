@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.eager import Eager, check_device
@@ -19,6 +20,7 @@ from fewstep.models.students import share_projections
 from fewstep.models.wrap import wraps
 from fewstep.schedule import TRAIN_TIMESTEPS
 
+CUDA_GRAPHS = "reduce-overhead"  # one for each shape that comes by; the next call writes where the one before left its outputs
 SHAPES = 512  # sizes and batches that a network is compiled for, before torch gives up; its own limit is 8
 
 
@@ -26,7 +28,8 @@ def open(  # noqa: A001 - every backend has one
     model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, precision: str = "auto"
 ) -> Compiled:
     """The backend for ``model`` on ``device``. ``strict``: a network that cannot be compiled is an error, not a warning."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache("inductor")))  # a second start finds what the first compiled
+    if (folder := cache("inductor")) is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))  # a second start finds what the first compiled
     check_device(device)
     torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.accumulated_recompile_limit = max(8 * SHAPES, torch._dynamo.config.accumulated_recompile_limit)
@@ -48,8 +51,7 @@ class Compiled(Eager):
 
     def __init__(self, model: Model, device: str, threads: int | None, strict: bool = False, precision: str = "auto") -> None:
         self._strict = strict
-        # "reduce-overhead" is CUDA graphs, one for each shape that comes by
-        self._options: dict[str, Any] = {"mode": "reduce-overhead"} if device.startswith("cuda") else {}
+        self._options: dict[str, Any] = {"mode": CUDA_GRAPHS} if device.startswith("cuda") else {}
         self._times = torch.arange(TRAIN_TIMESTEPS, device=device)  # made before, so that no step waits for a copy
         super().__init__(model, device, threads, half(device), precision)
 
@@ -76,6 +78,7 @@ class _Compiling:
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any], strict: bool, name: str) -> None:
         self._plain, self._strict, self._name = function, strict, name
+        self._borrowed = options.get("mode") == CUDA_GRAPHS
         self._call: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, **options)
         self._tried = False
 
@@ -86,6 +89,7 @@ class _Compiling:
             log.warning("fewstep: compiling the %s; the first picture of each size takes minutes, later ones find it on disk", self._name)
         try:
             result = self._call(*args, **kwargs)
+            result = tree_map_only(torch.Tensor, torch.clone, result) if self._borrowed else result
         except Exception as error:
             if self._call is self._plain or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise

@@ -13,7 +13,7 @@ import numpy as np
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.names import RUNTIMES, STAGES, stages_of
 from fewstep.engine.doctor import installed, instructions, processor
-from fewstep.engine.measured import least, remembered
+from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.steering import Steering
 from fewstep.engine.wording import read
@@ -43,10 +43,23 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
         "versions": {name: installed(name) for name in ("fewstep", *there)},
     }
 
-    def measure() -> str:
+    def measure() -> str | Momentary:
         log.warning("fewstep: measuring once which of %s is faster on this machine; takes some seconds", " and ".join(there))
-        work = {name: made for name in there if (made := _work(model, make, name)) is not None}
-        return choose(_seconds(work, threads))
+        work: dict[str, dict[str, Callable[[], Any]]] = {}
+        momentary = False
+        for name in there:
+            opened = False
+            try:
+                backend, opened = make(name), True
+                work[name] = _work(model, backend)
+            except (BackendError, ImportError, MemoryError, RuntimeError) as error:
+                momentary |= opened or not isinstance(error, (BackendError, ImportError))
+                log.warning("fewstep: %s cannot be used here (%s)", name, (str(error).splitlines() or [type(error).__name__])[0])
+        try:
+            found = choose(_seconds(work, threads))
+        except (MemoryError, RuntimeError):
+            return Momentary(RUNTIMES[0])
+        return Momentary(found) if momentary else found
 
     found = remembered(about, measure)
     return found if isinstance(found, str) and set(stages_of(found)) <= set(there) else RUNTIMES[0]
@@ -62,34 +75,29 @@ def choose(seconds: Mapping[str, Mapping[str, float]]) -> str:
     return names[0] if len(set(names)) == 1 else "+".join(names)
 
 
-def _work(model: Model, make: Callable[[str], Any], name: str) -> dict[str, Callable[[], Any]] | None:
-    """Each stage of a picture of the model's own size, done once already; None for a runtime that does not work here."""
+def _work(model: Model, backend: Any) -> dict[str, Callable[[], Any]]:
+    """Each stage of a picture of the model's own size, done once already. Raises what ``backend`` does where it does not work here."""
     steps, native = model.limits.default_steps, model.limits.native
     side, timesteps = native // model.limits.factor, model.stamp(steps).timesteps
     words = read("a red apple on a blue background")
-    try:
-        backend = make(name)
-        backend.prepare(steps, "full")
-        prompt = backend.encode((words, words))
-        x = backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
-        denoise = backend.denoiser(steps, [prompt], Steering(1.0, None, np.array([[native, native, 0, 0, native, native]], np.float32)))
-        work: dict[str, Callable[[], Any]] = {
-            "text": lambda: backend.encode((words, words)),
-            "denoise": lambda: denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1),
-            "decode": lambda: backend.decode(x, "full"),
-        }
-        for stage in STAGES:
-            work[stage]()
-    except (BackendError, ImportError, MemoryError, RuntimeError) as error:
-        log.warning("fewstep: %s cannot be used here (%s)", name, (str(error).splitlines() or [type(error).__name__])[0])
-        return None
+    backend.prepare(steps, "full")
+    prompt = backend.encode((words, words))
+    x = backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
+    denoise = backend.denoiser(steps, [prompt], Steering(1.0, None, np.array([[native, native, 0, 0, native, native]], np.float32)))
+    work: dict[str, Callable[[], Any]] = {
+        "text": lambda: backend.encode((words, words)),
+        "denoise": lambda: denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1),
+        "decode": lambda: backend.decode(x, "full"),
+    }
+    for stage in STAGES:
+        work[stage]()
     return work
 
 
 def _seconds(work: Mapping[str, Mapping[str, Callable[[], Any]]], threads: int) -> dict[str, dict[str, float]]:
-    """The least seconds of each runtime's stages, which work in turn."""
+    """The least seconds of each runtime's stages, which work in turn; infinity where there is none to compare with."""
     spent = {name: dict.fromkeys(STAGES, math.inf) for name in work}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if len(work) > 1 else 0):
         for stage in STAGES:
             for name, stages in work.items():
                 spent[name][stage] = min(spent[name][stage], least(stages[stage], "cpu", threads))

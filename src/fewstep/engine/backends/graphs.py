@@ -133,7 +133,7 @@ class Graphs:
         key = key_of(self._stack, *TEXT)
         if key not in self._texts:
             tensors = {part: read_weights(path, "numpy") for part, path in self._files.items() if part in TEXT}
-            added = {part: self._with_stack(values, part) for part, values in tensors.items()}
+            added = {part: self._with_stack(values, part, self._stack) for part, values in tensors.items()}
             own = {f"{part}.{key}".replace(".text_model.", "."): value for part, values in added.items() for key, value in values.items()}
             # files and networks differ, by version, in whether they say text_model. before a name
             named = {name: own[bare] for name in self._shapes["text"] if (bare := name.replace(".text_model.", ".")) in own}
@@ -145,11 +145,11 @@ class Graphs:
         """The weights of what LoRAs may change."""
         return weight_files(self.model)
 
-    def _with_stack(self, weights: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
-        """``weights`` of one part with what the stack adds to them."""
-        if not key_of(self._stack, part):
+    def _with_stack(self, weights: dict[str, np.ndarray], part: str, stack: Stack) -> dict[str, np.ndarray]:
+        """``weights`` of one part with what ``stack`` adds to them."""
+        if not key_of(stack, part):
             return weights
-        added = changes_of(self._stack, part, own_shapes(self.model), "numpy")
+        added = changes_of(stack, part, own_shapes(self.model), "numpy")
         return {name: value.astype(np.float32) + total(added[name]) if name in added else value for name, value in weights.items()}
 
     @cached_property
@@ -159,7 +159,7 @@ class Graphs:
 
     def prepare(self, steps: int, decoder: str, attends: bool = False, tile: str | None = None) -> None:
         """Make the sessions that these step count and decoder need, with attentions that take a negative prompt or with plain ones."""
-        _ = self._tokens, self._text, self._unet(steps, attends), self._decoder(decoder, tile)
+        _ = self._tokens, self._text, self._unet(steps, self._stack, attends), self._decoder(decoder, tile)
 
     def count(self, words: Words) -> int:
         """The chunks of tokens that ``words`` take, of the tokenizer that makes more of them."""
@@ -184,11 +184,11 @@ class Graphs:
 
     def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Array, int], Array]:
         """``denoise(x, t)`` with the weights for ``steps`` steps."""
-        levels = self.model.limits.levels
+        levels, stack = self.model.limits.levels, self._stack  # between two evaluations others may be served, with LoRAs of their own
 
         def unet(inputs: dict[str, NDArray[Any]]) -> Array:
             wrapped = steering.wrapped(inputs["sample"], inputs["timestep"][0], levels)
-            session = self._unet(steps, steering.attends, (steering.tile, wrapped) if steering.tile and wrapped else None)
+            session = self._unet(steps, stack, steering.attends, (steering.tile, wrapped) if steering.tile and wrapped else None)
             return self._run(session, inputs)[0]
 
         return denoiser(unet, prompts, steering)
@@ -217,11 +217,11 @@ class Graphs:
             reason = str(error).splitlines()[0]
             raise BackendError(f"{self.model.folder} cannot be computed by {self.name} ({reason}): see whether --backend eager can") from error
 
-    def _unet(self, steps: int, attends: bool = False, wrapped: Wrapped | None = None) -> Any:
+    def _unet(self, steps: int, stack: Stack, attends: bool = False, wrapped: Wrapped | None = None) -> Any:
         path, graph = self.model.weights(steps), NEGATABLE if attends else PART
-        key = path, graph, wrapped, key_of(self._stack, PART)
+        key = path, graph, wrapped, key_of(stack, PART)
         if key not in self._unets:
-            weights = self._with_stack(self._unet_weights(path, self.model.stamp(steps)), PART)
+            weights = self._with_stack(self._unet_weights(path, self.model.stamp(steps)), PART, stack)
             named = {f"{PART}.{name}": value for name, value in weights.items()}
             self._unets[key] = self._session(graph, named, path, wrapped, keep=key[-1] == ())
         return self._unets[key]

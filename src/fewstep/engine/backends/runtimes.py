@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,8 +75,8 @@ class OpenVino:
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._numbers, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-        if keep:
-            config["CACHE_DIR"] = str(Path(cache("openvino")))
+        if keep and (folder := cache("openvino")) is not None and os.access(folder, os.W_OK):
+            config["CACHE_DIR"] = str(folder)
         model = self._core.read_model(filled(content, weights))
         request = self._core.compile_model(model, "CPU", config).create_infer_request()
 
