@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import generate_latest
@@ -14,6 +14,7 @@ from fewstep.serve.tickets import LINGER
 
 BOARD, NAMESPACE = "fewstep-board", "fewstep"
 TELL = 1.0  # seconds between what a replica tells
+HOLD = 3 * TELL  # in which nobody else has a session that somebody was connected to
 SILENT = 10.0  # after which its figures are over
 
 
@@ -23,7 +24,7 @@ class Place:
 
     owner: str
     replica: str
-    seen: float
+    seen: float  # when it came here, or when somebody was last connected to it
 
 
 class Board:
@@ -35,27 +36,40 @@ class Board:
         self._figures: dict[str, tuple[float, Sequence[Metric]]] = {}
         self._closing = False
 
-    def tell(self, replica: str, owners: Mapping[str, str], figures: Sequence[Metric]) -> bool:
-        """Note what ``replica`` has: the owners of its sessions by their names, and its figures. Returns whether all are to leave."""
-        now = self._clock()
-        self._places |= {name: Place(owner, replica, now) for name, owner in owners.items()}
-        self._figures[replica] = now, figures
+    def tell(self, replica: str, owners: Mapping[str, str], busy: Collection[str], figures: Sequence[Metric]) -> tuple[bool, list[str]]:
+        """Note what ``replica`` has: the owners of its sessions by their names, to which of them somebody is connected, and its figures.
+
+        Returns whether all are to leave, and which of the sessions go on at another replica, so that this one lets them go.
+        """
+        now, lost = self._clock(), []
         self._places = {name: place for name, place in self._places.items() if now - place.seen <= LINGER}
+        for name, owner in owners.items():
+            place = self._places.setdefault(name, Place(owner, replica, now))
+            if place.replica != replica:
+                lost.append(name)
+            elif name in busy:
+                place.seen = now
+        self._figures[replica] = now, figures
         self._figures = {name: told for name, told in self._figures.items() if now - told[0] <= SILENT}
-        return self._closing
+        return self._closing, lost
 
     def home(self, name: str) -> str:
         """The replica that has the session ``name``, empty if none has."""
         place = self._places.get(name)
         return place.replica if place else ""
 
-    def claim(self, name: str, owner: str, replica: str) -> bool:
-        """Have the session ``name`` go on at ``replica``, for the one it was at is gone. Returns whether it may: it is not over, and ``owner``'s."""
-        place = self._places.get(name)
-        if place is None or place.owner != owner:
-            return False
-        self._places[name] = Place(owner, replica, self._clock())
-        return True
+    def claim(self, name: str, owner: str, replica: str) -> str:
+        """Have ``owner``'s session ``name`` go on at ``replica``, for the one it was at is gone as far as can be seen from there.
+
+        Returns where it is now: at ``replica``; at another, for the first who claims it has it, and who has it keeps it while somebody is
+        connected; or nowhere, which is empty: it is over, or not ``owner``'s.
+        """
+        place, now = self._places.get(name), self._clock()
+        if place is None or place.owner != owner or now - place.seen > LINGER:
+            return ""
+        if place.replica == replica or now - place.seen > HOLD:
+            self._places[name] = place = Place(owner, replica, now)
+        return place.replica
 
     def figures(self) -> dict[str, Sequence[Metric]]:
         """The newest of every replica."""

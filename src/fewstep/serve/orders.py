@@ -49,6 +49,17 @@ class Update:
     picture: Picture | None = None
 
 
+@dataclass
+class Counts:
+    """How requests ended since the start: each is in one of these, or still queued or running."""
+
+    done: int = 0
+    cancelled: int = 0  # by whoever asked
+    replaced: int = 0  # by a newer request of the same session
+    rejected: int = 0  # the queue was full
+    failed: int = 0
+
+
 @dataclass(eq=False)
 class Job:
     """One picture to make for ``owner``. ``wanted`` is read by the thread that computes; setting it to False is all that cancelling takes."""

@@ -13,13 +13,14 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import RequestError
 from fewstep.engine.words import read_words
 from fewstep.serve.alone import Alone
 from fewstep.serve.app import open_app
-from fewstep.serve.board import BOARD, NAMESPACE, TELL, text_of
+from fewstep.serve.board import BOARD, HOLD, NAMESPACE, TELL, text_of
 from fewstep.serve.checker import load_checker
 from fewstep.serve.guard import Access, Guard
 from fewstep.serve.logs import log_in_lines
@@ -30,8 +31,8 @@ from fewstep.serve.sticky import prefix_of
 from fewstep.serve.tickets import OVER, Full, Tickets
 
 NAME = "fewstep"  # of the application, and of its deployment
-TRIES = 3  # to find a session: the way to a replica that has just died is open for a moment
-AGAIN = 0.3  # seconds between two
+AGAIN = 0.3  # seconds between two tries to find a session
+TRIES = int((HOLD + 1) / AGAIN)  # the way to a replica that has just died is open for a moment, and it keeps its sessions for HOLD
 log = logging.getLogger("fewstep.serve")
 
 
@@ -47,6 +48,11 @@ class Plan:
     lora_dir: Path | None
     device: str = "cpu"
     threads: int = 1
+    controlnet: str | None = None
+
+
+class Elsewhere(Exception):
+    """A session lives at another replica than the one that was asked."""
 
 
 class Replica(Alone):
@@ -57,6 +63,7 @@ class Replica(Alone):
         self.prefix = prefix_of(self.tag)
         self.tickets: Tickets | None = None
         self._board: Any = ray.get_actor(BOARD, namespace=NAMESPACE)
+        self._others: Any = None  # the way to the replica that a session is at
 
     @asynccontextmanager
     async def joined(self, scheduler: Scheduler, metrics: Metrics, tickets: Tickets) -> AsyncIterator[None]:
@@ -73,7 +80,8 @@ class Replica(Alone):
         leave = False
         while not leave:
             try:
-                leave = await self._board.tell.remote(self.tag, tickets.owners(), list(metrics.registry.collect()))
+                leave, lost = await self._board.tell.remote(self.tag, tickets.owners(), tickets.busy(), list(metrics.registry.collect()))
+                tickets.lose(lost)
             except RayError:
                 leave = not self._found()
             await asyncio.sleep(TELL)
@@ -93,8 +101,10 @@ class Replica(Alone):
         if out is None or tickets.has(out):
             return await super().ticket(tickets, owner, origin, out)
         for _ in range(TRIES):
-            with suppress(RayError):
-                given = await serve.get_app_handle(NAME).ticket.remote(owner=owner, origin=origin, out=out)
+            with suppress(RayError, RayServeException):
+                if self._others is None:
+                    self._others = await asyncio.to_thread(serve.get_app_handle, NAME)
+                given = await self._others.ticket.remote(owner=owner, origin=origin, out=out)
                 if given is None:
                     break
                 return str(given[0]), str(given[1])
@@ -102,11 +112,17 @@ class Replica(Alone):
         raise RequestError(OVER)
 
     async def own(self, owner: str, origin: str | None, out: str) -> tuple[str, str] | None:
-        """The same for a replica that has been sent here, where ``out`` is or is to be; None if it is over, or somebody else's."""
+        """The same for a replica that has been sent here, where ``out`` is or is to be; None if it is over, or somebody else's.
+
+        Raises Elsewhere where another replica has it, of which the sender has not heard yet or which has just died.
+        """
         assert self.tickets is not None
         if not self.tickets.has(out):
-            if not await self._board.claim.remote(out, owner, self.tag):
+            home = await self._board.claim.remote(out, owner, self.tag)
+            if not home:
                 return None
+            if home != self.tag:
+                raise Elsewhere(home)
             self.tickets.adopt(out, owner)
         try:
             return await super().ticket(self.tickets, owner, origin, out)
@@ -114,8 +130,10 @@ class Replica(Alone):
             return None
 
     async def numbers(self, metrics: Metrics) -> bytes:
-        """The figures of all replicas, this one's of this moment."""
-        others = await self._board.figures.remote()
+        """The figures of all replicas, this one's of this moment and alone while the board cannot be asked."""
+        others = {}
+        with suppress(RayError):
+            others = await self._board.figures.remote()
         return text_of({**others, self.tag: list(metrics.registry.collect())})
 
 
@@ -130,9 +148,10 @@ class Server:
     def __serve_build_asgi_app__(self) -> Guard:
         plan = self._plan
         check = load_checker(plan.checker) if plan.checker is not None else None
-        engine = Engine.load(plan.model, base=plan.base, few_step=plan.few_step, device=plan.device, threads=plan.threads)
+        nets = None if plan.controlnet is None else [plan.controlnet]
+        engine = Engine.load(plan.model, base=plan.base, few_step=plan.few_step, device=plan.device, threads=plan.threads, controlnets=nets)
         rack, words = Rack(plan.lora_dir), read_words(engine.model.folder)
-        guard, self._scheduler = open_app(engine, engine.model.decoders(), plan.access, check, words, rack, self._here)
+        guard, self._scheduler = open_app(engine, engine.model.decoders(), plan.access, check, words, rack, self._here, plan.controlnet)
         return guard
 
     async def ticket(self, owner: str, origin: str | None, out: str) -> tuple[str, str] | None:

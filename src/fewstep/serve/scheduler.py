@@ -22,12 +22,13 @@ from PIL.Image import fromarray as open_pixels
 
 from fewstep.engine.request import DECODERS, MOST_BATCH, Picture, Request, Settled
 from fewstep.serve.checker import Checker
-from fewstep.serve.orders import Busy, Closed, Job, Kind, Order, Refused, Update
+from fewstep.serve.orders import Busy, Closed, Counts, Job, Kind, Order, Refused, Update
 from fewstep.serve.walker import Walker
 
 MOST_WAITING = 64  # pictures in the queue
 MOST_KINDS = 1024  # that are remembered: there are as many as guidance scales that anybody thinks of
 LONGEST_BATCH = 1.0  # seconds: a batch that should take longer is made smaller, for whoever comes meanwhile waits for all of it
+REST = 1.0  # seconds without work after which a measurement may begin, for whoever comes then waits for it
 GRACE = 3.0  # seconds that a running step has to end in when the scheduler is closed
 log = logging.getLogger("fewstep.serve")
 
@@ -38,17 +39,6 @@ class Batch:
 
     waits: list[float]  # seconds that each was in the queue
     timings: dict[str, float]  # milliseconds a picture: text, denoise, decode; empty if it was abandoned
-
-
-@dataclass
-class Counts:
-    """How requests ended since the start: each is in one of these, or still queued or running."""
-
-    done: int = 0
-    cancelled: int = 0  # by whoever asked
-    replaced: int = 0  # by a newer request of the same session
-    rejected: int = 0  # the queue was full
-    failed: int = 0
 
 
 class Scheduler:
@@ -74,6 +64,7 @@ class Scheduler:
         self._queues: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # who is first has the next turn
         self._seconds: OrderedDict[Kind, float] = OrderedDict()  # that a picture of a kind takes, the last seen last
         self._best: dict[Kind, int] = {}  # how many of a kind are best made at once, as far as that is known
+        self._unmeasured: Job | None = None  # of the last kind that was made together and may be made better
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "fewstep-engine")
         self._task: asyncio.Task[None] | None = None
@@ -171,8 +162,7 @@ class Scheduler:
             self.ready.set()
         while not self.closed:
             if not self._queues:
-                self._work.clear()
-                await self._work.wait()
+                await self._idle()
                 continue
             batch, now = self._take(), time.perf_counter()
             self._batch = batch
@@ -180,7 +170,20 @@ class Scheduler:
             self._batch = []
             if timings:
                 self._learn(batch[0].kind, timings)
+                if len(batch) > 1 and batch[0].kind not in self._best and len(self._best) < MOST_KINDS:
+                    self._unmeasured = batch[0]
             self.on_batch(Batch([now - job.since for job in batch], timings))
+
+    async def _idle(self) -> None:
+        """Wait for work. Where none comes for a while, measure how many are best made at once."""
+        self._work.clear()
+        try:
+            async with asyncio.timeout(REST if self._unmeasured else None):
+                await self._work.wait()
+        except TimeoutError:
+            job, self._unmeasured = self._unmeasured, None
+            if job and not (self._queues or self.closed):
+                self._best[job.kind] = await self._loop.run_in_executor(self._thread, self._measure, job)
 
     def _take(self) -> list[Job]:
         """The next batch. Its owners go to the end of the line, in the order they had."""
@@ -238,9 +241,14 @@ class Scheduler:
             batch[0].context.run(log.error, "a picture failed: %s", type(error).__name__, exc_info=error)
             self._call(self._fail, batch[0], error)
             return {}
-        if picture and len(batch) > 1 and batch[0].kind not in self._best and len(self._best) < MOST_KINDS:
-            self._best[batch[0].kind] = self.engine.best_batch(batch[0].settled)
         return picture.timings if picture else {}
+
+    def _measure(self, job: Job) -> int:
+        try:
+            return self.engine.best_batch(job.settled)
+        except Exception as error:
+            log.error("the best batch cannot be measured: %s", type(error).__name__, exc_info=error)
+            return MOST_BATCH
 
     def _walk(self, batch: list[Job]) -> Picture | None:
         picture = None

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 
+from fewstep.serve.guard import key_in
 from fewstep.serve.shapes import A1111, SECRET
 
 MARK = "-"  # ends the name of a replica, which has letters and digits alone
@@ -40,10 +41,10 @@ def name_in(scope: dict[str, Any]) -> str:
 
 
 def client_in(scope: dict[str, Any]) -> str:
-    """Whose work under way a request may be about: its key, or else its address. Empty where it is about none."""
+    """Whose work under way a request may be about: its key, however it is given, or else its address. Empty where it is about none."""
     if not scope["path"].startswith(A1111):
         return ""
-    return Headers(scope=scope).get("authorization") or str((scope.get("client") or ("",))[0])
+    return key_in(Headers(scope=scope).get("authorization", "")).decode("latin-1") or str((scope.get("client") or ("",))[0])
 
 
 def seat_of(client: str, replicas: Collection[str]) -> str:

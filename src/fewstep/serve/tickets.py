@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -104,8 +104,7 @@ class Tickets:
         else:
             outlet = Outlet(owner, until, self._prefix + secrets.token_urlsafe(16))
             self._outlets[outlet.name] = outlet
-        for spare in [token for token, known in self._tickets.items() if known.outlet is outlet]:
-            del self._tickets[spare]
+        self._void(outlet)
         ticket = Ticket(owner, origin, self._clock() + TOKEN, outlet, self._prefix + secrets.token_urlsafe(24))
         self._tickets[ticket.token] = ticket
         return ticket
@@ -122,6 +121,16 @@ class Tickets:
         """Whose each session is that is not over, by its name."""
         self._tidy()
         return {name: outlet.owner for name, outlet in self._outlets.items()}
+
+    def busy(self) -> set[str]:
+        """The names of the sessions that somebody is connected to."""
+        return {name for name, outlet in self._outlets.items() if outlet.connected}
+
+    def lose(self, names: Collection[str]) -> None:
+        """Have the sessions ``names`` be over here: they go on elsewhere. Whoever is connected stays so, and nobody looks any more."""
+        for outlet in [self._outlets.pop(name) for name in names if name in self._outlets]:
+            outlet.close()
+            self._void(outlet)
 
     def redeem(self, token: str, origin: str | None) -> Ticket | None:
         """The ticket of ``token``, as often as it is shown before it is over; None if it is not known, or was given to another origin."""
@@ -149,6 +158,10 @@ class Tickets:
         """Let everybody go."""
         for outlet in self._outlets.values():
             outlet.close()
+
+    def _void(self, outlet: Outlet) -> None:
+        for token in [token for token, ticket in self._tickets.items() if ticket.outlet is outlet]:
+            del self._tickets[token]
 
     def _tidy(self) -> None:
         now = self._clock()

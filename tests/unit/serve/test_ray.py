@@ -27,6 +27,8 @@ from fewstep.cli import main
 from fewstep.serve.sticky import home_of
 
 Cluster = pytest.importorskip("ray.cluster_utils", reason="needs fewstep[ray]").Cluster
+Pool = pytest.importorskip("fewstep.engine.cluster").Pool
+room_on = pytest.importorskip("fewstep.serve.ray").room_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -216,6 +218,36 @@ def test_a_replica_that_dies_takes_nobody_along(server: str) -> None:
         assert session(server, other["out"])["out"] == other["out"]
 
 
+def test_nobody_says_where_he_comes_from(server: str) -> None:
+    """Ray's uvicorn would believe X-Forwarded-For from this machine: then each of these were another client, with a seat of its own."""
+
+    def refused() -> dict[str, float]:
+        text = httpx2.get(f"{server}/metrics", headers=KEY, timeout=PATIENCE).text
+        return {name: float(count) for name, count in re.findall(r'^fewstep_requests_total{replica="(\w+)",.*status="401"} (\S+)$', text, re.MULTILINE)}
+
+    before = refused()
+    for number in range(16):
+        sent = {"X-Forwarded-For": f"192.0.2.{number}"}
+        assert httpx2.get(f"{server}/sdapi/v1/progress", headers=sent, timeout=PATIENCE).status_code == 401
+    until(lambda: sum(refused().values()) == sum(before.values()) + 16)
+    assert sum(count != before.get(name, 0.0) for name, count in refused().items()) == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "pool", "room"),
+    [
+        ({"CPU": 3.0}, Pool(1, None, 2, 0.0), 1),
+        ({"CPU": 1.0, "GPU": 8.0}, Pool(1, None, 1, 1.0), 1),
+        ({"CPU": 64.0, "GPU": 4.0}, Pool(1, None, 1, 0.3), 12),  # three on each: the tenths that are left of four are no GPU
+        ({"CPU": 64.0, "GPU": 4.0}, Pool(1, None, 1, 0.1), 40),
+        ({"CPU": 64.0, "GPU": 3.0}, Pool(1, None, 1, 2.0), 1),
+        ({"memory": 1.0}, Pool(1, None, 1, 0.0), 0),
+    ],
+)
+def test_room_on_one_machine(there: dict[str, float], pool: Any, room: int) -> None:
+    assert room_on(there, pool) == room
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -230,7 +262,9 @@ def test_what_no_cluster_can_serve(options: tuple[str, ...], said: str, capsys: 
     assert left.value.code == 2 and said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("options", "said"), [(("--replicas", "9"), "has room for 2 replicas of 1 CPU"), (("--replicas", "1"), "serves something")])
+@pytest.mark.parametrize(
+    ("options", "said"), [(("--replicas", "9"), "has room for 2 replicas of 1 CPU"), (("--replicas", "1"), "Ray Serve runs on this cluster already")]
+)
 def test_what_this_cluster_cannot_serve(cluster: Any, server: str, options: tuple[str, ...], said: str) -> None:
     command = [sys.executable, "-m", "fewstep.cli", "serve", "--on", cluster.address, "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

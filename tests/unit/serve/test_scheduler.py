@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.serve.fake import TIMINGS, FakeEngine, run, settled
 
-from fewstep.engine.request import MOST_BATCH, Picture
+from fewstep.engine.request import MOST_BATCH, Picture, Settled
 from fewstep.serve.orders import Busy, Closed, Order, Update
 from fewstep.serve.scheduler import Batch, Scheduler
 
@@ -342,6 +342,45 @@ def test_whoever_measures_hears_of_every_batch() -> None:
     held(test, on_batch=batches.append)
     assert [len(batch.waits) for batch in batches] == [1, 2]
     assert all(batch.timings == TIMINGS and min(batch.waits) >= 0 for batch in batches)
+
+
+def test_the_best_batch_is_measured_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair is made, which begs the question; it is answered once there was nothing to do for a while, and from then on batches are of that size."""
+    measured: list[int] = []
+
+    async def test(engine: FakeEngine, scheduler: Scheduler) -> None:
+        monkeypatch.setattr(FakeEngine, "best_batch", lambda *_: measured.append(scheduler.queued + scheduler.running) or 2)
+        engine.release()
+        for _ in range(20):  # whoever asks again as soon as he has his pictures
+            await pictures(scheduler.submit([settled("busy", seed) for seed in range(4)], "me"))
+        assert not measured and {len(prompts) for prompts in after_the_block(engine)} == {4}
+        await asyncio.sleep(5 * REST)
+        assert measured == [0]
+        await pictures(scheduler.submit([settled("after", seed) for seed in range(4)], "me"))
+        assert after_the_block(engine)[-2:] == [["after"] * 2] * 2
+
+    monkeypatch.setattr("fewstep.serve.scheduler.REST", REST := 0.2)
+    held(test)
+
+
+def test_what_cannot_be_measured_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settled] = []
+
+    def fail(_: FakeEngine, one: Settled) -> int:
+        asked.append(one)
+        raise RuntimeError("no memory for it")
+
+    async def test(engine: FakeEngine, scheduler: Scheduler) -> None:
+        engine.release()
+        await pictures(scheduler.submit([settled("one", seed) for seed in range(2)], "me"))
+        while not asked:
+            await asyncio.sleep(0.01)
+        assert len(await pictures(scheduler.submit([settled("after", seed) for seed in range(MOST_BATCH)], "me"))) == MOST_BATCH
+        assert after_the_block(engine)[-1] == ["after"] * MOST_BATCH and len(asked) == 1
+
+    monkeypatch.setattr("fewstep.serve.scheduler.REST", 0.01)
+    monkeypatch.setattr(FakeEngine, "best_batch", fail)
+    held(test)
 
 
 def test_a_model_that_cannot_be_used_is_not_ready() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fewstep.serve.board import SILENT, Board, text_of
+from fewstep.serve.board import HOLD, SILENT, Board, text_of
 from fewstep.serve.metrics import Metrics
 from fewstep.serve.sticky import client_in, home_of, name_in, prefix_of, seat_of
 from fewstep.serve.tickets import LINGER, Tickets
@@ -33,7 +34,10 @@ def test_names_lead_to_who_gave_them_out() -> None:
 def test_what_a_client_has_under_way_is_asked_in_one_place() -> None:
     """A1111's progress and interrupt are about the client's own requests; every client has a place, and keeps it when another replica goes."""
     assert client_in(scope("/sdapi/v1/progress")) == "192.0.2.7"
-    assert client_in(scope("/sdapi/v1/txt2img", key="Bearer a")) == client_in(scope("/sdapi/v1/interrupt", key="Bearer a", client="192.0.2.8")) == "Bearer a"
+    given = ["Bearer a", "bearer  a", f"Basic {b64encode(b'me:a').decode()}", f"Basic {b64encode(b'you:a').decode()}"]  # as guard.key_in reads it
+    asked = [("txt2img", "192.0.2.7"), ("interrupt", "192.0.2.8")]
+    assert {client_in(scope(f"/sdapi/v1/{path}", key=key, client=client)) for key in given for path, client in asked} == {"a"}
+    assert {client_in(scope("/sdapi/v1/progress", key=key)) for key in ("Basic !", "Digest a", "")} == {"192.0.2.7"}
     assert client_in(scope("/v1/generate", key="Bearer a")) == ""
     before = {f"client {number}": seat_of(f"client {number}", TAGS) for number in range(3000)}
     assert all(900 < count < 1100 for count in Counter(before.values()).values())
@@ -44,17 +48,49 @@ def test_what_a_client_has_under_way_is_asked_in_one_place() -> None:
 def test_the_board_knows_where_a_session_went() -> None:
     now = [0.0]
     board = Board(lambda: now[0])
-    assert board.tell("a", {"a-1": "me", "a-2": "you"}, []) is False
+    assert board.tell("a", {"a-1": "me", "a-2": "you"}, {"a-1"}, []) == (False, [])
     assert board.home("a-1") == "a" and board.home("a-3") == ""
-    assert not board.claim("a-1", "you", "b") and not board.claim("a-3", "me", "b") and board.home("a-1") == "a"
-    assert board.claim("a-1", "me", "b") and board.home("a-1") == "b"
+    now[0] = HOLD + 1
+    assert board.claim("a-1", "you", "b") == board.claim("a-3", "me", "b") == "" and board.home("a-1") == "a"
+    assert board.claim("a-1", "me", "b") == board.home("a-1") == "b"
     now[0] = LINGER - 1
-    board.tell("b", {"a-1": "me"}, [])
+    board.tell("b", {"a-1": "me"}, {"a-1"}, [])
     now[0] = LINGER + 1
-    board.tell("b", {}, [])
-    assert board.home("a-1") == "b" and board.home("a-2") == "" and not board.claim("a-2", "you", "b")  # it is over
+    board.tell("b", {}, (), [])
+    assert board.home("a-1") == "b" and board.home("a-2") == "" and board.claim("a-2", "you", "b") == ""  # it is over
     board.close()
-    assert board.tell("b", {}, []) is True
+    assert board.tell("b", {}, (), []) == (True, [])
+
+
+def test_a_session_is_at_one_replica() -> None:
+    """Whoever has it keeps it while somebody is connected there; of those who claim it then the first has it; the one it was at is told."""
+    now = [0.0]
+    board, mine = Board(lambda: now[0]), {"a-1": "me"}
+    for second in range(20):
+        now[0] = float(second)
+        board.tell("a", mine, mine, [])
+        assert board.claim("a-1", "me", "b") == "a", "it lives, and only the way there was not known"
+    for second in range(20, 24):  # the connection is lost; a is being taken away, tells on, and cannot be reached any more
+        board.tell("a", mine, (), [])
+        now[0] = float(second)
+    assert [board.claim("a-1", "me", replica) for replica in "bcb"] == ["b", "b", "b"]
+    assert board.tell("a", mine, mine, []) == (False, ["a-1"]) and board.home("a-1") == "b", "who tells takes nothing back"
+    assert board.tell("b", mine, mine, []) == (False, [])
+    now[0] += HOLD + 0.5
+    assert board.claim("a-1", "me", "c") == "c" and board.tell("b", mine, mine, []) == (False, ["a-1"]), "b was not heard of, and may be gone"
+    now[0] += LINGER + 1
+    assert board.claim("a-1", "me", "a") == "", "over, though nobody has told since"
+    assert board.tell("a", mine, mine, []) == (False, []) and board.home("a-1") == "a"
+
+
+def test_a_session_that_goes_on_elsewhere_is_over_here() -> None:
+    tickets = Tickets(prefix="a-")
+    lost, kept = tickets.open("me", None), tickets.open("you", None)
+    with tickets.connected(lost) as outlet:
+        assert tickets.busy() == {lost.outlet.name}
+        tickets.lose([lost.outlet.name, "a-unknown"])
+        assert outlet.closed and not tickets.has(lost.outlet.name) and tickets.redeem(lost.token, None) is None and tickets.busy() == set()
+    assert tickets.owners() == {kept.outlet.name: "you"} and tickets.redeem(kept.token, None) is kept
 
 
 def test_figures_of_all_replicas_say_whose_they_are() -> None:
@@ -63,13 +99,13 @@ def test_figures_of_all_replicas_say_whose_they_are() -> None:
     for tag, count in (("a", 2), ("b", 3)):
         metrics = Metrics()
         metrics.answers.labels("/v1/models", "200").inc(count)
-        board.tell(tag, {}, list(metrics.registry.collect()))
+        board.tell(tag, {}, (), list(metrics.registry.collect()))
     families = {family.name: family for family in text_string_to_metric_families(text_of(board.figures()).decode())}
     found = {sample.labels["replica"]: sample.value for sample in families["fewstep_requests"].samples if sample.name.endswith("_total")}
     assert found == {"a": 2.0, "b": 3.0}
     assert families["fewstep_wait_seconds"].type == "histogram"
     now[0] = SILENT + 1
-    board.tell("b", {}, [])
+    board.tell("b", {}, (), [])
     assert list(board.figures()) == ["b"]
 
 
