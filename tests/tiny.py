@@ -28,16 +28,16 @@ SHAPE = Shape(
     autoencoder_groups=4,
 )
 SDXL = Shape(  # SDXL's own layout: eight pixels a latent position, two layers a block, more transformer layers where it is coarser
-    unet_channels=(32, 64, 64),
+    unet_channels=(16, 32, 32),
     unet_heads=(1, 2, 2),
-    unet_transformers=(1, 2, 3),
+    unet_transformers=(1, 1, 2),
     unet_layers=2,
     unet_groups=8,
     text_hidden=(32, 64),
     text_layers=(3, 2),
     vocabulary=1200,
     latent_channels=4,
-    autoencoder_channels=(16, 16, 32, 32),
+    autoencoder_channels=(8, 8, 16, 16),
     autoencoder_groups=4,
     sample_size=32,
 )

@@ -33,7 +33,7 @@ def serving(*options: str, port: int = 0) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def free_port() -> int:

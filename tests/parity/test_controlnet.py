@@ -120,6 +120,7 @@ def test_a_batch_of_different_prompts_and_hints(engine: Engine, files: list[Path
         assert np.abs(np.asarray(picture.image, int) - np.asarray(alone.image, int)).max() <= PIXELS
 
 
+@pytest.mark.parametrize("tiny", ["emoji"], indirect=True, scope="session")  # it is held to eager's pictures, which are held to diffusers' in both
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_compiled_network_is_guided(engine: Engine, files: list[Path], images: list[Image.Image], tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

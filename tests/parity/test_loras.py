@@ -130,6 +130,7 @@ def test_onnxruntime_makes_eagers_picture(tmp_path: Path, steps: int) -> None:
     assert all("adapters" in picture.timings for picture in worn + again)
 
 
+@pytest.mark.parametrize("tiny", ["emoji"], indirect=True, scope="session")  # it is held to eager's pictures, which are held to diffusers' in both
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_compiled_network_wears_stacks_without_being_compiled_again(engine: Engine, bundle: Bundle, tiny: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -42,6 +42,7 @@ SAID = {
     ("controlnet", "--model"): "is no model of SDXL's kind, but a ControlNet of Stable Diffusion 1.5",
     ("controlnet", "--lora"): "is no LoRA",
     ("lora", "--lora"): "this LoRA is not for this model, but seems to be for Stable Diffusion 1.5",
+    ("lora", "--few-step"): "was made for Stable Diffusion 1.5, and emoji is another model",
     ("lora", "--controlnet"): "is no ControlNet, but a LoRA of Stable Diffusion 1.5",
 }
 

@@ -21,6 +21,7 @@ from fewstep.engine.request import ASPECTS, TEACHER_STEPS, RequestError
 from fewstep.serve.a1111 import add_a1111
 from fewstep.serve.alone import Alone
 from fewstep.serve.checker import Checker
+from fewstep.serve.controls import hints_of, read_by
 from fewstep.serve.described import describe
 from fewstep.serve.guard import Access, Guard
 from fewstep.serve.huggingface import add_huggingface
@@ -93,14 +94,16 @@ def open_app(
     words: Words = MappingProxyType({}),
     rack: Rack | None = None,
     here: Alone | None = None,
+    controlnet: str | None = None,
 ) -> tuple[Guard, Scheduler]:
     """The application for one engine, and the scheduler in it. ``words`` are what its model was taught, as ``read_words`` reads them,
-    ``rack`` the LoRAs that it offers, and ``here`` which of several servers it is, if it is not the only one.
+    ``rack`` the LoRAs that it offers, ``here`` which of several servers it is, if it is not the only one, and ``controlnet`` what reads control
+    images instead of the model's own.
     """
     rack = rack or Rack()
     metrics = Metrics()
     scheduler = Scheduler(engine, decoders, on_batch=metrics.batch, checker=checker)
-    scheduler.limits = rack.over(scheduler.limits)
+    scheduler.limits = read_by(rack.over(scheduler.limits), controlnet)
     return build(scheduler, metrics, access, words, rack, here or Alone()), scheduler
 
 
@@ -163,13 +166,14 @@ def add_watching(app: FastAPI, scheduler: Scheduler, metrics: Metrics, here: Alo
 
 def add_models(app: FastAPI, scheduler: Scheduler, words: Words, rack: Rack) -> None:
     """What there is."""
+    hints = hints_of(scheduler.limits)
 
     def one() -> dict[str, Any]:
         limits = scheduler.limits
         sizes = {aspect: list(limits.size_of(aspect)) for aspect in ASPECTS}
         teacher = [TEACHER_STEPS.start, MOST_STEPS] if limits.teacher else None
         facts = {"steps": limits.students, "teacher_steps": teacher, "default_steps": limits.default_steps, "sizes": sizes, "multiple_of": limits.factor}
-        return {"id": limits.name, "object": "model", "created": 0, "owned_by": "fewstep", **facts, "decoders": scheduler.decoders}
+        return {"id": limits.name, "object": "model", "created": 0, "owned_by": "fewstep", **facts, "decoders": scheduler.decoders, "control": hints}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

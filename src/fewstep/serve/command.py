@@ -22,6 +22,10 @@ def serve(
         str | None, typer.Option(metavar="N/minute", help="Requests of one client, or off.  [default: off; 300/minute on other addresses]", show_default=False)
     ] = None,
     lora_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer the LoRAs in this folder, by name.")] = None,
+    controlnet: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The ControlNet that reads control images.  [default: the model's own]", show_default=False),
+    ] = None,
     checker: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Asked about every prompt and picture; see docs/serving.md.")] = None,
     on: Annotated[str, typer.Option(metavar="here|ray|HOST:PORT", help="Who serves: this process, or replicas on a Ray cluster.")] = "here",
     replicas: Annotated[
@@ -41,9 +45,9 @@ def serve(
     if where.on == HERE:
         from fewstep.serve.run import run
 
-        run(port, model, access, checker, base, few_step, lora_dir)
+        run(port, model, access, checker, base, few_step, lora_dir, controlnet)
         return
     from fewstep.serve.ray import run as run_on_ray
     from fewstep.serve.replica import Plan
 
-    run_on_ray(where, port, Plan(model, base, few_step, access, checker, lora_dir))
+    run_on_ray(where, port, Plan(model, base, few_step, access, checker, lora_dir, controlnet=controlnet))

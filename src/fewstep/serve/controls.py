@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from fastapi import HTTPException
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fewstep.engine.control import MOST_CONTROLS, OWN, Control
-from fewstep.engine.request import RequestError
+from fewstep.engine.control import MOST_CONTROLS, OWN, Control, Controls
+from fewstep.engine.hints import BY_SCIKIT_IMAGE
+from fewstep.engine.request import HINTS, Limits, RequestError
 from fewstep.engine.source import open_image
 from fewstep.serve.pictures import decode_text
 
@@ -18,8 +22,29 @@ SCRIPT = "controlnet"  # the extension's name among always-on scripts, in whatev
 MODULES: dict[str, Hint] = {"none": "given", "canny": "canny", "lineart_standard": "lineart", "scribble": "scribble"}  # by the extension's names
 
 
+def read_by(limits: Limits, net: str | None) -> Limits:
+    """``limits`` of an engine for a server: control images are read by the ControlNet that it was started with, or else by the model's own."""
+    guides = limits.guides
+    if net is None or guides is None:
+        return limits
+
+    def read(control: Sequence[Control], width: int, height: int, evaluations: int) -> Controls:
+        return guides([dataclasses.replace(one, net=net) for one in control], width, height, evaluations)
+
+    return dataclasses.replace(limits, guides=read)
+
+
+def hints_of(limits: Limits) -> list[str]:
+    """What may be made of a control image on this server; nothing where there is no ControlNet, or nothing that computes one."""
+    try:
+        there = limits.guides is not None and limits.guides([Control(Image.new("RGB", (1, 1)))], limits.native, limits.native, 1)
+    except RequestError:
+        return []
+    return [hint for hint in HINTS if hint not in BY_SCIKIT_IMAGE or find_spec("skimage")] if there else []
+
+
 class ControlWanted(BaseModel):
-    """An image that the composition follows, read by the model's own ControlNet."""
+    """An image that the composition follows, read by the server's ControlNet."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -57,7 +82,7 @@ class Unit(BaseModel):
         if module not in MODULES:
             raise RequestError(f"module = {module!r:.60}: give one of {', '.join(MODULES)}")
         if model not in ("None", OWN):
-            raise RequestError(f"model = {model!r:.60}: this server has the model's own ControlNet alone: give None")
+            raise RequestError(f"model = {model!r:.60}: this server has one ControlNet: give None")
         opened = open_image(decode_text(image, "control image"), "control image")
         return Control(opened, MODULES[module], self.weight, None, self.guidance_start, self.guidance_end)
 

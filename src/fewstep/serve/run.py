@@ -49,8 +49,9 @@ def run(
     base: str | None = None,
     few_step: str | None = None,
     lora_dir: Path | None = None,
+    controlnet: str | None = None,
 ) -> None:
-    """Serve ``model``, or ``few_step`` weights on a ``base``, with the LoRAs in ``lora_dir``, until SIGINT or SIGTERM.
+    """Serve ``model``, or ``few_step`` weights on a ``base``, with the LoRAs in ``lora_dir`` and ``controlnet`` for control images, until SIGINT or SIGTERM.
 
     Raises RequestError on a port, checker or folder that cannot be had, and what Engine.load raises.
     """
@@ -58,8 +59,8 @@ def run(
     check = load_checker(checker) if checker is not None else None
     listener = bind(access.host, port)
     with listener:
-        engine = Engine.load(model, base=base, few_step=few_step)
-        app, scheduler = open_app(engine, engine.model.decoders(), access, check, read_words(engine.model.folder), rack)
+        engine = Engine.load(model, base=base, few_step=few_step, controlnets=None if controlnet is None else [controlnet])
+        app, scheduler = open_app(engine, engine.model.decoders(), access, check, read_words(engine.model.folder), rack, controlnet=controlnet)
         log_in_lines()
         config = uvicorn.Config(
             app,

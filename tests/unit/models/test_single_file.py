@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -134,13 +135,17 @@ print(json.dumps([watched(load) for load in ways]))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much of a process's memory is its own")
 def test_a_large_model_is_in_memory_once(tiny: Path, tmp_path: Path) -> None:
-    """Of one file and of a folder alike: the most memory that a process has of its own while it loads is far from twice the file."""
+    """Of one file and of a folder alike: the most memory that a process has of its own while it loads is the file's size, and a tensor.
+
+    Tensors go back to the system as they are freed; in glibc's own heap up to a third of the file stays as holes, which are no second copy.
+    """
     shape = dataclasses.replace(SMALLER, unet_channels=(64, 448), unet_heads=(1, 7), unet_transformers=(1, 2))
     folder = tiny_bundle(tmp_path / "large", students=(), shape=shape)
     shutil.copytree(tiny, tmp_path / "tiny")
     file = write(folder, 32, "single-file", tmp_path / "large.safetensors")
-    done = subprocess.run([sys.executable, "-c", LOADING, str(file), str(folder)], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run([sys.executable, "-c", LOADING, str(file), str(folder)], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     size = file.stat().st_size
     assert size > 1e8
-    assert all(0.9 * size < peak < 1.5 * size for peak in json.loads(done.stdout)), (size, done.stdout)
+    assert all(0.9 * size < peak < 1.2 * size for peak in json.loads(done.stdout)), (size, done.stdout)

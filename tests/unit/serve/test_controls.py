@@ -1,4 +1,4 @@
-"""A server follows control images with the model's own ControlNet, in the native API and as AUTOMATIC1111's extension is spoken to."""
+"""A server follows control images with its own ControlNet, in the native API and as AUTOMATIC1111's extension is spoken to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import nets
 
 from fewstep.engine.control import OWN, Control
 from fewstep.engine.engine import Engine
-from fewstep.engine.request import Request, RequestError
+from fewstep.engine.request import HINTS, Request, RequestError
 from fewstep.models.bundle import load_bundle
 from fewstep.serve.app import open_app
 from fewstep.serve.controls import controls_in
@@ -67,6 +67,28 @@ def test_both_apis_make_the_engines_picture(client: TestClient, engine: Engine) 
     assert "ControlNet 0" in answer["info"] and text() not in str(answer["parameters"])
 
 
+def test_a_server_may_be_started_with_a_controlnet_and_says_what_it_follows(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nets.build(load_bundle(tiny), 2).save_pretrained(tmp_path / "lines")
+    engine, net = Engine.load(str(tiny), 1, backend="eager"), str(tmp_path / "lines")
+    given = [{"image": text(), "hint": "scribble"}]
+    wanted = {"prompt": PROMPT, "seed": 3, "control": given}
+
+    def opened(controlnet: str | None) -> TestClient:
+        return TestClient(open_app(engine, ("full",), Access(), controlnet=controlnet)[0], base_url=HERE)
+
+    with opened(net) as client:
+        assert client.get("/v1/models").json()["data"][0]["control"] == list(HINTS)
+        expected = engine.generate(Request(PROMPT, 3, control=[Control(image(), "scribble", net=net)])).image.tobytes()
+        assert pixels(client.post("/v1/generate", json=wanted).content) == expected
+    with opened(None) as client:
+        assert client.get("/v1/models").json()["data"][0]["control"] == []
+        answer = client.post("/v1/generate", json=wanted)
+        assert answer.status_code == 400 and "has no ControlNet of its own" in answer.json()["error"]["message"]
+    monkeypatch.setattr("fewstep.serve.controls.find_spec", lambda name: None)
+    with opened(net) as client:
+        assert client.get("/v1/models").json()["data"][0]["control"] == ["given", "scribble", "depth"]
+
+
 def test_a_live_session_may_follow_an_image_too() -> None:
     asked = Ask.model_validate({"prompt": PROMPT, "generation": 1, "control": [{"image": text(), "hint": "scribble", "end": 0.5}]})
     (request,) = asked.requests_with(None, None)
@@ -94,7 +116,7 @@ def test_what_cannot_be_followed_is_a_sentence(client: TestClient, control: Any,
     [
         ({"ADetailer": {"args": []}}, 422, "always on script ADetailer not found"),
         ({"controlnet": {"args": [{"image": "AAAA", "module": "openpose"}]}}, 400, "give one of none, canny"),
-        ({"controlnet": {"args": [{"image": "AAAA", "model": "../../net"}]}}, 400, "the model's own ControlNet alone"),
+        ({"controlnet": {"args": [{"image": "AAAA", "model": "../../net"}]}}, 400, "this server has one ControlNet"),
         ({"controlnet": {"args": [{"module": "canny"}]}}, 400, "a ControlNet unit has no image"),
         ({"controlnet": {"args": [{"image": "AAAA", "weight": "much"}]}}, 400, "0.weight"),
         ({"controlnet": 7}, 400, "alwayson_scripts.controlnet.args"),

@@ -1,8 +1,9 @@
-/** Draw, and the picture follows: image to image, inpainting, a wider frame, a camera. */
+/** Draw, and the picture follows: image to image, inpainting, a wider frame, lines for a ControlNet, a camera. */
 
 import { createBoard } from "./board.js";
 import { $, button, el, later, time } from "./dom.js";
 import { openFeed } from "./feed.js";
+import { createFollow } from "./follow.js";
 import { createPrompt } from "./prompt.js";
 import { downloadCanvas, fileName, pngOf } from "./save.js";
 import { segments } from "./segments.js";
@@ -62,21 +63,23 @@ export function build(room, studio) {
     again = false;
     try {
       const [width, height] = board.size;
+      const { aspect, ...wanted } = wireOf(store.get(), chosen.steps);
+      const type = feed ? "image/jpeg" : "image/png";
+      if (follow.hint) return await shown(live.ask({ ...wanted, width, height, ...follow.wire(board.paint, type) }));
       const masked = board.masked;
       const mask = masked && !maskSent ? board.whiteMask() : null; // of the same moment as the image: strokes go on meanwhile
       maskSent = masked;
-      const blob = await new Promise((resolve) => board.paint.toBlob(resolve, feed ? "image/jpeg" : "image/png", 0.9));
+      const blob = await new Promise((resolve) => board.paint.toBlob(resolve, type, 0.9));
       await live.upload("image", blob);
       if (mask) await live.upload("mask", await pngOf(mask));
-      const { aspect, ...wanted } = wireOf(store.get(), chosen.steps);
       const strength = chosen.level / chosen.steps;
-      const generation = live.ask({ ...wanted, width, height, image: true, strength, ...(masked && { mask: true }) });
-      await Promise.race([director.arrival(generation), new Promise((resolve) => setTimeout(resolve, GIVE_UP))]);
+      await shown(live.ask({ ...wanted, width, height, image: true, strength, ...(masked && { mask: true }) }));
     } finally {
       busy = false;
+      if (again) push();
     }
-    if (again) push();
   }
+  const shown = (generation) => Promise.race([director.arrival(generation), new Promise((resolve) => setTimeout(resolve, GIVE_UP))]);
 
   // Tools.
   const kinds = segments("Tool", [["brush", "Brush"], ["mask", "Repaint"], ["unmask", "Keep"]], "brush", (kind) => {
@@ -131,14 +134,34 @@ export function build(room, studio) {
     levels.replaceChildren(el("span", {}, "How much changes"), group.element);
     levels.title = "How many of the steps are run on your picture: few keep it, all of them leave only its mask";
   };
-  const steps = segments("Steps", several.map((count) => [String(count), String(count)]), String(chosen.steps), (count) => {
-    chosen.level = Math.max(1, Math.round((chosen.level / chosen.steps) * Number(count)));
-    chosen.steps = Number(count);
+  const walk = (count) => {
+    chosen.level = Math.max(1, Math.round((chosen.level / chosen.steps) * count));
+    chosen.steps = count;
     showLevels();
+  };
+  const steps = el("div", { class: "levels" });
+  const showSteps = () => {
+    const counts = follow.hint ? students : several; // one step leaves nothing of a picture, but follows lines
+    if (counts.length && !counts.includes(chosen.steps)) walk(counts[0]);
+    const group = segments("Steps", counts.map((count) => [String(count), String(count)]), String(chosen.steps), (count) => {
+      walk(Number(count));
+      push();
+    });
+    steps.replaceChildren(el("span", {}, "Steps"), group.element);
+  };
+  const follow = createFollow(model.control, () => {
+    const following = Boolean(follow.hint);
+    levels.hidden = kinds.element.hidden = clear.hidden = following;
+    $("board").classList.toggle("following", following);
+    board.tool.kind = "brush";
+    kinds.set("brush");
+    $("canvas-said").textContent = follow.said;
+    showSteps();
     push();
   });
-  $("canvas-dials").append(levels, el("div", { class: "levels" }, el("span", {}, "Steps"), steps.element));
+  $("canvas-dials").append(...follow.elements, levels, steps);
   showLevels();
+  showSteps();
 
   $("result-actions").append(
     button("use", "", { label: "Go on from this picture", onclick: () => (board.put(result), board.clearMask()) }),
@@ -148,13 +171,13 @@ export function build(room, studio) {
   store.subscribe((_, changed) => here && !changed.has("locked") && push());
 
   director.onframe(({ bitmap, header, wanted, latency }) => {
-    if (!here || !wanted.image) return;
+    if (!here || !(wanted.image || wanted.control)) return;
     if (result.width !== header.width || result.height !== header.height) Object.assign(result, { width: header.width, height: header.height });
     $("result-frame").style.setProperty("--ratio", header.width / header.height);
     result.getContext("2d").drawImage(bitmap, 0, 0);
-    Object.assign(result.dataset, { generation: header.generation, prompt: wanted.prompt, final: header.final, masked: Boolean(wanted.mask) });
+    Object.assign(result.dataset, { generation: header.generation, prompt: wanted.prompt, final: header.final, masked: Boolean(wanted.mask), control: wanted.control?.[0].hint ?? "" });
     result.setAttribute("aria-label", `${wanted.prompt}, from your canvas`);
-    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), `  ·  ${chosen.level} of ${chosen.steps} steps`);
+    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), wanted.control ? `  ·  ${wanted.steps} step${wanted.steps > 1 ? "s" : ""}` : `  ·  ${chosen.level} of ${chosen.steps} steps`);
     tint(result);
   });
 
