@@ -216,7 +216,7 @@ class Engine:
         if (backend.name, backend.device, backend.threads, backend.precision) != (record.backend, record.device, record.threads, precision):
             backend = open_backend(self.model, record.backend, record.device, record.threads, precision=precision)
         alone = Engine(self.model, backend, record.decoder)  # with no other backend to go on with
-        alone._hashes = self._hashes
+        alone._hashes, alone._crowded = self._hashes, self._crowded
         picture = alone._finish([settled] * record.batch)[record.row]
         if picture.record.decoder != record.decoder:
             raise RequestError("the picture was decoded whole, for which too little memory is free now: make room and give the same again")

@@ -18,7 +18,7 @@ from torch import nn
 
 from fewstep.cli import main
 from fewstep.distill import decoded as decoded_module
-from fewstep.distill import trainer
+from fewstep.distill import pretrain, trainer
 from fewstep.distill.decoded import Decoded, shares, span, to_bytes
 from fewstep.distill.decoder import DecoderPlan, DecoderRecipe, decoder_phase, train_decoder
 from fewstep.distill.latents import to_tensor
@@ -215,7 +215,7 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: py
         return real(*arguments)
 
     monkeypatch.setattr(trainer, "update", dies)
-    monkeypatch.setattr(trainer.train, "__defaults__", ((), 0.0))  # a checkpoint after each update
+    monkeypatch.setattr(pretrain.complete, "__defaults__", ((), 0.0))  # a checkpoint after each update
     for _ in range(3):
         with pytest.raises(Killed):
             train_decoder(RECIPE, killed, settings)

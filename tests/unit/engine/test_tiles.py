@@ -72,7 +72,7 @@ def test_a_graph_wraps_around_on_the_levels_that_torch_does(engines: tuple[Engin
     pooled = rng.standard_normal((1, reference.bundle.text_encoder_2.config.projection_dim), np.float32)  # type: ignore[attr-defined]
     ids = np.array([[256, 256, 0, 0, 256, 256]], np.float32)
     inputs = {"sample": x, "timestep": np.array([999]), "prompt_embeds": embeds, "pooled": pooled, "ids": ids}
-    own = quick._run(quick._unet(4, False, wrapped), inputs)[0]
+    own = quick._run(quick._unet(4, (), False, wrapped), inputs)[0]
     conditions = {"text_embeds": torch.from_numpy(pooled), "time_ids": torch.from_numpy(ids)}
     with torch.inference_mode(), wrapping(wrapped[0], 16 >> (wrapped[1] - 1)):
         unet = reference._unet(4)  # type: ignore[attr-defined]
