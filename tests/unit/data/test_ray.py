@@ -44,7 +44,7 @@ class Killing:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with begun(2) as cluster:
+    with begun(3) as cluster:
         yield cluster
 
 
