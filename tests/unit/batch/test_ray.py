@@ -181,8 +181,8 @@ def test_a_job_in_a_bucket_whose_driver_is_lost(cluster: Any, manifest: Path, wh
 def test_an_engine_that_cannot_be_loaded_is_a_sentence(cluster: Any, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments(manifest, tmp_path / "out", "--on", cluster.address, "--device", "nothing")) == 2
     error = capsys.readouterr().err
-    assert "an engine cannot be loaded on" in error
-    assert error.count("\n") == 1, error
+    (said,) = [line for line in error.splitlines() if "(raylet)" not in line]  # Ray says of its own accord that it ended an actor
+    assert said.startswith("fewstep: an engine cannot be loaded on")
 
 
 @pytest.mark.parametrize(
