@@ -1,19 +1,43 @@
-"""How another run's student, or a model's own, becomes the start of this run."""
+"""What a run begins with: a plan that can be carried out here, a teacher, and where the plan wants it another run's student or a model's own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewstep.distill import dist
+from fewstep.distill.described import check_teacher
 from fewstep.distill.plan import DistillPlan
-from fewstep.distill.recipe import RecipeError
+from fewstep.distill.pretrain import dtype, train_teacher
+from fewstep.distill.recipe import RecipeError, recipe_hash
 from fewstep.distill.students import Students
 from fewstep.models.bundle import read_stamp
 from fewstep.models.students import read_student, student_file
 from fewstep.models.weights import WeightsError
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import find
+
+
+def check(plan: DistillPlan) -> None:
+    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan."""
+    if plan.batch_size % (dist.world() * plan.accumulate):
+        raise RecipeError(f"batch_size = {plan.batch_size}: {dist.world()} ranks with accumulate = {plan.accumulate} do not divide it")
+    if plan.frozen == "bfloat16" and dtype(plan.precision) == torch.float32:
+        raise RecipeError('frozen = "bfloat16": this machine trains in float32; give precision = "bfloat16", or frozen = "float32"')
+    if not dist.alike(int(recipe_hash(plan), 16)):
+        raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
+
+
+def teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
+    """The folder of the model that the recipe at ``path`` begins with; where that is a recipe, a run of it in ``folder``/teacher. Raises RecipeError."""
+    if plan.teacher.endswith(".toml"):
+        return train_teacher(path.parent / plan.teacher, folder / "teacher")
+    folder = find(plan.teacher)
+    check_teacher(plan.teacher, folder)
+    return folder
 
 
 def bring(plan: DistillPlan, students: Students, path: Path) -> None:
@@ -43,8 +67,8 @@ def starting_student(plan: DistillPlan, students: Students) -> tuple[Any, Stamp]
     if stamp.fresh:
         raise RecipeError(f"start = {plan.start!r}: it draws fresh noise between steps, and a teacher is walked without: give another method's student")
     if stamp.kind == "lora" and not plan.lora_only:
-        return read_student(bundle, path, stamp)
+        return read_student(replace(bundle, unet=students.base()), path, stamp)
     try:
-        return students.read(path), stamp
+        return students.follow(path), stamp
     except WeightsError as error:
         raise RecipeError(f"start = {plan.start!r}: {error}") from None

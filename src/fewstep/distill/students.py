@@ -6,7 +6,7 @@ Students go on from files, DIR/weights/<N>-step.safetensors, so that what a stag
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from fewstep.distill import dist, sharding
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import dtype
 from fewstep.models.bundle import WEIGHTS, Bundle, load_weights, save_weights
-from fewstep.models.lora import adapted, adapters, add_lora, fuse_lora, merged, set_adapters, shared
+from fewstep.models.lora import adapted, adapters, add_lora, add_lora_like, fuse_lora, merged, set_adapters, shared
 from fewstep.models.recast import recast
 from fewstep.models.weights import WeightsError, find_weights, read_weights
 from fewstep.stamp import Stamp
@@ -55,8 +55,8 @@ class Students:
     def keep(self, student: Any, stamp: Stamp, path: Path) -> None:
         """Leave a ``student`` at ``path``, where later stages and other runs find it."""
         tensors = self.tensors(student)
-        if dist.rank() == 0:
-            save_weights(tensors, path, stamp.to_metadata())
+        if dist.rank() == 0:  # one that began as a LoRA may be whole by now
+            save_weights(tensors, path, replace(stamp, kind=self.kind).to_metadata())
         dist.wait()
 
     def tensors(self, student: Any) -> dict[str, torch.Tensor]:
@@ -86,8 +86,7 @@ class Students:
 
         def fresh() -> Any:
             another = self.follow(None)
-            if adapted(student):
-                self.adapt(another, 0)
+            add_lora_like(another, student)
             return another
 
         return sharding.gathered(student, fresh)

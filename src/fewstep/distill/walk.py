@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from fewstep.distill import dist, steps
-from fewstep.distill.described import check_teacher
 from fewstep.distill.ema import Ema
 from fewstep.distill.feed import open_feed
 from fewstep.distill.latents import Cache, Samples, Text, stretch
@@ -27,11 +26,11 @@ from fewstep.distill.methods.method import Method
 from fewstep.distill.optimizer import MomentlessAdam
 from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
-from fewstep.distill.pretrain import attention, complete, dtype, train_teacher
-from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
+from fewstep.distill.pretrain import attention, complete, dtype
+from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.ship import Shelf
-from fewstep.distill.start import bring
+from fewstep.distill.start import bring, check, teacher
 from fewstep.distill.state import Run
 from fewstep.distill.steps import Task
 from fewstep.distill.students import Students, students_of
@@ -43,7 +42,6 @@ from fewstep.distill.watch.watch import Watch
 from fewstep.models.bundle import Bundle, load_bundle, save_weights
 from fewstep.models.lora import adapters, add_lora, extract_lora, set_adapters
 from fewstep.stamp import Stamp
-from fewstep.zoo.registry import find
 
 
 def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
@@ -54,11 +52,11 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     dist.start()
     plan = read_recipe(path, DistillPlan, settings)
     method = method_of(plan, path)
-    _check(plan)
+    check(plan)
     run = Run(folder, recipe_hash(plan))
     watch = Watch(run, outline_of(plan, method.passes), plan.health, plan.tracking, plan.evaluation)
     run.observers = watch.routines()
-    bundle = load_bundle(_teacher(plan, path, folder), dist.device())
+    bundle = load_bundle(teacher(plan, path, folder), dist.device())
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(attention())
         network.to(memory_format=torch.channels_last)
@@ -76,24 +74,6 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     watch.finish()
     dist.wait()  # no rank says that the model is there before it is
     return folder / "model"
-
-
-def _check(plan: DistillPlan) -> None:
-    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan."""
-    if plan.batch_size % (dist.world() * plan.accumulate):
-        raise RecipeError(f"batch_size = {plan.batch_size}: {dist.world()} ranks with accumulate = {plan.accumulate} do not divide it")
-    if plan.frozen == "bfloat16" and dtype(plan.precision) == torch.float32:
-        raise RecipeError('frozen = "bfloat16": this machine trains in float32; give precision = "bfloat16", or frozen = "float32"')
-    if not dist.alike(int(recipe_hash(plan), 16)):
-        raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
-
-
-def _teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
-    if plan.teacher.endswith(".toml"):
-        return train_teacher(path.parent / plan.teacher, folder / "teacher")
-    folder = find(plan.teacher)
-    check_teacher(plan.teacher, folder)
-    return folder
 
 
 @dataclass

@@ -70,11 +70,21 @@ def add_lora(unet: nn.Module, rank: int, alpha: float, seed: int = 0) -> list[nn
     """Freeze ``unet``, put an adapter on each target, and return the adapters' parameters: all that is left to train."""
     unet.requires_grad_(False)
     torch.manual_seed(seed)
-    added = [(layer, LowRank(layer.weight, rank, alpha)) for layer in targets(unet).values()]  # type: ignore[arg-type]
-    for layer, adapter in added:
-        layer.add_module("lora", adapter)
-        layer.register_forward_hook(_add)
-    return [parameter for _, adapter in added for parameter in adapter.parameters()]
+    return [parameter for layer in targets(unet).values() for parameter in _adapt(layer, rank, alpha).parameters()]
+
+
+def add_lora_like(unet: nn.Module, other: nn.Module) -> None:
+    """Put adapters on ``unet``, and freeze the rest, with the ranks and scales of those in ``other``, if there are any."""
+    layers, worn = targets(unet), adapted(other)
+    unet.requires_grad_(not worn)
+    for name, adapter in worn.items():
+        _adapt(layers[name], len(adapter.down), adapter.scale * len(adapter.down))
+
+
+def _adapt(layer: Any, rank: int, alpha: float) -> LowRank:
+    layer.add_module("lora", LowRank(layer.weight, rank, alpha))
+    layer.register_forward_hook(_add)
+    return cast(LowRank, layer.lora)
 
 
 def adapters(unet: nn.Module) -> dict[str, Tensor]:

@@ -130,6 +130,19 @@ def test_it_goes_on_after_a_kill_and_from_another_run(run: Path, settings: list[
         distill(RECIPES / "smoke.toml", tmp_path / "other", [*onward, "rank=3"])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_whole_students_go_on_from_a_lora_and_others_from_them(run: Path, teacher: Path, tmp_path: Path) -> None:
+    settings = [f"teacher={json.dumps(str(teacher))}", "data.pictures=64", "batch_size=2", "evaluation.prompts=0", "health.every=0"]
+    settings += ["stages=[{teacher_steps=4, steps=2, n=2, conditional=2, unconditional=2, full=2}]"]
+    for folder, start in ((tmp_path / "first", run), (tmp_path / "second", tmp_path / "first")):
+        distill(RECIPES / "smoke.toml", folder, [*settings, f'start="{start}:4"'])
+        assert (stamp := read_stamp(folder / "weights" / "4-step.safetensors")) is not None
+        assert stamp.kind == "unet"
+    first, second = (load_file(tmp_path / name / "weights" / "4-step.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
