@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from PIL import Image
 from tests import loras
+from tests.alike import difference
 
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import Request
@@ -39,10 +39,6 @@ def pipe(tiny: Path, tmp_path: Path) -> Any:
     opened = StableDiffusionXLPipeline.from_pretrained(write(tiny, 4, "diffusers", tmp_path / "export"), add_watermarker=False)
     opened.set_progress_bar_config(disable=True)
     return opened
-
-
-def difference(one: Image.Image, other: Image.Image) -> int:
-    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
 
 
 def check(engine: Engine, pipe: Any, stack: list[tuple[Path, float]]) -> None:

@@ -33,5 +33,5 @@ def load_engine(options: Options, **where: Any) -> Engine:
 
     names = ("model", "steps", "decoder", "backend", "base", "few_step")
     engine = Engine.load(**{name: getattr(options, name) for name in names}, measure=False, **where)  # the same bytes another day
-    engine.remembered = PROMPTS
+    engine.encodings.remembered = PROMPTS
     return engine

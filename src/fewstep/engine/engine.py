@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,27 +17,24 @@ from PIL import Image
 from fewstep import __version__
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
-from fewstep.engine.batching import Batching, short_of_memory
+from fewstep.engine.batching import Batching
 from fewstep.engine.clock import Clock
 from fewstep.engine.control import Control, Controls, find_net, settle_controls
+from fewstep.engine.encodings import Encodings
+from fewstep.engine.many import in_order
 from fewstep.engine.matte import cut_out
 from fewstep.engine.memory import numbers
 from fewstep.engine.model import Model, check_choice, check_tiled, open_model
 from fewstep.engine.noise import Draws, drawing
-from fewstep.engine.record import Record
+from fewstep.engine.record import ANEW, Record
 from fewstep.engine.request import DECODERS, MOST_BATCH, TILED, Frame, Limits, Loras, Picture, Request, RequestError, Settled
 from fewstep.engine.steering import Steering, guides, layout, scales, time_ids
 from fewstep.engine.variations import way
-from fewstep.engine.wording import read
 from fewstep.engine.words import hints, read_words
-from fewstep.models.adapters import TEXT
-from fewstep.models.stack import Stack, key_of
+from fewstep.models.stack import Stack
 from fewstep.models.weights import WeightsError
 from fewstep.sampler import sample
 from fewstep.schedule import add_noise, alpha_bar
-
-ANEW = "give its prompt and seed for one that is nearly the same"  # instead of a picture that cannot be repeated to the byte
-REMEMBERED = 64  # prompts whose embeddings are kept, unless more are asked for, and images whose latents are
 
 
 class Engine:
@@ -48,13 +44,11 @@ class Engine:
         if decoder not in (*model.decoders(), TILED):
             raise RequestError(f"decoder = {decoder!r}: {model.limits.name} has no reduced decoder; leave --decoder at full")
         self.model, self.backend, self.decoder = model, backend, decoder
-        self.remembered = REMEMBERED  # prompts whose embeddings are kept
+        self.encodings = Encodings(backend)
         self._others = list(others)  # backends to go on with if this one turns out not to work
         self._hashes: dict[int, str] = {}
         self._crowded = False  # whether it was said that memory is short
         self._loras: Loras = ()
-        self._prompts: OrderedDict[Hashable, Any] = OrderedDict()
-        self._images: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
     def load(
@@ -142,23 +136,7 @@ class Engine:
         settled = [self.limits.settle(request) for request in requests]
         if not settled:
             raise RequestError("the list of requests is empty: give at least one prompt")
-        return self._in_order(settled)
-
-    def _in_order(self, settled: Sequence[Settled]) -> Iterator[Picture]:
-        done: dict[int, Picture] = {}
-        waiting = dict(enumerate(settled))
-        most: dict[Hashable, int] = {}  # of a kind, where memory was short
-        for index, first in enumerate(settled):
-            if index in waiting:
-                alike = [i for i, one in waiting.items() if one.kind == first.kind]
-                alike = alike[: most.get(first.kind) or self.best_batch(first)] if len(alike) > 1 else alike
-                pictures = self._halving([waiting[i] for i in alike])
-                if len(pictures) < len(alike):
-                    most[first.kind] = len(pictures)
-                for i, picture in zip(alike, pictures, strict=False):
-                    done[i] = picture
-                    del waiting[i]
-            yield done.pop(index)
+        return in_order(settled, self.best_batch, self._finish)
 
     def best_batch(self, settled: Settled) -> int:
         """How many pictures like ``settled`` are best made at once on this machine, at most MOST_BATCH: measured when it is first asked."""
@@ -218,22 +196,8 @@ class Engine:
         alone = Engine(self.model, backend, record.decoder)  # with no other backend to go on with
         alone._hashes, alone._crowded = self._hashes, self._crowded
         picture = alone._finish([settled] * record.batch)[record.row]
-        if picture.record.decoder != record.decoder:
-            raise RequestError("the picture was decoded whole, for which too little memory is free now: make room and give the same again")
-        for name in ("backend", "device", "threads", "precision"):
-            if getattr(picture.record, name) != getattr(record, name):
-                raise RequestError(f"the picture was made with {name} {getattr(record, name)}, which is {getattr(picture.record, name)} here: {ANEW}")
+        record.check_made_alike(picture.record)
         return picture
-
-    def _halving(self, batch: Sequence[Settled]) -> list[Picture]:
-        """The pictures of as many of ``batch``, from the first on, as memory is found for at once: all, or half of them, and half again."""
-        while True:
-            try:
-                return self._finish(batch)
-            except (MemoryError, RuntimeError) as error:
-                if len(batch) == 1 or not short_of_memory(error):
-                    raise
-            batch = batch[: len(batch) // 2]  # once the error is gone, and with it what it held
 
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one kind."""
@@ -250,8 +214,8 @@ class Engine:
         guidance_scale, nag_scale = scales(first, stamp.guidance_scale)
         backend, adapting = self._ready(first, decoder, nag_scale is not None)
         clock = Clock(backend)
-        prompts = [self._prompt(settled) for settled in batch]
-        negatives = [self._encode((one.negative,), one.literal, first.chunks[1], one.loras) for one in batch if one.negative is not None]
+        prompts = [self.encodings.prompt(settled) for settled in batch]
+        negatives = [self.encodings.negative(settled) for settled in batch if settled.negative is not None]
         ids = np.array([time_ids(settled) for settled in batch], np.float32)
         reading = guides(batch, stamp.timesteps[first.start :])
         steering = Steering(guidance_scale, nag_scale, ids, negatives or None, reading, first.tile, layout(first, stamp.timesteps))
@@ -266,7 +230,7 @@ class Engine:
             **stamp.walk(first.start),
         )
         if any(settled.source for settled in batch):
-            latents, masks = self._sources(batch, shape)
+            latents, masks = self.encodings.sources(batch, shape, factor)
             timings["encode"] = clock.lap()
             noised = partial(add_noise, latents, x)
             x = noised(alpha_bar(stamp.timesteps[first.start])) if first.start else x
@@ -314,9 +278,7 @@ class Engine:
                 except (BackendError, ImportError):
                     raise error from None
                 log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
-                self.backend = other
-                self._prompts.clear()
-                self._images.clear()
+                self.backend, self.encodings = other, Encodings(other, self.encodings.remembered)
 
     def _picture(self, settled: Settled, pixels: np.ndarray, timings: dict[str, float], steering: Steering, decoder: str, batch: int, row: int) -> Picture:
         record = Record.of(
@@ -342,51 +304,10 @@ class Engine:
     def _preview(self, settled: Settled, x0: Any) -> Image.Image:
         return Image.fromarray(_pasted(settled, self.backend.decode(x0, self._fitting(settled, self.model.decoders()[-1]), settled.tile)[0]))
 
-    def _prompt(self, settled: Settled) -> Any:
-        """What a picture is of: its prompt, or as far on the straight line to its blend as its weight says, pooled text included."""
-        encode = partial(self._encode, literal=settled.literal, chunks=settled.chunks[0], loras=settled.loras)
-        first = encode((settled.prompt, settled.prompt_2))
-        if settled.blend is None or settled.blend_weight is None:
-            return first
-        second, near, far = encode((settled.blend,)), 1 - settled.blend_weight, settled.blend_weight
-        return type(first)(near * first.embeds + far * second.embeds, near * first.pooled + far * second.pooled)
-
-    def _encode(self, texts: Sequence[str | None], literal: bool = False, chunks: int = 1, loras: Stack = ()) -> Any:
-        """One prompt, encoded alone so that its batch makes no difference. Where there is a second text, the second encoder reads that."""
-        said = [read(text, literal) for text in texts if text is not None]
-        words = said[0], said[-1]
-        return _remembered(self._prompts, (words, chunks, key_of(loras, *TEXT)), partial(self.backend.encode, words, chunks), self.remembered)
-
-    def _sources(self, batch: Sequence[Settled], shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """(latents [B, C, H/f, W/f] of the images, masks [B, 1, H/f, W/f] of what is made anew); zeros and ones for a picture without an image.
-
-        Images are encoded alone, so that their batch makes no difference; the last few are remembered.
-        """
-        latents, masks = [], []
-        for source, tile in ((settled.source, settled.tile) for settled in batch):
-            if source is None:
-                latents.append(np.zeros(shape, np.float32))
-                masks.append(np.ones((1, 1, *shape[2:]), np.float32))
-            else:
-                latents.append(_remembered(self._images, (source.image_hash, tile), partial(self.backend.encode_image, source.pixels, tile)))
-                masks.append(source.latent_mask(self.limits.factor))
-        return self.backend.array(np.concatenate(latents)), self.backend.array(np.concatenate(masks))
-
     def _hash(self, steps: int) -> str:
         if steps not in self._hashes:
             self._hashes[steps] = self.model.hash(steps)
         return self._hashes[steps]
-
-
-def _remembered(store: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[], Any], most: int = REMEMBERED) -> Any:
-    """What ``store`` has for ``key``, or else ``make`` makes; it keeps the last few."""
-    if key in store:
-        store.move_to_end(key)
-    else:
-        store[key] = make()
-        if len(store) > most:
-            store.popitem(last=False)
-    return store[key]
 
 
 def _pasted(settled: Settled, pixels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from fewstep.engine.options import parse_outpaint, parse_pair
 from fewstep.engine.request import MOST_BATCH, Loras, Request, RequestError, Settled
 from fewstep.engine.variations import as_text
 
+ANEW = "give its prompt and seed for one that is nearly the same"  # instead of a picture that cannot be repeated to the byte
 TOLD = {"original_size": "x", "crop": ",", "target_size": "x"}  # pairs that a record holds as texts, and what stands between
 
 
@@ -139,6 +140,14 @@ class Record:
 
         if tuple(hint.told() for hint in settled.control) != (self.control or ()):
             raise RequestError(f"the picture {followed(self.control or ())}, and these are others: give those, in their order, with --control and --controlnet")
+
+    def check_made_alike(self, other: Record) -> None:
+        """Raises RequestError where the picture of ``other``, made after this record, was made in a way that gives other bytes."""
+        if other.decoder != self.decoder:
+            raise RequestError("the picture was decoded whole, for which too little memory is free now: make room and give the same again")
+        for name in ("backend", "device", "threads", "precision"):
+            if getattr(other, name) != getattr(self, name):
+                raise RequestError(f"the picture was made with {name} {getattr(self, name)}, which is {getattr(other, name)} here: {ANEW}")
 
     def parameters(self) -> str:
         """The text that AUTOMATIC1111 and its kin write and read: the prompt, then one line of settings."""

@@ -21,7 +21,7 @@ from fewstep.engine.model import check_choice, check_tiled, open_model
 from fewstep.engine.options import notes
 from fewstep.engine.output import Output, open_output
 from fewstep.engine.preview import can_show, half_blocks
-from fewstep.engine.record import Record
+from fewstep.engine.record import ANEW, Record
 from fewstep.engine.request import Picture, Request, RequestError
 from fewstep.engine.summary import as_json, as_line, next_step
 from fewstep.engine.words import hints, read_words
@@ -107,7 +107,7 @@ def run(
     try:
         with waiting(f"loading {model}"):
             from fewstep.engine.backends import BackendError
-            from fewstep.engine.engine import ANEW, Engine
+            from fewstep.engine.engine import Engine
 
             try:
                 engine = Engine.load(model, steps, **loading)

@@ -9,27 +9,25 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cluster import MEMORY, PATIENCE, actors, begun, until
 from tests.unit.batch.fake import files
 
 from fewstep.batch.results import NAME, read_lines
 from fewstep.cli import main
 
-Cluster = pytest.importorskip("ray.cluster_utils", reason="needs fewstep[ray]").Cluster
+pytest.importorskip("ray.cluster_utils", reason="needs fewstep[ray]")
 server = pytest.importorskip("moto.server", reason="needs fewstep[ray], fewstep[s3] and moto[server]")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROWS = 240
-PATIENCE = 240  # seconds
 FLEETING = ("timings_ms", "labels")
 SMALL = ("--decoder", "tiny", "--steps", "1", "--set", "width=64")
-MEMORY = 100 << 20  # bytes of a node's object store
 BUCKET = "my-bucket"  # as many are called, and as S3 calls one that is not there
 
 
@@ -53,12 +51,8 @@ def storage() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def cluster(storage: str) -> Iterator[Any]:
     """A head that computes nothing, and one node that does. No test counts on any other."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False})
-        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    with begun(1) as cluster:
         yield cluster
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +84,6 @@ def started(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "fewstep.cli", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert holds()
-
-
 def lines(out: Path) -> int:
     path = out / NAME
     return path.read_bytes().count(b"\n") if path.exists() else 0
@@ -106,20 +93,6 @@ def grown(out: Path, more: int = 8) -> None:
     """Return when so many more lines have been written."""
     before = lines(out)
     until(lambda: lines(out) >= before + more)
-
-
-def engines(cluster: Any) -> list[int]:
-    """The processes of the actors that hold an engine: children of the nodes' raylets."""
-    raylets = {process.process.pid for node in cluster.list_all_nodes() for process in node.all_processes.get("raylet", [])}
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent in raylets and b"Worker(MapBatches" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
 
 
 def same(out: Path, whole: Path) -> None:
@@ -136,16 +109,16 @@ def test_a_node_comes_and_an_actor_and_a_node_die(cluster: Any, manifest: Path, 
     out = tmp_path / "out"
     with started(arguments(manifest, out, "--on", cluster.address, "--actors", "1-2")) as driver:
         grown(out, 1)
-        (first,) = engines(cluster)
+        (first,) = actors(cluster)
         os.kill(first, signal.SIGSTOP)
         node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-        until(lambda: len(engines(cluster)) == 2)
+        until(lambda: len(actors(cluster)) == 2)
         grown(out)
-        (second,) = set(engines(cluster)) - {first}
+        (second,) = set(actors(cluster)) - {first}
         os.kill(second, signal.SIGSTOP)
         os.kill(first, signal.SIGKILL)
         grown(out)
-        assert second in engines(cluster)
+        assert second in actors(cluster)
         assert lines(out) < ROWS
         cluster.remove_node(node, allow_graceful=False)
         _, errors = driver.communicate(timeout=PATIENCE)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests import loras
+from tests.alike import BOUND, EVERY, difference, named
 from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine import backends
@@ -25,12 +26,11 @@ from fewstep.engine.backends import BackendError, graphs, open_backend
 from fewstep.engine.device import cores, quota
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
-from fewstep.engine.request import ASPECTS, Picture, Request, RequestError
+from fewstep.engine.request import ASPECTS, Request, RequestError
 from fewstep.models.bundle import load_bundle, save_weights
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded
 
-BOUND = 2  # of 255
 EMOJI = embedded("emoji")
 pytestmark = pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout")
 
@@ -40,15 +40,7 @@ def engines() -> tuple[Engine, Engine]:
     return Engine.load("emoji", backend="onnxruntime"), Engine.load("emoji", backend="eager")
 
 
-def difference(one: Picture, other: Picture) -> int:
-    return int(np.abs(np.asarray(one.image, dtype=int) - np.asarray(other.image, dtype=int)).max())
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [*(Request("a ghost on a purple background", 3, steps) for steps in (1, 2, 4, 8, 16)), *(Request("", 4, 1, aspect=aspect) for aspect in ASPECTS)],
-    ids=lambda request: f"{request.steps} steps {request.aspect or 'native'}",
-)
+@pytest.mark.parametrize("request_", EVERY, ids=named)
 def test_onnxruntime_makes_the_picture_of_eager_torch(engines: tuple[Engine, Engine], request_: Request) -> None:
     quick, reference = (engine.generate(request_) for engine in engines)
     assert (quick.record.backend, reference.record.backend) == ("onnxruntime", "eager")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from tests import loras, nets
+from tests.alike import difference
 from tests.headers import sparse
 from tests.hub import publish
 
@@ -41,10 +41,6 @@ def image(size: tuple[int, int] = (64, 64)) -> Image.Image:
 
 def asked(*control: Control, **more: Any) -> Request:
     return Request(PROMPT, **{"seed": 3, "steps": 2, "width": 64, "height": 64} | more, control=control)
-
-
-def difference(one: Any, other: Any) -> int:
-    return int(np.abs(np.asarray(one.image, int) - np.asarray(other.image, int)).max())
 
 
 def test_no_weight_is_no_controlnet_to_the_bit(engine: Engine, net: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.alike import difference
 
-from fewstep.engine.engine import REMEMBERED, Engine
+from fewstep.engine.encodings import REMEMBERED
+from fewstep.engine.engine import Engine
 from fewstep.engine.files import picture_bytes
-from fewstep.engine.request import Picture, Request, RequestError
+from fewstep.engine.request import Request, RequestError
 from fewstep.models.bundle import load_bundle, load_weights
 from fewstep.models.chunks import Words
 from fewstep.models.prompt import conditioning, encode, time_ids
@@ -23,10 +25,6 @@ BOUND = 2  # of 255: kernels differ by batch size
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Engine:
     return Engine.load(str(tiny), backend="eager")
-
-
-def difference(one: Picture, other: Picture) -> int:
-    return int(np.abs(np.asarray(one.image, dtype=int) - np.asarray(other.image, dtype=int)).max())
 
 
 def test_the_same_request_gives_the_same_picture(engine: Engine, tiny: Path) -> None:
@@ -161,8 +159,8 @@ def test_prompts_are_encoded_once_and_only_so_many_are_kept(engine: Engine, monk
         engine.generate(Request("never asked before", steps=1, width=64, height=64))
     assert asked == ["never asked before"]
     for number in range(REMEMBERED + 1):
-        engine._encode((str(number),))
-    assert len(engine._prompts) == REMEMBERED
+        engine.encodings.text((str(number),))
+    assert len(engine.encodings._prompts) == REMEMBERED
     engine.generate(Request("never asked before", steps=1, width=64, height=64))
     assert asked.count("never asked before") == 2, "it was forgotten"
 

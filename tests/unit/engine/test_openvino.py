@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.alike import BOUND, EVERY, difference, named
 
 from fewstep.engine.backends import BackendError
 from fewstep.engine.engine import Engine
-from fewstep.engine.request import ASPECTS, Picture, Request
+from fewstep.engine.request import Request
 from fewstep.zoo.registry import embedded
 
 openvino = pytest.importorskip("openvino", reason="needs fewstep[openvino]")
 
-BOUND, HALF_BOUND = 2, 8  # of 255: in float32, and with a decoder in bfloat16
+HALF_BOUND = 8  # of 255, with a decoder in bfloat16
 EMOJI = embedded("emoji")
 pytestmark = [
     pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout"),
@@ -39,15 +40,7 @@ def engines(cache: Path) -> tuple[Engine, Engine]:
     return Engine.load("emoji", backend="openvino"), Engine.load("emoji", backend="eager")
 
 
-def difference(one: Picture, other: Picture) -> int:
-    return int(np.abs(np.asarray(one.image, dtype=int) - np.asarray(other.image, dtype=int)).max())
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [*(Request("a ghost on a purple background", 3, steps) for steps in (1, 2, 4, 8, 16)), *(Request("", 4, 1, aspect=aspect) for aspect in ASPECTS)],
-    ids=lambda request: f"{request.steps} steps {request.aspect or 'native'}",
-)
+@pytest.mark.parametrize("request_", EVERY, ids=named)
 def test_openvino_makes_the_picture_of_eager_torch(engines: tuple[Engine, Engine], request_: Request) -> None:
     quick, reference = (engine.generate(request_) for engine in engines)
     assert (quick.record.backend, reference.record.backend) == ("openvino", "eager")

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.alike import difference
 
 from fewstep.engine.backends import BackendError
 from fewstep.engine.engine import Engine
 from fewstep.engine.files import picture_bytes, read_record, write_picture
 from fewstep.engine.record import Record
-from fewstep.engine.request import Limits, Picture, Request, RequestError
+from fewstep.engine.request import Limits, Request, RequestError
 from fewstep.engine.steering import NAG_SCALE
 from fewstep.engine.texts import MOST_CHUNKS
 from fewstep.models.chunks import MOST_LEVELS
@@ -43,10 +44,6 @@ def engines() -> tuple[Engine, Engine]:
 
 def request(saying: str, seed: int = 3, steps: int = 2) -> Request:
     return Request(seed=seed, steps=steps, width=128, height=128, **SAYINGS[saying])
-
-
-def difference(one: Picture, other: Picture) -> int:
-    return int(np.abs(np.asarray(one.image, dtype=int) - np.asarray(other.image, dtype=int)).max())
 
 
 @pytest.mark.parametrize("saying", SAYINGS)

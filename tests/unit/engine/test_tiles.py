@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.alike import difference
 
 from fewstep.cli import main
 from fewstep.engine.backends.compiled import _Compiling
@@ -36,10 +37,6 @@ def seams(image: Image.Image) -> tuple[float, float]:
     pixels = np.asarray(image.convert("RGB"), float)
     across, down = (np.abs(pixels.take(0, axis) - pixels.take(-1, axis)).mean() / np.abs(np.diff(pixels, axis=axis)).mean() for axis in (1, 0))
     return float(across), float(down)
-
-
-def difference(one: Image.Image, other: Image.Image) -> int:
-    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.alike import difference
 
 from fewstep.engine.engine import Engine
 from fewstep.engine.files import picture_bytes, read_record
@@ -38,10 +39,6 @@ def pixels(picture: Picture) -> np.ndarray:
     return np.asarray(picture.image, dtype=int)
 
 
-def difference(one: Picture, other: Picture) -> int:
-    return int(np.abs(pixels(one) - pixels(other)).max())
-
-
 def base(prompt: str = APPLE, seed: int = 7, **more: object) -> Request:
     return Request(prompt, seed, 4, *SIZE, **more)  # type: ignore[arg-type]
 
@@ -64,8 +61,8 @@ def test_all_of_a_blend_is_its_prompt_and_all_of_a_variation_its_seed(engine: En
 def test_between_the_ends_lies_another_picture(engine: Engine) -> None:
     varied = engine.generate(base(variation_seed=8, variation=0.5))
     assert all(difference(varied, engine.generate(base(seed=seed))) > BOUND for seed in (7, 8))
-    first, second = engine._encode((APPLE,)), engine._encode((PIZZA,))
-    blended = engine._prompt(engine.limits.settle(base(blend=PIZZA, blend_weight=0.25)))
+    first, second = engine.encodings.text((APPLE,)), engine.encodings.text((PIZZA,))
+    blended = engine.encodings.prompt(engine.limits.settle(base(blend=PIZZA, blend_weight=0.25)))
     for name in ("embeds", "pooled"):
         torch.testing.assert_close(getattr(blended, name), 0.75 * getattr(first, name) + 0.25 * getattr(second, name))
     assert engine.generate(base(blend=PIZZA)).record.blend_weight == 0.5

@@ -6,6 +6,7 @@ import json
 
 from fewstep.engine.model import open_model
 from fewstep.models.weights import FILE, TINY, check_decoder
+from fewstep.stamp import file_hash
 from fewstep.zoo.registry import find, peek
 
 
@@ -25,3 +26,10 @@ def test_its_parts_belong_together() -> None:
     check_decoder(folder)
     shapes = json.loads((folder / "graphs" / "weights.json").read_text())
     assert {"text", "unet", "decoder", "decoder_tiny", "encoder"} <= set(shapes)
+
+
+def test_its_evaluation_is_of_the_weights_that_ship() -> None:
+    about = json.loads((find("emoji") / "evaluation.json").read_text(encoding="utf8"))["about"]
+    model = open_model("emoji")
+    assert {steps: about[f"student {steps}"] for steps in model.limits.students} == {steps: model.hash(steps) for steps in model.limits.students}
+    assert about["teacher"] == file_hash(model.unet)
