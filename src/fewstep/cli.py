@@ -85,7 +85,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return BAD_INPUT, f"this needs {error.name}, which the plain install does not bring: python -m pip install 'fewstep[{extra}]'"
     if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return BAD_INPUT, "the card does not hold this besides what is on it: give --memory model or sequential, a smaller size, or fewer pictures at once"
+        less = "give --memory model or sequential, a smaller size, or fewer pictures at once; in training what fewstep distill plan says"
+        return BAD_INPUT, f"the card does not hold this besides what is on it: {less}"
     if (type(error) is OSError and error.errno == ENOSPC) or "(os error 28)" in str(error):  # the second is how safetensors says it
         return FAILED, "the disk is full: make room, and give the same command again"
     if isinstance(error, OSError):
