@@ -127,6 +127,17 @@ def test_every_recipe_can_be_forecast(path: Path) -> None:
     assert all(row.cost.flops > 0 and row.cost.activations > 0 for row in found.rows)
 
 
+def test_the_table_in_the_docs_is_what_the_plans_said() -> None:
+    table = [line for line in (RECIPES.parent / "docs" / "training.md").read_text(encoding="utf8").splitlines() if line.startswith("| sdxl-")]
+    said = [json.loads(path.read_text(encoding="utf8")) for path in (RECIPES.parent / "docs" / "runs" / "2026-11-29").glob("plan-*.json")]
+    assert all(one["fits"] for one in said)
+    days = {one["on"]: one["seconds"] / 86_400 for one in said}
+    times = {"1x24gb": f"{days['1x24gb']:.0f} days", "1x80gb": f"{days['1x80gb']:.0f} days", "8x80gb": f"{days['8x80gb']:.1f} days"}
+    times["64x80gb"] = f"{24 * days['64x80gb']:.0f} hours"
+    expected = {(Path(one["recipe"]).stem, f"{one['memory'] / 1e9:.1f} GB", times[one["on"]]) for one in said}
+    assert {(cells[1].split(",")[0], cells[4], cells[5]) for cells in ([cell.strip() for cell in line.split("|")] for line in table)} == expected
+
+
 def test_shares_are_shares_and_a_base_is_there_once(described: Described) -> None:
     def worst(ranks: int, **changes: Any) -> Cost:
         plan = dataclasses.replace(PLAN, batch_size=8, **changes)
