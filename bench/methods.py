@@ -59,6 +59,7 @@ class Row:
     settings: tuple[str, ...] = ()  # of the recipe
     n: int | None = None  # teacher steps of a jump, where not all that a step covers
     noisy: bool = False  # whether the critic has noise levels of its own
+    also: tuple[int, ...] = ()  # the other step counts of one student for all, which one training is measured at each of
 
 
 ROWS = {
@@ -71,6 +72,7 @@ ROWS = {
     "paper, relativistic": Row("paper", ("relativistic=true",)),
     "paper, heads and noise": Row("paper", ("critic_heads=every", "critic_noise=every"), noisy=True),
     "distribution": Row("distribution", ("full_learning_rate=2e-5",)),
+    "one student": Row("paper", also=(2, 4, 8)),
 }
 
 
@@ -90,8 +92,11 @@ COLUMNS = (("adherence", ".1%", True), ("detail", ".2f", False), ("artefacts", "
 def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float) -> Stage:
     """The stage of a cell: ``budget`` pictures through the UNet in all, spread over its phases by what an update of each costs."""
     most = plan.start_steps
+    steps = 1 if row.also else steps
     n = row.n or most // steps
-    if steps == 1:
+    if row.also:
+        bare = Stage(steps=1, teacher_steps=most, n=n, also=row.also, prediction_type="sample", convert=1)
+    elif steps == 1:
         levels = tuple(range(n, most + 1, n)) if row.n else (most // 2, *[most] * 5)  # mostly from T, where it is sampled
         renoise = {} if row.noisy else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
         bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", convert=1, **renoise)  # type: ignore[arg-type]

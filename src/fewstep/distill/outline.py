@@ -49,7 +49,7 @@ def paper_passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
     The teacher walks n steps, each with guidance twice; where batches come again (``reuse``), its walk is remembered.
     """
     guided = 2 if stage.kind == "mse" and plan.guidance_scale > 1 else 1
-    teacher, learn = stage.n * guided, 3.0
+    teacher, learn = stage.walked * guided, 3.0
     if phase in ("mse", "warm"):
         return teacher / plan.reuse + learn
     if phase in ("convert", "adapter"):

@@ -19,8 +19,12 @@ class Stage:
     teacher_steps: int  # the run's own student of that many steps, or its teacher in the first stage
     n: int  # teacher steps that one step of the student covers, at most; a jump ends at the clean picture
     levels: tuple[int, ...] = ()  # where jumps start on the teacher's grid; empty: the student's own timesteps
+    also: tuple[int, ...] = ()  # other step counts of the same student, which is told which it is asked for; each has its own timesteps
+    anywhere: float = 0.0  # share of jumps that start at any noise level, as image-to-image does
+    masked: float = 0.0  # share of samples of which a part is kept, as in inpainting
     kind: Literal["mse", "adversarial"] = "adversarial"
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    begin: str = ""  # a whole student to begin as, of as many steps: a model's, a run's, or a file; empty: as the one of the stage before
     convert: int = 0  # updates of the MSE conversion to x0-prediction
     mse: int = 0
     mse_learning_rate: float = 0.0  # this stage's own; 0: the plan's
@@ -41,16 +45,46 @@ class Stage:
                 raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: {len(self.renoise_t)} renoise_t, but {len(weights)} weights")
         if self.renoise_t and not self.renoise_weights:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: renoise_t needs renoise_weights")
-        if bool(self.convert) != (self.prediction_type == "sample"):
-            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: convert goes with prediction_type 'sample'")
+        if bool(self.convert) != (self.prediction_type == "sample" and not self.begin):
+            wanted = "convert goes with prediction_type 'sample'" if not self.begin else "what it begins as is not converted, leave convert out"
+            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: {wanted}")
         if (self.kind == "mse") != bool(self.mse):
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: kind 'mse' and only that has mse updates")
         if self.kind == "mse" and self.warm:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage needs no warm updates")
         if self.adapter and self.prediction_type == "sample":
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: a student that predicts x0 ships whole, it has no adapter")
+        if not 0 <= self.anywhere <= 1 or not 0 <= self.masked <= 1:
+            raise ValueError(f"stage {self.name}: anywhere = {self.anywhere}, masked = {self.masked}: they are shares, between 0 and 1")
+        if self.kind == "mse" and (self.also or self.masked):
+            raise ValueError(f"stage {self.name}: an MSE stage has one step count and whole pictures, leave also and masked out")
+        if self.also:
+            self._check_counts()
         if any(not 1 <= level <= self.teacher_steps for level in self.levels):
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: levels lie between 1 and {self.teacher_steps}")
+
+    def _check_counts(self) -> None:
+        if min(self.also) <= self.steps or len(set(self.also)) < len(self.also):
+            raise ValueError(f"stage {self.name}: also = {list(self.also)}: other step counts than steps = {self.steps}, which is the fewest")
+        if any(self.teacher_steps % steps for steps in self.also):
+            raise ValueError(f"stage {self.name}: also = {list(self.also)}: the teacher's steps must be a multiple of each")
+        if self.prediction_type != "sample":
+            raise ValueError(f"stage {self.name}: a student of several step counts predicts x0, give prediction_type 'sample'")
+        if self.levels or self.masked or self.n != self.teacher_steps // self.steps:
+            wanted = f"n = {self.teacher_steps // self.steps}"
+            raise ValueError(f"stage {self.name}: with also, each step count has its own timesteps: leave levels and masked out, and give {wanted}")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """All step counts of its student, the most first."""
+        return tuple(sorted((self.steps, *self.also), reverse=True))
+
+    @property
+    def walked(self) -> float:
+        """The teacher's steps of a sample, on average: a jump's, and those that lead to where a picture is kept in part."""
+        jump = sum(self.teacher_steps / steps for steps in self.counts) / len(self.counts) if self.also else float(self.n)
+        starts = self.starts()
+        return jump + self.masked * sum(self.teacher_steps - level for level in starts) / len(starts)
 
     @property
     def name(self) -> str:
@@ -176,7 +210,9 @@ class DistillPlan:
         for index, stage in enumerate(self.stages):
             if (index or self.start) and stage.teacher_steps not in known:
                 raise ValueError(f"stage {stage.teacher_steps} -> {stage.steps}: no earlier stage makes a {stage.teacher_steps}-step student")
-            known.add(stage.steps)
+            if stage.also and self.sharded:
+                raise ValueError(f"stage {stage.name}: sharded, but a student of several step counts is not cut in shares: leave one of the two out")
+            known.update(stage.counts)
         if self.critic_noise == "every" and any(stage.renoise_t for stage in self.stages):
             raise ValueError('critic_noise = "every": the critic sees all levels then, leave renoise_t and its weights out')
         if not self.stages:
@@ -186,6 +222,8 @@ class DistillPlan:
         if self.sharded:
             raise ValueError("sharded: with lora_only there is nothing to share out, each rank has the base and the few weights that learn")
         for stage in self.stages:
+            if stage.begin:
+                raise ValueError(f"stage {stage.name}: lora_only, and begin = {stage.begin!r} is a whole student's: leave it out, or lora_only")
             if stage.prediction_type == "sample":
                 raise ValueError(f"stage {stage.name}: lora_only, but a student that predicts x0 ships whole: leave the stage out, or lora_only")
             if stage.late_weights:

@@ -20,12 +20,12 @@ from fewstep.stamp import Stamp
 
 @dataclass(frozen=True)
 class Shelf:
-    """The finished students of the run in ``folder``; ``stamp`` says what a stage's last one is."""
+    """The finished students of the run in ``folder``; ``stamp`` says what a stage's last one of so many steps is."""
 
     folder: Path
     plan: DistillPlan
     students: Students
-    stamp: Callable[[Stage], Stamp]
+    stamp: Callable[[Stage, int], Stamp]
 
     def student(self, steps: int) -> Path:
         """Where the student of ``steps`` steps lies, which the next stage goes on from."""
@@ -35,15 +35,15 @@ class Shelf:
         """Where the LoRA lies that has been taught to stand for it, if any has."""
         return self.folder / "weights" / f"{steps}-step-lora.safetensors"
 
-    def shipped(self, stage: Stage) -> tuple[Any, Stamp]:
-        """(network, stamp) of the student that a stage ships: its last, or its best where the recipe wants that and there is one."""
-        path = best_path(self.folder, stage.steps)
+    def shipped(self, stage: Stage, steps: int) -> tuple[Any, Stamp]:
+        """(network, stamp) of the student of so many ``steps`` that a stage ships: its last, or its best where the recipe wants that and there is one."""
+        path = best_path(self.folder, steps)
         if self.plan.evaluation.ship == "last" or (stamp := read_stamp(path) if path.is_file() else None) is None:
-            path, stamp = self.student(stage.steps), self.stamp(stage)
+            path, stamp = self.student(steps), self.stamp(stage, steps)
         return self.students.follow(path).eval().requires_grad_(False), stamp
 
     def ship(self) -> None:
-        """Write DIR/model, once: the teacher, each adversarial student of more than one step as a LoRA, the one-step student whole."""
+        """Write DIR/model, once: the teacher, each adversarial student as a LoRA, but whole where it predicts x0."""
         model = self.folder / "model"
         if (model / "students.json").is_file():
             return
@@ -51,10 +51,9 @@ class Shelf:
         save_bundle(bundle, model)
         (model / "students").mkdir(exist_ok=True)
         report = {}
-        for stage in self.plan.stages:
-            if stage.kind == "mse" and not stage.adapter:
-                continue
-            student, stamp = self.shipped(stage)
+        shipping = [stage for stage in self.plan.stages if stage.kind != "mse" or stage.adapter]
+        for stage, steps in ((one, steps) for one in shipping for steps in one.counts):
+            student, stamp = self.shipped(stage, steps)
             kind: Literal["unet", "lora"] = "unet" if stage.prediction_type == "sample" else "lora"
             tensors, residual, alpha = dict(student.state_dict()), 0.0, 0.0
             if self.plan.lora_only:
@@ -62,10 +61,10 @@ class Shelf:
             elif kind == "lora":
                 (tensors, residual), alpha = extract_lora(bundle.unet, student, self.plan.ship_rank), float(self.plan.ship_rank)
             if stage.adapter:
-                tensors = dict(read_weights(self.adapter(stage.steps)))
+                tensors = dict(read_weights(self.adapter(steps)))
             seen = stamp.pictures + stage.adapter * self.plan.batch_size
             metadata = replace(stamp, kind=kind, base=bundle.hash, alpha=alpha, pictures=seen)
-            file = model / "students" / f"{stage.steps}-step-{kind}.safetensors"
+            file = model / "students" / f"{steps}-step-{kind}.safetensors"
             save_weights({key: value.half().contiguous() for key, value in tensors.items()}, file, metadata.to_metadata())
-            report[str(stage.steps)] = {"file": file.name, "residual": residual}
+            report[str(steps)] = {"file": file.name, "residual": residual}
         write_text(model / "students.json", json.dumps(report, indent=1))

@@ -1,4 +1,4 @@
-"""What a run begins with: a plan that can be carried out here, a teacher, and where the plan wants it another run's student or a model's own."""
+"""What a run begins with: a plan that can be carried out here, a teacher, and where the plan wants them students of other runs or models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from fewstep.distill import dist
 from fewstep.distill.described import check_teacher
-from fewstep.distill.plan import DistillPlan
+from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.pretrain import dtype, train_teacher
 from fewstep.distill.recipe import RecipeError, recipe_hash
 from fewstep.distill.students import Students
@@ -22,13 +22,16 @@ from fewstep.zoo.registry import find
 
 
 def check(plan: DistillPlan) -> None:
-    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan."""
+    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan, and as :func:`begun` if what a stage begins as cannot be had."""
     if plan.batch_size % (dist.world() * plan.accumulate):
         raise RecipeError(f"batch_size = {plan.batch_size}: {dist.world()} ranks with accumulate = {plan.accumulate} do not divide it")
     if plan.frozen == "bfloat16" and dtype(plan.precision) == torch.float32:
         raise RecipeError('frozen = "bfloat16": this machine trains in float32; give precision = "bfloat16", or frozen = "float32"')
     if not dist.alike(int(recipe_hash(plan), 16)):
         raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
+    for stage in plan.stages:
+        if stage.begin:
+            begun(stage)
 
 
 def teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
@@ -72,3 +75,22 @@ def starting_student(plan: DistillPlan, students: Students) -> tuple[Any, Stamp]
         return students.follow(path), stamp
     except WeightsError as error:
         raise RecipeError(f"start = {plan.start!r}: {error}") from None
+
+
+def begun(stage: Stage) -> Path:
+    """The file of the whole student that a ``stage`` begins as, where its recipe names one: of whatever teacher, for it is taught by this run's.
+
+    Raises RecipeError on a LoRA, on another number of steps or another prediction type; StepMismatch, ModelError or WeightsError if there is none.
+    """
+    named = Path(stage.begin)
+    path = named if named.suffix == ".safetensors" else named / "weights" / f"{stage.steps}-step.safetensors"
+    if named.suffix != ".safetensors" and not path.is_file():
+        path, _ = student_file(find(stage.begin), stage.steps)
+    if (stamp := read_stamp(path)) is None:  # a file of others, who say elsewhere what it is
+        return path
+    if stamp.kind == "lora":
+        raise RecipeError(f"stage {stage.name}: begin = {stage.begin!r}: {path.name} is a LoRA: give the run that made it, or leave begin out")
+    if (stamp.steps, stamp.prediction_type) != (stage.steps, stage.prediction_type):
+        there, wanted = f"{stamp.steps} steps and predicts {stamp.prediction_type}", f"{stage.steps} and {stage.prediction_type}"
+        raise RecipeError(f"stage {stage.name}: begin = {stage.begin!r}: {path.name} is for {there}, the stage for {wanted}")
+    return path

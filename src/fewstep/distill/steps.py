@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from fewstep.distill import losses
+from fewstep.distill.editing import Kept, anywhere, masks, repaint
 from fewstep.distill.latents import Samples, Text
-from fewstep.distill.targets import Jump, carry, land, reach, renoise, start_jump, teacher_target
+from fewstep.distill.targets import Jump, carry, grid, land, reach, renoise, start_jump, teacher_target
 from fewstep.distill.teacher import gather
 from fewstep.distill.trainer import Losses
+from fewstep.models.counts import told
 from fewstep.models.critic import Critic
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt, cat
@@ -30,6 +32,9 @@ class Task:
     teacher_steps: int  # M: the grid the teacher walks
     n: int  # teacher steps that the student covers in one
     levels: tuple[int, ...]  # where on the teacher's grid a jump may start, 1 .. M
+    counts: tuple[int, ...] = ()  # the step counts of a student that has several, each with its own levels and n
+    anywhere: float = 0.0  # share of jumps that start at any level instead
+    masked: float = 0.0  # share of samples of which a part is kept as it is
     guidance_scale: float = 0.0  # of the teacher; only the first stage has it
     prediction_type: PredictionType = "epsilon"  # of the student
     renoise_t: tuple[int, ...] = ()  # the critic's timesteps t* for clean latents; empty: it sees what the student made as it is
@@ -38,22 +43,56 @@ class Task:
     r1_sigma: float = 0.05
     relativistic: bool = False  # whether the critic compares the two from the same x_t, instead of judging each
     noisy: bool = False  # whether the critic sees every landing point at a noise level drawn between its own and T
-    walks: dict[int, Tensor] | None = None  # the teacher's landing points, by their batch's first sample; None where no batch comes again
+    walks: dict[tuple[str, int], Tensor] | None = None  # where the teacher led, by a batch's first sample; None where no batch comes again
 
     def walk(self, prompt: Prompt, jump: Jump, samples: Samples) -> Tensor:
         """x_{t - ns}, where the teacher's steps lead: float [B, C, H, W]."""
-        first = samples.indices[0]
-        if self.walks is not None and first in self.walks:
-            return self.walks[first]
-        target = teacher_target(denoiser(self.teacher, prompt, samples.time_ids, self.guidance_scale), jump)
-        if self.walks is not None:
-            self.walks[first] = target
-        return target
+        return self._once("end", samples, lambda: teacher_target(denoiser(self.teacher, prompt, samples.time_ids, self.guidance_scale), jump))
 
     def jump(self, samples: Samples) -> Jump:
-        """Each sample's start, drawn evenly from ``levels``, and the times of its jump."""
-        levels = torch.tensor(self.levels)[torch.from_numpy((samples.uniform(0) * len(self.levels)).astype(np.int64))]
-        return start_jump(samples.latents, samples.noise(1), levels.to(samples.latents.device), self.teacher_steps, self.n)
+        """Each sample's start, drawn evenly from the levels that it may have, and the times of its jump."""
+        device, draw, own, place = samples.latents.device, samples.uniform(0), None, None
+        if self.counts:  # first which of them, then where: the rest of the same draw
+            place = torch.from_numpy((draw * len(self.counts)).astype(np.int64))
+            count = torch.tensor(self.counts)[place]
+            own = self.teacher_steps // count
+            levels = own * (1 + (torch.from_numpy(draw * len(self.counts) % 1) * count).long())
+        else:
+            levels = torch.tensor(self.levels)[torch.from_numpy((draw * len(self.levels)).astype(np.int64))]
+        if self.anywhere:
+            levels = anywhere(levels, samples, self.anywhere, self.teacher_steps)
+        jump = start_jump(samples.latents, samples.noise(1), levels.to(device), self.teacher_steps, self.n, None if own is None else own.to(device))
+        if self.masked:
+            jump = self._repainted(jump, levels, samples)
+        return jump if place is None else replace(jump, place=place.to(device))
+
+    def _repainted(self, jump: Jump, levels: Tensor, samples: Samples) -> Jump:
+        """The same jump where a share of the samples keeps its picture outside a mask, inside which the teacher has painted so far."""
+        kept = Kept(masks(samples, self.masked), samples.latents, samples.noise(1))
+        rows = (~kept.made).flatten(1).any(1)
+        if not bool(rows.any()):
+            return replace(jump, kept=kept)
+        table = torch.tensor(grid(self.teacher_steps), device=jump.x.device)
+        on_grid = levels.to(jump.x.device)[rows].round().long().clamp(min=1)
+
+        def painted() -> Tensor:
+            teacher = denoiser(self.teacher, self.text(samples)[rows], samples.time_ids[rows], self.guidance_scale)
+            return repaint(teacher, kept[rows], on_grid, table)
+
+        x, start = jump.x.clone(), start_jump(samples.latents[rows], kept.noise[rows], on_grid, self.teacher_steps, len(jump.times) - 1)
+        x[rows] = self._once("start", samples, painted)
+        times = jump.times.clone()
+        times[:, rows] = start.times
+        return replace(jump, x=x, times=times, kept=kept)
+
+    def _once(self, what: str, samples: Samples, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` gives for these samples, remembered where batches come again."""
+        if self.walks is None:
+            return make()
+        key = what, samples.indices[0]
+        if key not in self.walks:
+            self.walks[key] = make()
+        return self.walks[key]
 
     def critic_times(self, samples: Samples) -> Tensor:
         """t* for each sample, drawn by weight: long [B]."""
@@ -100,7 +139,7 @@ def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> L
     with torch.no_grad():
         epsilon = denoiser(frozen, prompt, samples.time_ids)(jump.x, jump.t).float()
         x0, _ = split(jump.x, epsilon, gather(jump.t, jump.x), "epsilon")
-    return {"loss": losses.mse(denoiser(student, prompt, samples.time_ids)(jump.x, jump.t), x0)}
+    return {"loss": losses.mse(_asked(task, student, jump, prompt, samples.time_ids)(jump.x, jump.t), x0)}
 
 
 def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
@@ -145,8 +184,16 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
 
 def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:
     """x̂_{t - ns}: the student's one step from x_t, float [B, C, H, W]."""
-    output = denoiser(student, prompt, ids)(jump.x, jump.t).float()
-    return land(jump.x, output, jump.t, jump.t_end, task.prediction_type)
+    output = _asked(task, student, jump, prompt, ids)(jump.x, jump.t).float()
+    return jump.hold(land(jump.x, output, jump.t, jump.t_end, task.prediction_type), jump.t_end)
+
+
+def _asked(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    """The student, told the step count where it has several."""
+    if jump.place is None:
+        return denoiser(student, prompt, ids)
+    condition = told(jump.place, len(task.counts))
+    return denoiser(student, prompt, ids, added=lambda x, t, _: condition)
 
 
 def judged(task: Task, critic: Critic, shown: Sequence[Tensor], jump: Jump, prompt: Prompt, samples: Samples) -> list[Tensor]:

@@ -17,6 +17,7 @@ from fewstep.distill import dist, sharding
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import dtype
 from fewstep.models.bundle import WEIGHTS, Bundle, load_weights, save_weights
+from fewstep.models.counts import settled
 from fewstep.models.lora import adapted, adapters, add_lora, add_lora_like, fuse_lora, merged, set_adapters, shared
 from fewstep.models.recast import recast
 from fewstep.models.weights import WeightsError, find_weights, read_weights
@@ -52,16 +53,20 @@ class Students:
         self._load(student, path)
         return student.eval()
 
-    def keep(self, student: Any, stamp: Stamp, path: Path) -> None:
-        """Leave a ``student`` at ``path``, where later stages and other runs find it."""
-        tensors = self.tensors(student)
+    def keep(self, student: Any, stamp: Stamp, path: Path, place: int | None = None) -> None:
+        """Leave a ``student`` at ``path``, where later stages and other runs find it. ``place`` as in :meth:`tensors`."""
+        tensors = self.tensors(student, place)
         if dist.rank() == 0:  # one that began as a LoRA may be whole by now
             save_weights(tensors, path, replace(stamp, kind=self.kind).to_metadata())
         dist.wait()
 
-    def tensors(self, student: Any) -> dict[str, torch.Tensor]:
-        """What is kept of a ``student``, with what its adapters have learnt so far. Every rank that has a share of it asks."""
-        return {key: value.contiguous() for key, value in merged(student, sharding.gather(student.state_dict())).items()}
+    def tensors(self, student: Any, place: int | None = None) -> dict[str, torch.Tensor]:
+        """What is kept of a ``student``, with what its adapters have learnt so far. Every rank that has a share of it asks.
+
+        Of one with several step counts, what it is for the one at that ``place`` among them.
+        """
+        tensors = merged(student, sharding.gather(student.state_dict()))
+        return {key: value.contiguous() for key, value in (tensors if place is None else settled(tensors, place)).items()}
 
     def adapt(self, student: Any, seed: int) -> None:
         """Have adapters alone learn from here on."""
@@ -117,7 +122,7 @@ class OnBase(Students):
         """The base under the LoRA at ``path``, frozen."""
         return self._worn(path).eval().requires_grad_(False)
 
-    def tensors(self, student: Any) -> dict[str, torch.Tensor]:
+    def tensors(self, student: Any, place: int | None = None) -> dict[str, torch.Tensor]:
         """The LoRA."""
         return adapters(student)
 

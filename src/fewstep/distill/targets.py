@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewstep.distill.editing import Kept
 from fewstep.distill.teacher import gather
 from fewstep.sampler import sample
 from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, add_noise, move
@@ -20,7 +21,9 @@ class Jump:
     """One jump of the student for each sample: from x_t at ``t`` to ``t_end`` [B], by way of the teacher's ``times`` [n + 1, B]."""
 
     x: Tensor  # [B, C, H, W], the latents at t
-    times: Tensor  # long [n + 1, B], diffusers' indices; CLEAN repeats where the end comes early
+    times: Tensor  # long [n + 1, B], diffusers' indices; the last repeats where the end comes early
+    place: Tensor | None = None  # long [B], of the step count it belongs to, where a student has several
+    kept: Kept | None = None  # what stays of a picture, where some do
 
     @property
     def t(self) -> Tensor:
@@ -32,19 +35,24 @@ class Jump:
         """Where it lands, [B]."""
         return self.times[-1]
 
+    def hold(self, x: Tensor, t: Tensor) -> Tensor:
+        """Latents at timesteps t [B], with what stays of a picture put back."""
+        return x if self.kept is None else self.kept.hold(x, t)
+
 
 def grid(steps: int) -> list[int]:
     """The timesteps of an N-step teacher from clean to T, N + 1 of them: index k is noise level k / N, as trailing spacing rounds it."""
     return [CLEAN] + [round(k * TRAIN_TIMESTEPS / steps) - 1 for k in range(1, steps + 1)]
 
 
-def start_jump(x0: Tensor, noise: Tensor, levels: Tensor, teacher_steps: int, n: int) -> Jump:
-    """x_t for samples at ``levels`` [B] (1 .. M) of an M-step teacher's grid, and the times of its n steps, equations 7 to 13.
+def start_jump(x0: Tensor, noise: Tensor, levels: Tensor, teacher_steps: int, n: int, own: Tensor | None = None) -> Jump:
+    """x_t for samples at ``levels`` [B] of an M-step teacher's grid, 1 .. M or between, and the times of its n steps, equations 7 to 13.
 
-    At T the network is shown noise alone, √(1-ᾱ_T)·ε, while conversions keep the old ᾱ_T (section 3.5).
+    Where each sample has an n of its ``own`` [B], ``n`` is the most of them. At T the network is shown noise alone, √(1-ᾱ_T)·ε, while
+    conversions keep the old ᾱ_T (section 3.5).
     """
-    table = torch.tensor(grid(teacher_steps), device=levels.device)
-    times = torch.stack([table[(levels - i).clamp(min=0)] for i in range(n + 1)])
+    gone = [i if own is None else own.clamp(max=i) for i in range(n + 1)]
+    times = torch.stack([torch.round((levels - i).clamp(min=0).double() * TRAIN_TIMESTEPS / teacher_steps).long() - 1 for i in gone])
     picture = x0 * (levels < teacher_steps)[:, None, None, None]
     return Jump(add_noise(picture, noise, gather(times[0], x0)), times)
 
@@ -64,6 +72,7 @@ def teacher_target(teacher: Network, jump: Jump) -> Tensor:
         prediction_type="epsilon",
         start_scale=1.0,
         level=lambda t: gather(t, jump.x),
+        keep=jump.hold,
     )
     return list(frames)[-1].latents
 

@@ -30,7 +30,7 @@ from fewstep.distill.pretrain import attention, complete, dtype
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.ship import Shelf
-from fewstep.distill.start import bring, check, teacher
+from fewstep.distill.start import begun, bring, check, teacher
 from fewstep.distill.state import Run
 from fewstep.distill.steps import Task
 from fewstep.distill.students import Students, students_of
@@ -40,6 +40,7 @@ from fewstep.distill.watch.evaluation import Standing
 from fewstep.distill.watch.probe import Probe, Walker
 from fewstep.distill.watch.watch import Watch
 from fewstep.models.bundle import Bundle, load_bundle, save_weights
+from fewstep.models.counts import learn_counts, told
 from fewstep.models.lora import adapters, add_lora, extract_lora, set_adapters
 from fewstep.stamp import Stamp
 
@@ -108,13 +109,14 @@ class Walk:
         """Carry out one stage from the student of ``before`` steps; returns the step count of the new one, which lies in DIR/weights."""
         path = self.shelf.student(stage.steps)
         if not path.is_file():
-            student = self.students.follow(self.shelf.student(before) if before else None)
+            student = self.students.follow(begun(stage) if stage.begin else self.shelf.student(before) if before else None)
             task = self._task(stage, self._network(stage.teacher_steps))
             student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
-            self.students.keep(student, self.stamp(stage), path)
+            for steps in stage.counts:  # the fewest last: its file says that the stage is done
+                self.students.keep(student, self.stamp(stage, steps), self.shelf.student(steps), self._place(stage, steps))
         self._looking = None  # nor is a student kept for whoever looked at it
         if stage.adapter and not self.shelf.adapter(stage.steps).is_file():
-            adapted = self._adapter(stage, self._task(stage, None), self.shelf.shipped(stage)[0])
+            adapted = self._adapter(stage, self._task(stage, None), self.shelf.shipped(stage, stage.steps)[0])
             if dist.rank() == 0:
                 save_weights(adapters(adapted), self.shelf.adapter(stage.steps), {"format": "pt"})
             dist.wait()
@@ -125,13 +127,13 @@ class Walk:
         """The students that this run has finished."""
         return Shelf(self.run.folder, self.plan, self.students, self.stamp)
 
-    def stamp(self, stage: Stage) -> Stamp:
-        """What a stage's student says of itself."""
+    def stamp(self, stage: Stage, steps: int) -> Stamp:
+        """What a stage's student of so many ``steps`` says of itself; it may have several step counts."""
         phases = tuple(name.split("/")[1] for name in self.run.state.done if name.startswith(f"{stage.name}/"))
         seen = sum(getattr(stage, phase) for phase in phases if phase in PHASES) * self.plan.batch_size
         return Stamp(
             kind=self.students.kind,
-            steps=stage.steps,
+            steps=steps,
             prediction_type=stage.prediction_type,
             base=self.bundle.hash,
             recipe=recipe_hash(self.plan),
@@ -143,9 +145,13 @@ class Walk:
 
     def _standing(self, stage: Stage, student: Any) -> tuple[dict[str, torch.Tensor], Stamp]:
         """What would be kept of a stage's ``student`` now, in the midst of a phase."""
-        stamp, state = self.stamp(stage), self.run.state
+        stamp, state = self.stamp(stage, stage.steps), self.run.state
         phases, pictures = (*stamp.phases, state.phase.split("/")[1]), stamp.pictures + state.samples
-        return self.students.tensors(student), replace(stamp, phases=phases, pictures=pictures)
+        return self.students.tensors(student, self._place(stage, stage.steps)), replace(stamp, phases=phases, pictures=pictures)
+
+    def _place(self, stage: Stage, steps: int) -> int | None:
+        """Where a step count stands among those of a stage's student; None where it has only one."""
+        return stage.counts.index(steps) if stage.also else None
 
     def _fresh(self, stage: Stage) -> float:
         return self.method.fresh if stage.full else 0.0
@@ -165,6 +171,9 @@ class Walk:
             teacher_steps=stage.teacher_steps,
             n=stage.n,
             levels=stage.starts(),
+            counts=stage.counts if stage.also else (),
+            anywhere=stage.anywhere,
+            masked=stage.masked,
             guidance_scale=self._guidance(stage),
             prediction_type=stage.prediction_type,
             renoise_t=stage.renoise_t,
@@ -181,6 +190,8 @@ class Walk:
 
     def _adversarial(self, stage: Stage, task: Task, student: Any) -> Any:
         """Section 3.2 to 3.4: from the x0 conversion on to what the method does, with a LoRA, which is merged, and with the whole UNet."""
+        if stage.also:
+            learn_counts(student, len(stage.counts))
         if stage.convert:
             student = self._convert(stage, task, student)
         if stage.warm:
@@ -217,7 +228,9 @@ class Walk:
     def _looks(self, stage: Stage, task: Task, student: Any) -> list[Routine]:
         """Whoever looks at ``student`` beside the task's teacher, the same while it stays the same."""
         if self._looking is None or self._looking[0] is not student:
-            learner = Walker(student, stage.steps, task.prediction_type, fresh=self._fresh(stage))
+            place = self._place(stage, stage.steps)
+            asked = {} if place is None else told(torch.tensor([place], device=self.bundle.device), len(stage.counts))
+            learner = Walker(student, stage.steps, task.prediction_type, fresh=self._fresh(stage), asked=asked)
             fresh = learner.fresh if task.teacher_steps == stage.steps else 0.0  # an adapter is seen beside the whole student, which walks as it does
             teacher = Walker(task.teacher, task.teacher_steps, guidance_scale=task.guidance_scale, fresh=fresh)
             probe = Probe(self.bundle, self.latents, self.text, learner, teacher, dtype(self.plan.precision))

@@ -212,6 +212,10 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
         (["start=emoji:1"], "no stage leads on"),
         (["start=emoji:4"], "no earlier stage makes a 8-step student"),
         (["start=emoji:8", "stages=[{teacher_steps=8, steps=4, n=2, full=2}]", "data.subjects=1", "data.pictures=1", "teacher=TINY"], "distilled from"),
+        (['stages=[{teacher_steps=8, steps=4, n=2, full=2, begin="emoji"}]'], "is a LoRA"),
+        (['stages=[{teacher_steps=8, steps=2, n=4, full=2, begin="emoji"}]', "lora_only=true"], "whole student's"),
+        (['stages=[{teacher_steps=8, steps=1, n=8, full=2, begin="emoji"}]'], "predicts sample, the stage for 1 and epsilon"),
+        (['stages=[{teacher_steps=8, steps=1, n=8, full=2, begin="emoji", prediction_type="sample", convert=2}]'], "leave convert out"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence_before_anything_is_trained(first: Path, tmp_path: Path, settings: list[str], sentence: str) -> None:
@@ -262,6 +266,15 @@ def test_a_stages_exit_starts_another_run_by_a_method_of_ones_own(first: Path, t
         (2, "4 to 2 steps, full, update 2"),
     ]
     assert [frame.seconds for frame in shown] == sorted(frame.seconds for frame in shown)
+
+
+def test_a_stage_begins_as_the_student_that_its_recipe_names(first: Path, tmp_path: Path) -> None:
+    stages = f'stages=[{{teacher_steps=8, steps=4, n=2, warm=2, full=2, begin="{first}"}}]'
+    rates = [f"{part}_learning_rate=1e-12" for part in ("mse", "full", "critic")]
+    teacher = f"teacher={json.dumps(str(first.parent / 'teacher'))}"
+    distill(RECIPES / "smoke.toml", tmp_path / "run", [*SHORT, "health.every=0", teacher, "method=mse", "r1_weight=0.0", *rates, stages])
+    learnt, given = (load_file(folder / "weights" / "4-step.safetensors") for folder in (tmp_path / "run", first))
+    assert all(torch.allclose(learnt[key], given[key], atol=1e-6) for key in given)
 
 
 def test_a_first_stage_with_an_adapter_ships_it(first: Path) -> None:

@@ -40,7 +40,7 @@ from fewstep.models.critic import Backbone
 REPEATED = (UNet2DConditionModel, Backbone, Transformer2DModel, BasicTransformerBlock, ResnetBlock2D)  # what deep networks have many times, from the outside in
 REMEMBERED = 16_384  # prompts that FrozenText keeps
 DENOISE = "teacher/denoise"  # the phase at whose rate a UNet is trained, in whatever phase
-VOLATILE = ("steps", "teacher_steps", "levels", "mse_learning_rate", "renoise_weights", "late_weights")  # of a stage: they cost nothing
+VOLATILE = ("steps", "teacher_steps", "begin", "levels", "anywhere", "mse_learning_rate", "renoise_weights", "late_weights")  # of a stage: they cost nothing
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Rehearsal(Walk):
             self._rehearse(stage)
             self.costs = counted
         self.costs += [self._named(counted, stage) for counted in self._seen[key]]
-        self._made.add(stage.steps)
+        self._made.update(stage.counts)
         return stage.steps
 
     def _rehearse(self, stage: Stage) -> None:

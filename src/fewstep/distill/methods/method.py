@@ -31,6 +31,7 @@ class Method(ABC):
     turns: ClassVar[tuple[str, ...]] = ("student",)  # whose optimizer steps, in rotation: the student's, and those of networks() by their names
     fresh: ClassVar[float] = 0.0  # share of the noise that its students draw anew between steps (fewstep.sampler)
     options: ClassVar[tuple[str, ...]] = ()  # of the recipe's CRITICS that it reads
+    lands: ClassVar[bool] = False  # whether its student is asked by land_student alone: what is kept of pictures, and several step counts, are heeded there
     reuses: ClassVar[bool] = False  # whether its losses take task.walk, so that batches may come again (``reuse`` of the recipe)
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
@@ -44,6 +45,8 @@ class Method(ABC):
                 raise ValueError(f"stage {stage.name}: method {plan.method!r} has no phase '{phase}', it has {', '.join(cls.phases)}")
         if plan.lora_only and "conditional" not in cls.phases and "unconditional" not in cls.phases:
             raise ValueError(f"lora_only: method {plan.method!r} trains the whole student and has no phase for a LoRA; give method = 'paper'")
+        if (stage.also or stage.masked) and not cls.lands:
+            raise ValueError(f"stage {stage.name}: method {plan.method!r} knows neither 'also' nor 'masked'; leave them out, or give method = 'paper'")
         for name in CRITICS:
             if name not in cls.options and getattr(plan, name) != getattr(DistillPlan, name):
                 raise ValueError(f"{name} = {getattr(plan, name)!r}: method {plan.method!r} does not read it; leave it out")

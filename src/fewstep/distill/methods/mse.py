@@ -15,7 +15,7 @@ from fewstep.distill.trainer import Losses
 class Mse(Method):
     """The squared error of the landing point, over the jump's reach."""
 
-    reuses = True
+    lands = reuses = True
 
     @classmethod
     def passes(cls, plan: DistillPlan, stage: Stage, phase: str) -> float:

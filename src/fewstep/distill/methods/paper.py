@@ -23,6 +23,7 @@ class Paper(Method):
     phases = ("conditional", "unconditional", "full")
     turns = ("critic", "student")
     options = CRITICS
+    lands = True
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
         super().__init__(bundle, plan, stage)

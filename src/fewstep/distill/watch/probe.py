@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Walker:
     prediction_type: PredictionType = "epsilon"
     guidance_scale: float = 0.0
     fresh: float = 0.0  # share of the noise drawn anew between steps
+    asked: Mapping[str, Tensor] = field(default_factory=dict)  # further arguments of the network, [1, ...]: which of its step counts it is asked for
 
 
 @dataclass
@@ -147,7 +148,8 @@ def finish(walker: Walker, prompt: Prompt, samples: Samples) -> Tensor:
     steps = min(walker.steps, MOST_STEPS)
     levels = grid(steps)
     times = [(levels[k], levels[k - 1]) for k in range(steps, 0, -1)]
-    denoise = denoiser(walker.unet, prompt, samples.time_ids, walker.guidance_scale)
+    asked = {name: value.expand(len(samples.indices), *value.shape[1:]) for name, value in walker.asked.items()}
+    denoise = denoiser(walker.unet, prompt, samples.time_ids, walker.guidance_scale, added=lambda x, t, _: asked)
     scale = float((1 - alphas_cumprod()[levels[-1]]) ** 0.5)
     frames = sample(
         lambda x, t: denoise(x, t).float(),

@@ -1,0 +1,81 @@
+"""What a student meets where a picture is changed instead of made: it starts at any noise level, or keeps a picture outside a mask.
+
+Image-to-image noises a picture to the level of its strength, which need not be one of a student's own; inpainting puts the picture back outside
+the mask after each step (``keep`` of fewstep.sampler), so that inside it what the student made stands beside what it did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.distill.latents import Samples
+from fewstep.distill.teacher import gather
+from fewstep.sampler import sample
+from fewstep.schedule import TRAIN_TIMESTEPS, add_noise
+
+ANYWHERE, WHERE, MASKED, MASK = 9, 10, 11, 12  # purposes of the draws from samples
+SIDES = (0.3, 0.8)  # of a mask over the picture's
+OUTSIDE = 0.25  # share of masks that are everything but a rectangle, as in outpainting
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A picture that stays where nothing is made anew."""
+
+    made: Tensor  # bool [B, 1, H, W]: where latents are made
+    picture: Tensor  # [B, C, H, W], clean latents
+    noise: Tensor  # like them
+
+    def hold(self, x: Tensor, t: Tensor) -> Tensor:
+        """Latents ``x`` at timesteps t [B], and the picture with as much noise where it stays."""
+        return torch.where(self.made, x, add_noise(self.picture, self.noise, gather(t, x)))
+
+    def __getitem__(self, rows: Tensor) -> Kept:
+        return Kept(self.made[rows], self.picture[rows], self.noise[rows])
+
+
+def anywhere(levels: Tensor, samples: Samples, share: float, teacher_steps: int) -> Tensor:
+    """``levels`` [B] of which a ``share`` is drawn evenly from (0, M] instead, never below the lowest noise there is: float64."""
+    drawn = torch.from_numpy((1 - samples.uniform(WHERE)) * teacher_steps).clamp(min=teacher_steps / TRAIN_TIMESTEPS)
+    return torch.where(torch.from_numpy(samples.uniform(ANYWHERE) < share), drawn, levels.double())
+
+
+def masks(samples: Samples, share: float) -> Tensor:
+    """Where latents are made anew, bool [B, 1, H, W]: everywhere, and in a ``share`` of the samples within a rectangle or around one."""
+    height, width = samples.latents.shape[-2:]
+    made = np.ones((len(samples.indices), 1, height, width), bool)
+    for row, (index, chance) in enumerate(zip(samples.indices, samples.uniform(MASKED), strict=True)):
+        if chance < share:
+            rng = np.random.default_rng((samples.seed, index, MASK))
+            inside = np.zeros((height, width), bool)
+            sides = [max(round(rng.uniform(*SIDES) * side), 1) for side in (height, width)]
+            top, left = (int(rng.integers(side - length + 1)) for side, length in zip((height, width), sides, strict=True))
+            inside[top : top + sides[0], left : left + sides[1]] = True
+            made[row, 0] = ~inside if rng.random() < OUTSIDE else inside
+    return torch.from_numpy(made).to(samples.latents.device)
+
+
+@torch.no_grad()
+def repaint(teacher: Callable[[Tensor, Tensor], Tensor], kept: Kept, levels: Tensor, table: Tensor) -> Tensor:
+    """x_t at ``levels`` [B] of the teacher's grid as inpainting comes there: from noise, step by step, the picture put back after each.
+
+    ``table`` [M + 1] are the grid's timesteps from clean to T; a teacher answers in ε. Float, like the latents.
+    """
+    steps = len(table) - 1
+    times = [table[torch.maximum(torch.full_like(levels, steps - done), levels)] for done in range(steps - int(levels.min()) + 1)]
+    start = add_noise(torch.zeros_like(kept.noise), kept.noise, gather(times[0], kept.noise))
+    frames = sample(
+        lambda x, t: teacher(x, t).float(),
+        start,
+        zip(times, times[1:], strict=False),
+        prediction_type="epsilon",
+        start_scale=1.0,
+        level=lambda t: gather(t, start),
+        keep=kept.hold,
+    )
+    return [start, *(frame.latents for frame in frames)][-1]
