@@ -133,16 +133,8 @@ class Bench:
         """Train and measure one cell; its content is what its file holds."""
         bare = read_recipe(self.recipe, DistillPlan, [*self.settings, *row.settings])
         stage = stage_of(row, bare, steps, budget)
-        given = [*self.settings, *settings_of(row, stage, seed)]
-        plan = read_recipe(self.recipe, DistillPlan, given)
-        own = Path(row.method).read_bytes() if row.method.endswith(".py") else b""
-        run = self.work / f"{recipe_hash(plan)}-{zlib.crc32(own):08x}"  # another budget, another rate, another file is another run
-        run.mkdir(exist_ok=True)
-        if not (run / "latents").exists():  # the one thing that cells of a seed share
-            (self.work / f"latents-{seed}").mkdir(exist_ok=True)
-            (run / "latents").symlink_to((self.work / f"latents-{seed}").resolve(), target_is_directory=True)
-        model = distill(self.recipe, run, given)
-        state = json.loads((model.parent / "state.json").read_text(encoding="utf8"))
+        model = self.trained(row, stage, seed)
+        plan, state = read_recipe(self.recipe, DistillPlan, self.settings), json.loads((model.parent / "state.json").read_text(encoding="utf8"))
         began = time.perf_counter()
         figures = self.measure(Engine.load(str(model), steps=steps, backend="eager"), steps)
         return {
@@ -159,22 +151,34 @@ class Bench:
             "machine": describe(best_device(), torch.get_num_threads())["kind"],
         }
 
+    def trained(self, row: Row, stage: Stage, seed: int) -> Path:
+        """The model that a run of one ``stage`` makes."""
+        given = [*self.settings, *settings_of(row, stage, seed)]
+        own = Path(row.method).read_bytes() if row.method.endswith(".py") else b""
+        name = f"{recipe_hash(read_recipe(self.recipe, DistillPlan, given))}-{zlib.crc32(own):08x}"
+        run = self.work / name  # another budget, another rate, another file is another run
+        run.mkdir(exist_ok=True)
+        if not (run / "latents").exists():  # the one thing that cells of a seed share
+            (self.work / f"latents-{seed}").mkdir(exist_ok=True)
+            (run / "latents").symlink_to((self.work / f"latents-{seed}").resolve(), target_is_directory=True)
+        return distill(self.recipe, run, given)
+
     def measure(self, engine: Engine, steps: int) -> Figures:
         """Figures of the ``steps``-step student that ``engine`` holds."""
         questions = held_out(self.world, self.prompts)
         pictures = self.ask(Model(engine, steps), questions)
-        features = look(self.judge, pictures)
-        subjects, backgrounds = self.judge.classify(features)
+        renders = self.ask(Renders(self.world, engine.limits.native), questions)
+        return Figures(*self.judged(questions, pictures, renders), diversity=self.apart(engine, steps) / self.start_apart)
+
+    def judged(self, questions: Sequence[Question], pictures: np.ndarray, renders: np.ndarray) -> tuple[float, float, float]:
+        """(adherence, detail, artefacts) of pictures, uint8 [N, H, W, 3], beside renders of the same scenes."""
+        subjects, backgrounds = self.judge.classify(look(self.judge, pictures))
         answers = Answers.of(questions, self.judge, self.world)
-        first = subjects.argmax(dim=1)
-        right = torch.tensor([int(subject) in asked for subject, asked in zip(first, answers.subjects, strict=True)])
-        renders = Renders(self.world, engine.limits.native)
-        reference = patch_features(self.judge, self.ask(renders, questions), 1)
-        return Figures(
-            adherence=float((right & (backgrounds.argmax(dim=1) == answers.backgrounds)).float().mean()),
-            detail=frechet(patch_features(self.judge, pictures), reference),
-            artefacts=float((subjects.softmax(dim=1).amax(dim=1) < UNSURE).float().mean()),
-            diversity=self.apart(engine, steps) / self.start_apart,
+        right = torch.tensor([int(subject) in asked for subject, asked in zip(subjects.argmax(dim=1), answers.subjects, strict=True)])
+        return (
+            float((right & (backgrounds.argmax(dim=1) == answers.backgrounds)).float().mean()),
+            frechet(patch_features(self.judge, pictures), patch_features(self.judge, renders, 1)),
+            float((subjects.softmax(dim=1).amax(dim=1) < UNSURE).float().mean()),
         )
 
     def ask(self, row: Any, questions: Sequence[Question], first: int = 0) -> np.ndarray:
@@ -227,14 +231,17 @@ def _cell(values: Sequence[float], form: str) -> str:
 
 def write_table(folder: Path, page: Path) -> None:
     """Put the leaderboard between the marks of ``page``."""
-    before, _, rest = page.read_text(encoding="utf8").partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    content = table(read_results(folder)) or "No cell has been measured yet."
-    write_text(page, f"{before}{MARKS[0]}\n\n{content}\n\n{MARKS[1]}{after}")
+    write_between(MARKS, table(read_results(folder)) or "No cell has been measured yet.", page)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write_between(marks: tuple[str, str], content: str, page: Path) -> None:
+    before, _, rest = page.read_text(encoding="utf8").partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    write_text(page, f"{before}{marks[0]}\n\n{content}\n\n{marks[1]}{after}")
+
+
+def arguments(about: str | None = __doc__) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "methods.toml", help="what all cells share; it has a start")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, for all cells")
     parser.add_argument("--only", metavar="ROW[;ROW]", help="of " + "; ".join(ROWS))
@@ -251,6 +258,21 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def opened(given: argparse.Namespace) -> Bench:
+    """What the options say. Raises RecipeError on a recipe without a start."""
+    plan = read_recipe(given.recipe, DistillPlan, given.settings)
+    if not plan.start:
+        raise RecipeError(f'{given.recipe} has no start: name the student that all cells start from, such as start = "emoji:8"')
+    given.work.mkdir(parents=True, exist_ok=True)
+    judge = load_judge(given.judge or find(plan.teacher) / JUDGE)
+    return Bench(given.recipe, given.settings, given.work, given.out, 8 if given.quick else given.prompts, judge, open_world(plan.data))
+
+
+def budget_of(given: argparse.Namespace) -> float:
+    """Of a cell, in pictures through the UNet."""
+    return 2000.0 if given.quick else given.minutes * 60 * PACE
+
+
 def main() -> int:
     given = arguments()
     given.out = given.out or (given.work / "quick" if given.quick else RESULTS)
@@ -261,19 +283,13 @@ def main() -> int:
     chosen = [name.strip() for name in given.only.split(";")] if given.only else list(rows)
     if unknown := [name for name in chosen if name not in rows]:
         raise RecipeError(f"--only {unknown[0]}: the rows are {'; '.join(rows)}")
-    plan = read_recipe(given.recipe, DistillPlan, given.settings)
-    if not plan.start:
-        raise RecipeError(f'{given.recipe} has no start: name the student that all cells start from, such as start = "emoji:8"')
-    budget, prompts = (given.minutes * 60 * PACE, given.prompts) if not given.quick else (2000.0, 8)
-    given.work.mkdir(parents=True, exist_ok=True)
-    judge = load_judge(given.judge or find(plan.teacher) / JUDGE)
-    bench = Bench(given.recipe, given.settings, given.work, given.out, prompts, judge, open_world(plan.data))
+    bench, budget, start = opened(given), budget_of(given), read_recipe(given.recipe, DistillPlan, given.settings).start
     cells = [(seed, steps, name) for seed in map(int, given.seeds.split(",")) for steps in map(int, given.steps.split(",")) for name in chosen]
     for seed, steps, name in cells:
         file = given.out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}.json"
         if file.is_file():
             there = json.loads(file.read_text(encoding="utf8"))
-            if wrong := [key for key, value in (("budget", budget), ("prompts", prompts), ("start", plan.start)) if there[key] != value]:
+            if wrong := [key for key, value in (("budget", budget), ("prompts", bench.prompts), ("start", start)) if there[key] != value]:
                 raise RecipeError(f"{file} was measured with another {wrong[0]}, {there[wrong[0]]}: give the same, or another --out")
         else:
             content = bench.cell(name, rows[name], steps, seed, budget)

@@ -18,15 +18,25 @@ from fewstep.distill.recipe import read_recipe
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def bench() -> Any:
-    spec = importlib.util.spec_from_file_location("bench_methods", ROOT / "bench" / "methods.py")
+def program(name: str) -> Any:
+    """A program of bench/, under the name by which the others there import it."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    return program("methods")
+
+
+@pytest.fixture(scope="module")
+def editing(bench: Any) -> Any:
+    return program("editing")
 
 
 @pytest.mark.parametrize("steps", [4, 1])
@@ -71,3 +81,21 @@ def test_the_page_has_the_table_that_the_files_make(bench: Any, tmp_path: Path) 
     copy.write_text(bench.PAGE.read_text(encoding="utf8"), encoding="utf8")
     bench.write_table(bench.RESULTS, copy)
     assert copy.read_text(encoding="utf8") == bench.PAGE.read_text(encoding="utf8"), "run python bench/methods.py --table"
+
+
+def test_a_picture_is_walked_from_any_strength_in_the_students_strides(editing: Any) -> None:
+    assert editing.times_from(0.3, 4) == [(299, 49), (49, -1)]
+    assert editing.times_from(0.5, 4) == [(499, 249), (249, -1)]
+    assert editing.times_from(1.0, 2) == [(999, 499), (499, -1)]
+
+
+def test_the_table_of_editing_is_what_its_files_say(editing: Any, tmp_path: Path) -> None:
+    for name, seed, adherence in (("plain", 1, 0.5), ("plain", 2, 0.7), ("editing", 1, 0.9), ("editing", 2, 0.9)):
+        figures = {"adherence": adherence, "detail": 1.0, "artefacts": 0.0, "distance": 12.0}
+        content = {"student": name, "seed": seed, "figures": {f"{kind} {strength}": figures for kind in editing.KINDS for strength in editing.STRENGTHS}}
+        (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(content))
+    lines = editing.table(editing.read_results(tmp_path)).splitlines()
+    assert len(lines) == 2 + len(editing.KINDS) * len(editing.STRENGTHS)
+    assert lines[2].startswith("| sketch | 0.3 | 60.0% ± 14.1% | 90.0% ± 0.0% |")
+    page = editing.PAGE.read_text(encoding="utf8")
+    assert editing.table(editing.read_results(editing.RESULTS / "editing")) in page, "run python bench/editing.py --table"
