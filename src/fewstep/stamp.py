@@ -36,6 +36,7 @@ class Stamp:
     end: int = CLEAN  # where the last evaluation leads: 0 for families whose scheduler stops at the lowest noise
     boundary: float = 0.0  # scaling of t in a consistency model's boundary condition; 0: it has none
     spacing: Literal["trailing", "leading"] = "trailing"
+    anywhere: bool = False  # whether it was trained to begin at any noise level, as image-to-image of any strength does
     guidance_scale: float = 0.0  # classifier-free guidance to use; 0: none, as for every student
     base: str = ""  # hash of the weights that a LoRA applies to, and that a student was distilled from
     alpha: float = 0.0  # of a LoRA
@@ -71,15 +72,20 @@ class Stamp:
         if type(self.end) is not int or not CLEAN <= self.end < self.timesteps[-1]:
             raise ValueError(f"end = {self.end!r}: it lies below the last timestep, {self.timesteps[-1]}")
 
-    def walk(self, start: int = 0) -> dict[str, Any]:
+    def evaluations(self, start: int = 0, entry: int | None = None) -> tuple[int, ...]:
+        """The timesteps of the network evaluations from number ``start`` on; as far apart, but from ``entry`` on, where that is given."""
+        own = self.timesteps[start:]
+        return own if entry is None else tuple(max(round(entry - k * TRAIN_TIMESTEPS / self.steps), 0) for k in range(len(own)))
+
+    def walk(self, start: int = 0, entry: int | None = None) -> dict[str, Any]:
         """What ``fewstep.sampler.sample`` takes besides the network and the noise, from evaluation number ``start`` on.
 
-        Where some are passed over, latents at the level of the next one stand in for the noise, and are not scaled.
+        Where some are passed over, or the walk is begun at a level of its own, latents of that level stand in for the noise, and are not scaled.
         """
         return {
-            "times": pairs(self.timesteps, self.end)[start:],
+            "times": pairs(self.evaluations(start, entry), self.end),
             "prediction_type": self.prediction_type,
-            "start_scale": 1.0 if start else self.start_scale,
+            "start_scale": 1.0 if start or entry is not None else self.start_scale,
             "fresh": self.fresh[start:] if isinstance(self.fresh, tuple) else self.fresh,
             "boundary": self.boundary,
         }

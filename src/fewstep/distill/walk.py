@@ -141,6 +141,7 @@ class Walk:
             phases=phases,
             pictures=seen,
             fresh=self._fresh(stage),
+            anywhere=stage.anywhere > 0,
         )
 
     def _standing(self, stage: Stage, student: Any) -> tuple[dict[str, torch.Tensor], Stamp]:

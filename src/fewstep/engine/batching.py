@@ -85,12 +85,13 @@ class Batching:
         x = backend.array(np.zeros((batch, self._model.channels, settled.height // factor, settled.width // factor), np.float32))
         ids = np.array([time_ids(settled)] * batch, np.float32)
         guidance_scale, nag_scale = scales(settled, stamp.guidance_scale)
-        reading = guides(many, stamp.timesteps[settled.start :])
+        timesteps = stamp.evaluations(settled.start, settled.entry)
+        reading = guides(many, timesteps)
         steering = Steering(guidance_scale, nag_scale, ids, others * batch or None, reading, settled.tile, layout(settled, stamp.timesteps))
         denoise = backend.denoiser(settled.steps, [prompt] * batch, steering)
 
         def work() -> None:
-            denoise(x, stamp.timesteps[settled.start])
+            denoise(x, timesteps[0])
             backend.wait()
 
         return work

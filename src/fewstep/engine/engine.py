@@ -217,7 +217,8 @@ class Engine:
         prompts = [self.encodings.prompt(settled) for settled in batch]
         negatives = [self.encodings.negative(settled) for settled in batch if settled.negative is not None]
         ids = np.array([time_ids(settled) for settled in batch], np.float32)
-        reading = guides(batch, stamp.timesteps[first.start :])
+        timesteps = stamp.evaluations(first.start, first.entry)
+        reading = guides(batch, timesteps)
         steering = Steering(guidance_scale, nag_scale, ids, negatives or None, reading, first.tile, layout(first, stamp.timesteps))
         timings = {**adapting, "text": clock.lap()}
         shape = (1, self.model.channels, first.height // factor, first.width // factor)
@@ -227,13 +228,13 @@ class Engine:
             sample,
             backend.denoiser(first.steps, prompts, steering),
             renoise=lambda step: backend.array(draws(step)),
-            **stamp.walk(first.start),
+            **stamp.walk(first.start, first.entry),
         )
         if any(settled.source for settled in batch):
             latents, masks = self.encodings.sources(batch, shape, factor)
             timings["encode"] = clock.lap()
             noised = partial(add_noise, latents, x)
-            x = noised(alpha_bar(stamp.timesteps[first.start])) if first.start else x
+            x = x if timesteps[0] == stamp.timesteps[0] else noised(alpha_bar(timesteps[0]))
             walk = partial(walk, keep=lambda x, t: masks * x + (1 - masks) * noised(alpha_bar(t)))
         away = 0.0
         for frame in walk(noise=x):  # the device is not waited for between steps

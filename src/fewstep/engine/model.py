@@ -71,7 +71,9 @@ def open_model(model: str = "emoji", steps: int | None = None, base: str | None 
     default = steps if steps is not None else parts.default_steps or _default(tuple(parts.students), parts.base)
     limits = Limits(parts.name, factor, native, tuple(sorted(parts.students)), parts.teacher, default, stride)
     limits.check_steps(default)
-    return Model(parts.folder, parts.students, parts.base, limits, channels, parts.rows, parts.file)
+    opened = Model(parts.folder, parts.students, parts.base, limits, channels, parts.rows, parts.file)
+    anywhere = frozenset(steps for steps in limits.students if opened.stamp(steps).anywhere)
+    return dataclasses.replace(opened, limits=dataclasses.replace(limits, anywhere=anywhere))
 
 
 def _default(has: tuple[int, ...], base: Stamp) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fewstep.schedule import TRAIN_TIMESTEPS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +38,7 @@ RANDOM_SEEDS = 2**32
 LONGEST_PROMPT = 4000  # characters
 MOST_PIXELS = 4096 * 4096  # of a picture that is given
 BLEND_WEIGHT, STRENGTH = 0.5, 0.5  # where a request has a second prompt, or an image without a mask, and does not say
+SPARE = 0.1  # of a stride: by so much the last one of a walk from anywhere may be longer, rather than have another follow it
 TEACHER_STEPS = range(16, 1001)  # a teacher takes any number, but below 16 its pictures are not worth having
 
 
@@ -58,7 +62,7 @@ class Request:
     variation: float | None = None  # how far from the seed's noise to the variation seed's, 0 to 1
     variations: Variations = ()  # further ones, each from where the one before it led
     image: Image | None = dataclasses.field(default=None, repr=False)  # to begin from
-    strength: float | None = None  # how much of it is made anew: the share of the steps that are run, up to 1
+    strength: float | None = None  # how much of it is made anew, up to 1: the share of the steps that are run, or where the model can of the noise
     mask: Image | None = dataclasses.field(default=None, repr=False)  # as large as the image: white is repainted, black kept to the bit, grey mixed
     outpaint: tuple[int, int, int, int] | None = None  # pixels to add around the image: left, top, right, bottom
     transparent: bool = False  # cut the flat background out
@@ -95,6 +99,7 @@ class Settled:
     width: int
     height: int
     start: int = 0  # evaluations that are passed over, for it begins from ``source`` at the noise level of the next one
+    entry: int | None = None  # the timestep of that level, where it is none of the weights' own
     blend: str | None = None
     blend_weight: float | None = None
     variation_seed: int | None = None
@@ -119,7 +124,8 @@ class Settled:
     @property
     def kind(self) -> tuple[Hashable, ...]:
         """Pictures of one kind can be made together."""
-        return self.width, self.height, self.tile, self.steps, self.start, self.chunks, self.guidance_scale, self.nag_scale, self.loras, self.guides
+        begun = self.steps, self.start, self.entry
+        return self.width, self.height, self.tile, *begun, self.chunks, self.guidance_scale, self.nag_scale, self.loras, self.guides
 
     @property
     def guides(self) -> tuple[Hashable, ...]:
@@ -128,8 +134,8 @@ class Settled:
 
     @property
     def strength(self) -> float:
-        """The share of the steps that are run: 1 where nothing but noise is begun from."""
-        return (self.steps - self.start) / self.steps
+        """How much of an image is made anew, up to 1, where nothing but noise is begun from: the share of the steps that are run, or of the noise levels."""
+        return (self.steps - self.start) / self.steps if self.entry is None else (self.entry + 1) / TRAIN_TIMESTEPS
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ class Limits:
     teacher: bool  # whether the undistilled model is there too
     default_steps: int
     stride: int = 1  # latent positions that the sides of a tile are multiples of: those that the UNet makes one of
+    anywhere: frozenset[int] = frozenset()  # the step counts of students that can begin from an image at any noise level
     no_images: str = ""  # why it cannot begin from an image, and what to do about it
     count: Callable[[Words], int] = dataclasses.field(default=lambda words: 1, compare=False, repr=False)  # chunks of tokens that a text takes
     stack: Callable[[Loras | None, int], Stack] = dataclasses.field(default=lambda loras, steps: (), compare=False, repr=False)  # LoRAs for steps, found
@@ -193,6 +200,12 @@ class Limits:
             raise RequestError(self.no_images)
         painted = request.mask is not None or request.outpaint is not None
         strength = request.strength if request.strength is not None else 1.0 if painted else STRENGTH
+        from fewstep.engine.source import prepare
+
+        entry = max(round(strength * TRAIN_TIMESTEPS), 1) - 1
+        if steps in self.anywhere and entry < TRAIN_TIMESTEPS - 1:
+            run = max(1, math.ceil(strength * steps - SPARE))
+            return {"start": steps - run, "entry": entry, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
         if steps == 1 and strength < 1 and not painted:
             more = [count for count in self.students if count > 1]
             instead = f"use --steps {self.default_steps if self.default_steps > 1 else more[0]}" if more or self.teacher else "use a model for more steps"
@@ -200,8 +213,6 @@ class Limits:
         start = steps - max(1, round(strength * steps))
         if start == 0 and not painted:
             return {}
-        from fewstep.engine.source import prepare
-
         return {"start": start, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
 
     def frame(self, request: Request) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def scales(settled: Settled, own: float) -> tuple[float, float | None]:
 
 def layout(settled: Settled, timesteps: Sequence[int]) -> int | None:
     """The timestep at which pictures of this kind are laid out; None where no other follows, or an image has laid them out."""
-    return timesteps[0] if settled.start == 0 and settled.steps > 1 else None
+    return timesteps[0] if settled.start == 0 and settled.entry is None and settled.steps > 1 else None
 
 
 def time_ids(settled: Settled) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from PIL import Image
 from fewstep.data.buckets import BUCKETS
 from fewstep.engine.options import parse_size
 from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed
+from fewstep.stamp import Stamp
 
 EMOJI = Limits("emoji", factor=16, native=256, students=(1, 2, 4, 8), teacher=True, default_steps=4)
 IMAGE = Image.new("RGB", (64, 64))
@@ -158,6 +160,23 @@ def test_a_size_that_is_none(text: str) -> None:
 
 def test_listed() -> None:
     assert [listed(values) for values in ([1], [1, 2], [1, 2, 4, 8])] == ["1", "1 and 2", "1, 2, 4 and 8"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "run", "entry"),
+    [(4, 0.3, 2, 299), (4, 0.5, 2, 499), (4, 0.51, 2, 509), (4, 0.99, 4, 989), (2, 0.04, 1, 39), (1, 0.6, 1, 599), (4, 1.0, 4, None)],
+)
+def test_a_student_of_all_noise_levels_begins_at_any_strength(steps: int, strength: float, run: int, entry: int | None) -> None:
+    limits = dataclasses.replace(EMOJI, anywhere=frozenset({1, 2, 4}))
+    settled = limits.settle(Request("", 0, steps, image=IMAGE, strength=strength))
+    assert (settled.steps - settled.start, settled.entry, settled.strength) == (run, entry, strength)
+    assert limits.settle(Request("", 0, 8, image=IMAGE, strength=strength)).entry is None
+    times = Stamp("unet", steps).evaluations(settled.start, settled.entry)
+    assert len(times) == run
+    assert all(before - after == 1000 // steps for before, after in pairwise(times))
+    if entry is not None:
+        walk = Stamp("unet", steps).walk(settled.start, settled.entry)
+        assert (walk["times"][0][0], walk["times"][-1][1], walk["start_scale"]) == (entry, -1, 1.0)
 
 
 @settings(deadline=None)

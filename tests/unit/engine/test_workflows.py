@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,21 @@ def test_a_strength_is_the_nearest_that_was_trained(engine: Engine, image: Image
     picture = engine.generate(base(image=image, strength=asked))
     assert picture.strength == picture.record.strength == used
     assert set(picture.timings) == {"text", "encode", "denoise", "decode"}
+
+
+def test_a_student_of_all_noise_levels_has_every_strength(engine: Engine, image: Image.Image, mask: Image.Image, tmp_path: Path) -> None:
+    """As asked, and again from its record; begun at a level of the steps it is the picture that it was."""
+    able = replace(engine.model, limits=replace(engine.model.limits, anywhere=frozenset({4})))
+    free = Engine(able, engine.backend, engine.decoder)
+    made = free.generate(base(image=image, strength=0.3))
+    assert made.strength == made.record.strength == 0.3
+    again = free.repeat(read_record(made.save(tmp_path / "a.png")), image)
+    assert picture_bytes(again.image, again.record) == (tmp_path / "a.png").read_bytes()
+    assert difference(free.generate(base(image=image, strength=0.5)), engine.generate(base(image=image, strength=0.5))) <= BOUND
+    assert difference(made, engine.generate(base(image=image, strength=0.25))) > BOUND
+    painted = free.generate(base(image=image, mask=mask, strength=0.7))
+    assert painted.strength == 0.7
+    assert (pixels(painted)[np.asarray(mask) == 0] == np.asarray(image, int)[np.asarray(mask) == 0]).all()
 
 
 def test_less_strength_leaves_more_of_the_image(engine: Engine, image: Image.Image) -> None:
