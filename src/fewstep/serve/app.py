@@ -173,6 +173,7 @@ def add_models(app: FastAPI, scheduler: Scheduler, words: Words, rack: Rack) -> 
         sizes = {aspect: list(limits.size_of(aspect)) for aspect in ASPECTS}
         teacher = [TEACHER_STEPS.start, MOST_STEPS] if limits.teacher else None
         facts = {"steps": limits.students, "teacher_steps": teacher, "default_steps": limits.default_steps, "sizes": sizes, "multiple_of": limits.factor}
+        facts["anywhere"] = sorted(limits.anywhere)  # the step counts that have every strength
         return {"id": limits.name, "object": "model", "created": 0, "owned_by": "fewstep", **facts, "decoders": scheduler.decoders, "control": hints}
 
     @app.get("/v1/models")

@@ -19,8 +19,9 @@ const EDGES = [["Left", 1, 0, 0, 0], ["Up", 0, 1, 0, 0], ["Right", 0, 0, 1, 0], 
 export function build(room, studio) {
   const { store, live, director, notices, model, vocabulary, students } = studio;
   const several = students.filter((steps) => steps > 1);
-  const chosen = { steps: several.includes(store.get().steps) ? store.get().steps : several.at(-1) ?? students.at(-1), level: 0 };
-  chosen.level = Math.ceil(chosen.steps / 2);
+  const chosen = { steps: several.includes(store.get().steps) ? store.get().steps : several.at(-1) ?? students.at(-1), strength: 0.5 };
+  const anywhere = () => model.anywhere.includes(chosen.steps); // else only the levels of its steps can be begun from
+  const level = () => Math.max(1, Math.round(chosen.strength * chosen.steps));
   room.classList.add("canvas");
   room.innerHTML = `
     <div class="ask"><textarea class="prompt" id="canvas-prompt" rows="1" maxlength="4000" spellcheck="false" autocomplete="off" autocapitalize="off" role="combobox" aria-expanded="false"
@@ -72,7 +73,7 @@ export function build(room, studio) {
       const blob = await new Promise((resolve) => board.paint.toBlob(resolve, type, 0.9));
       await live.upload("image", blob);
       if (mask) await live.upload("mask", await pngOf(mask));
-      const strength = chosen.level / chosen.steps;
+      const strength = anywhere() ? chosen.strength : level() / chosen.steps;
       await shown(live.ask({ ...wanted, width, height, image: true, strength, ...(masked && { mask: true }) }));
     } finally {
       busy = false;
@@ -127,15 +128,18 @@ export function build(room, studio) {
 
   const levels = el("div", { class: "levels" });
   const showLevels = () => {
-    const group = segments("How much changes", Array.from({ length: chosen.steps }, (_, i) => [String(i + 1), `${i + 1}/${chosen.steps}`]), String(chosen.level), (level) => {
-      chosen.level = Number(level);
+    const choose = (strength) => {
+      chosen.strength = strength;
       push();
-    });
-    levels.replaceChildren(el("span", {}, "How much changes"), group.element);
-    levels.title = "How many of the steps are run on your picture: few keep it, all of them leave only its mask";
+    };
+    const shares = Array.from({ length: chosen.steps }, (_, i) => [String(i + 1), `${i + 1}/${chosen.steps}`]);
+    const slider = el("input", { class: "range strength", type: "range", min: "0.05", max: "1", step: "0.05", value: String(chosen.strength), ariaLabel: "How much changes" });
+    slider.oninput = () => choose(Number(slider.value));
+    const dial = anywhere() ? slider : segments("How much changes", shares, String(level()), (run) => choose(Number(run) / chosen.steps)).element;
+    levels.replaceChildren(el("span", {}, "How much changes"), dial);
+    levels.title = "How much noise your picture is begun from: little keeps it, all of it leaves only its mask";
   };
   const walk = (count) => {
-    chosen.level = Math.max(1, Math.round((chosen.level / chosen.steps) * count));
     chosen.steps = count;
     showLevels();
   };
@@ -177,7 +181,7 @@ export function build(room, studio) {
     result.getContext("2d").drawImage(bitmap, 0, 0);
     Object.assign(result.dataset, { generation: header.generation, prompt: wanted.prompt, final: header.final, masked: Boolean(wanted.mask), control: wanted.control?.[0].hint ?? "" });
     result.setAttribute("aria-label", `${wanted.prompt}, from your canvas`);
-    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), wanted.control ? `  ·  ${wanted.steps} step${wanted.steps > 1 ? "s" : ""}` : `  ·  ${chosen.level} of ${chosen.steps} steps`);
+    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), wanted.control ? `  ·  ${wanted.steps} step${wanted.steps > 1 ? "s" : ""}` : anywhere() ? `  ·  ${Math.round(chosen.strength * 100)} % anew` : `  ·  ${level()} of ${chosen.steps} steps`);
     tint(result);
   });
 
