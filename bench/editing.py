@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods import PAGE, RESULTS, Bench, Row, arguments, budget_of, opened, read_results, stage_of, write_between
+from methods import PAGE, RESULTS, Bench, Row, arguments, budget_of, opened, read_results, stage_of, taught_by, write_between
 from PIL import Image, ImageFilter
 
 from fewstep.bench.machine import describe
@@ -113,7 +113,8 @@ def cell(bench: Bench, name: str, seed: int, budget: float) -> dict[str, Any]:
             adherence, detail, artefacts = bench.judged(questions, made, sharp)
             distance = float(np.sqrt(np.square(made.astype(np.float32) - sharp).mean()))
             figures[f"{kind} {strength}"] = {"adherence": adherence, "detail": detail, "artefacts": artefacts, "distance": distance}
-    about = {"student": name, "steps": STEPS, "seed": seed, "start": plan.start, "budget": budget, "prompts": bench.prompts}
+    about = {"student": name, "steps": STEPS, "seed": seed, "start": plan.start, "teacher": taught_by(plan)}
+    about |= {"budget": budget, "prompts": bench.prompts}
     return {**about, "stage": STUDENTS[name], "figures": figures, "machine": describe(best_device(), torch.get_num_threads())["kind"]}
 
 

@@ -39,6 +39,8 @@ from fewstep.evals.judge import JUDGE, Judge, load_judge, look
 from fewstep.evals.measure import Answers
 from fewstep.evals.prompts import Question, held_out
 from fewstep.evals.rows import Model, Renders
+from fewstep.models.bundle import read_stamp
+from fewstep.models.students import student_file
 from fewstep.zoo.registry import find
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,14 @@ class Figures:
 
 
 COLUMNS = (("adherence", ".1%", True), ("detail", ".2f", False), ("artefacts", ".1%", False), ("diversity", ".0%", True))
+
+
+def taught_by(plan: DistillPlan) -> str:
+    """The hash of the teacher's weights, which the student that all cells start from was distilled from: what "emoji:8" is changes with what ships."""
+    where, _, steps = plan.start.rpartition(":")
+    kept = Path(where) / "weights" / f"{steps}-step.safetensors"
+    stamp = read_stamp(kept) if kept.is_file() else student_file(find(where), int(steps))[1]
+    return stamp.base if stamp else ""
 
 
 def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float) -> Stage:
@@ -142,6 +152,7 @@ class Bench:
             "steps": steps,
             "seed": seed,
             "start": plan.start,
+            "teacher": taught_by(plan),
             "budget": budget,
             "updates": {phase: getattr(stage, phase) for phase in ("convert", "warm", *CONTEST) if getattr(stage, phase)},
             "settings": [*self.settings, *settings_of(replace(row, method=Path(row.method).name), stage, seed)],  # no path of whoever measures
@@ -210,13 +221,17 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The leaderboard in Markdown: rows by adherence, mean ± deviation over seeds. Cells of another start, budget or number of prompts are a table apart."""
-    kinds = sorted({(r["steps"], r["budget"], r["start"], r["prompts"]) for r in results}, key=lambda kind: (-kind[0], *kind[1:]))
-    return "\n\n".join("\n".join(_table([r for r in results if (r["steps"], r["budget"], r["start"], r["prompts"]) == kind], kind)) for kind in kinds)
+    kinds = sorted({_kind(result) for result in results}, key=lambda kind: (-kind[0], *kind[1:]))
+    return "\n\n".join("\n".join(_table([result for result in results if _kind(result) == kind], kind)) for kind in kinds)
 
 
-def _table(cells: Sequence[dict[str, Any]], kind: tuple[int, float, str, int]) -> Iterator[str]:
-    steps, budget, start, prompts = kind
-    yield f"**{steps} step{'s' * (steps > 1)}**, from {start}, {budget:,.0f} pictures through the UNet, {prompts} prompts:\n"
+def _kind(result: dict[str, Any]) -> tuple[int, float, str, str, int]:
+    return result["steps"], result["budget"], result["start"], result["teacher"], result["prompts"]
+
+
+def _table(cells: Sequence[dict[str, Any]], kind: tuple[int, float, str, str, int]) -> Iterator[str]:
+    steps, budget, start, teacher, prompts = kind
+    yield f"**{steps} step{'s' * (steps > 1)}**, from {start} of the teacher {teacher}, {budget:,.0f} pictures through the UNet, {prompts} prompts:\n"
     yield f"| row | seeds | {' | '.join(name for name, _, _ in COLUMNS)} |"
     yield "|---" * (2 + len(COLUMNS)) + "|"
     rows = {row: [cell["figures"] for cell in cells if cell["row"] == row] for row in {cell["row"] for cell in cells}}
@@ -283,13 +298,14 @@ def main() -> int:
     chosen = [name.strip() for name in given.only.split(";")] if given.only else list(rows)
     if unknown := [name for name in chosen if name not in rows]:
         raise RecipeError(f"--only {unknown[0]}: the rows are {'; '.join(rows)}")
-    bench, budget, start = opened(given), budget_of(given), read_recipe(given.recipe, DistillPlan, given.settings).start
+    bench, budget, plan = opened(given), budget_of(given), read_recipe(given.recipe, DistillPlan, given.settings)
+    asked = {"budget": budget, "prompts": bench.prompts, "start": plan.start, "teacher": taught_by(plan)}
     cells = [(seed, steps, name) for seed in map(int, given.seeds.split(",")) for steps in map(int, given.steps.split(",")) for name in chosen]
     for seed, steps, name in cells:
         file = given.out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}.json"
         if file.is_file():
             there = json.loads(file.read_text(encoding="utf8"))
-            if wrong := [key for key, value in (("budget", budget), ("prompts", bench.prompts), ("start", start)) if there[key] != value]:
+            if wrong := [key for key, value in asked.items() if there[key] != value]:
                 raise RecipeError(f"{file} was measured with another {wrong[0]}, {there[wrong[0]]}: give the same, or another --out")
         else:
             content = bench.cell(name, rows[name], steps, seed, budget)

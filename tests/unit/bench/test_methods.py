@@ -63,7 +63,8 @@ def test_every_row_is_a_plan_of_the_same_work(bench: Any, steps: int) -> None:
 def test_the_leaderboard_is_what_the_files_say(bench: Any, tmp_path: Path) -> None:
     for row, seed, adherence in (("mse", 1, 0.5), ("mse", 2, 0.7), ("paper", 1, 0.9)):
         figures = {"adherence": adherence, "detail": 1.5, "artefacts": 0.25, "diversity": 0.8}
-        content = {"row": row, "steps": 1, "seed": seed, "start": "emoji:8", "budget": 36000.0, "prompts": 200, "figures": figures}
+        content = {"row": row, "steps": 1, "seed": seed, "start": "emoji:8", "teacher": "0123", "budget": 36000.0, "prompts": 200}
+        content["figures"] = figures
         (tmp_path / f"{row}-1-{seed}.json").write_text(json.dumps(content))
     page = tmp_path / "methods.md"
     page.write_text(f"before\n{bench.MARKS[0]}\nold\n{bench.MARKS[1]}\nafter\n")
