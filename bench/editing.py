@@ -1,9 +1,10 @@
 """Does training for editing help? python bench/editing.py
 
-Two students of 4 steps from the same 8-step student, with the same budget, data and seed: one as the paper has it, one of whose jumps a share
-starts at any noise level (``anywhere``) and a share of whose samples keeps a picture outside a mask (``masked``). Both finish sketches, which are
-held-out scenes made soft: the whole picture (image-to-image), and the middle of one that is sharp around it (inpainting), at strengths that are
-no multiple of a step. Ground, budget and files are those of bench/methods.py; --table writes the table into docs/methods.md.
+Two students of 4 steps from the same 8-step student, with as many updates, the same data and seed: one as the paper has it, one of whose jumps a
+share starts at any noise level (``anywhere``) and a share of whose samples keeps a picture outside a mask (``masked``), which the teacher paints
+beside first. Both finish sketches, which are held-out scenes made soft: the whole picture (image-to-image), and the middle of one that is sharp
+around it (inpainting). Of the strengths only 0.5 is a level of the plain student's own. Ground, budget and files are those of bench/methods.py;
+--table writes the table into docs/methods.md.
 """
 
 from __future__ import annotations

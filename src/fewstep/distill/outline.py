@@ -46,19 +46,20 @@ def outline_of(plan: DistillPlan, passes: Passes | None = None) -> tuple[Part, .
 def paper_passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
     """Forward passes of the UNet for one sample of an update, on average over both turns; a backward pass counts as two.
 
-    The teacher walks n steps, each with guidance twice; where batches come again (``reuse``), its walk is remembered.
+    The teacher walks n steps, each with guidance twice; where batches come again (``reuse``), its walk is remembered. Where a stage keeps
+    pictures in part, it paints beside them first.
     """
     guided = 2 if stage.kind == "mse" and plan.guidance_scale > 1 else 1
-    teacher, learn = stage.walked * guided, 3.0
+    teacher, learn, painted = stage.n * guided, 3.0, stage.painted
     if phase in ("mse", "warm"):
-        return teacher / plan.reuse + learn
+        return (teacher + painted) / plan.reuse + learn
     if phase in ("convert", "adapter"):
-        return 1 + learn
+        return painted + 1 + learn
     sides = 2 * ENCODER if phase == "conditional" else ENCODER  # a conditional critic looks at the jump's start as well
     shown = 3 if plan.r1_weight else 2
     critics = teacher + 1 + shown * sides * learn
     students = 1 + 2 + sides * learn + ((teacher + sides * learn) if plan.relativistic else 0)
-    return (critics + students) / 2
+    return (critics + students) / 2 + painted
 
 
 def plain(network: str, *phases: tuple[str, int, int]) -> tuple[Part, ...]:

@@ -80,11 +80,9 @@ class Stage:
         return tuple(sorted((self.steps, *self.also), reverse=True))
 
     @property
-    def walked(self) -> float:
-        """The teacher's steps of a sample, on average: a jump's, and those that lead to where a picture is kept in part."""
-        jump = sum(self.teacher_steps / steps for steps in self.counts) / len(self.counts) if self.also else float(self.n)
-        starts = self.starts()
-        return jump + self.masked * sum(self.teacher_steps - level for level in starts) / len(starts)
+    def painted(self) -> float:
+        """The teacher's steps of a sample, on average, that lead to where a picture is kept in part: all of them as far as the lowest level."""
+        return self.masked * (self.teacher_steps - min(self.starts()))
 
     @property
     def name(self) -> str:
@@ -194,7 +192,6 @@ class DistillPlan:
         # from here on stages say what is carried out, and nobody else has to know of the two
         object.__setattr__(self, "stages", tuple(stage.scaled(self.scale) if self.scale != 1 else stage for stage in self.stages))
         object.__setattr__(self, "scale", 1.0)
-        known = {self.start_steps} if self.start else set[int]()
         if self.start:
             object.__setattr__(self, "stages", tuple(stage for stage in self.stages if stage.steps < self.start_steps))
         if self.accumulate < 1 or self.batch_size % self.accumulate:
@@ -207,16 +204,29 @@ class DistillPlan:
             raise ValueError('frozen = "bfloat16" goes with precision = "bfloat16" or "auto", not with "float32"')
         if self.lora_only:
             self._check_lora_only()
-        for index, stage in enumerate(self.stages):
-            if (index or self.start) and stage.teacher_steps not in known:
-                raise ValueError(f"stage {stage.teacher_steps} -> {stage.steps}: no earlier stage makes a {stage.teacher_steps}-step student")
-            if stage.also and self.sharded:
-                raise ValueError(f"stage {stage.name}: sharded, but a student of several step counts is not cut in shares: leave one of the two out")
-            known.update(stage.counts)
+        self._check_stages()
         if self.critic_noise == "every" and any(stage.renoise_t for stage in self.stages):
             raise ValueError('critic_noise = "every": the critic sees all levels then, leave renoise_t and its weights out')
         if not self.stages:
             raise ValueError(f"start = {self.start!r}: no stage leads on from there" if self.start else "stages: a plan has at least one")
+
+    def _check_stages(self) -> None:
+        """Each stage needs a teacher that predicts ε, and each step count is one stage's to make."""
+        known, made, last = {self.start_steps} if self.start else set[int](), dict[int, Stage](), len(self.stages) - 1
+        for index, stage in enumerate(self.stages):
+            if (index or self.start) and stage.teacher_steps not in known:
+                raise ValueError(f"stage {stage.teacher_steps} -> {stage.steps}: no earlier stage makes a {stage.teacher_steps}-step student")
+            if stage.teacher_steps in made and made[stage.teacher_steps].prediction_type == "sample":
+                raise ValueError(
+                    f"stage {stage.name}: the {stage.teacher_steps}-step student of {made[stage.teacher_steps].name} predicts x0, and teaches nobody"
+                )
+            if twice := [steps for steps in stage.counts if steps in made or (steps in known and index < last)]:
+                raise ValueError(f"stage {stage.name}: there is a {twice[0]}-step student already, and each has one file: leave one of the two out")
+            if stage.also and (self.sharded or self.evaluation.ship == "best"):
+                other = "sharded, but it" if self.sharded else "evaluation.ship = 'best', but one network"
+                raise ValueError(f"stage {stage.name}: {other} of several step counts is kept whole, as it is at last: leave also out, or that")
+            known.update(stage.counts)
+            made.update(dict.fromkeys(stage.counts, stage))
 
     def _check_lora_only(self) -> None:
         if self.sharded:

@@ -31,6 +31,10 @@ class Shelf:
         """Where the student of ``steps`` steps lies, which the next stage goes on from."""
         return self.folder / "weights" / f"{steps}-step.safetensors"
 
+    def begun(self, stage: Stage) -> Path:
+        """Where the student lies that a stage begins as, where its recipe names one."""
+        return self.folder / "weights" / f"{stage.name}-begin.safetensors"
+
     def adapter(self, steps: int) -> Path:
         """Where the LoRA lies that has been taught to stand for it, if any has."""
         return self.folder / "weights" / f"{steps}-step-lora.safetensors"

@@ -14,24 +14,22 @@ from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.pretrain import dtype, train_teacher
 from fewstep.distill.recipe import RecipeError, recipe_hash
 from fewstep.distill.students import Students
-from fewstep.models.bundle import read_stamp
+from fewstep.models.bundle import Bundle, read_stamp, save_weights
+from fewstep.models.keys import in_diffusers_names
 from fewstep.models.students import read_student, student_file
-from fewstep.models.weights import WeightsError
+from fewstep.models.weights import WeightsError, check_fit, read_weights
 from fewstep.stamp import Stamp
 from fewstep.zoo.registry import find
 
 
 def check(plan: DistillPlan) -> None:
-    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan, and as :func:`begun` if what a stage begins as cannot be had."""
+    """Raises RecipeError if this machine, or the ranks, cannot carry out the plan."""
     if plan.batch_size % (dist.world() * plan.accumulate):
         raise RecipeError(f"batch_size = {plan.batch_size}: {dist.world()} ranks with accumulate = {plan.accumulate} do not divide it")
     if plan.frozen == "bfloat16" and dtype(plan.precision) == torch.float32:
         raise RecipeError('frozen = "bfloat16": this machine trains in float32; give precision = "bfloat16", or frozen = "float32"')
     if not dist.alike(int(recipe_hash(plan), 16)):
         raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
-    for stage in plan.stages:
-        if stage.begin:
-            begun(stage)
 
 
 def teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
@@ -77,20 +75,32 @@ def starting_student(plan: DistillPlan, students: Students) -> tuple[Any, Stamp]
         raise RecipeError(f"start = {plan.start!r}: {error}") from None
 
 
-def begun(stage: Stage) -> Path:
-    """The file of the whole student that a ``stage`` begins as, where its recipe names one: of whatever teacher, for it is taught by this run's.
+def bring_begun(stage: Stage, bundle: Bundle, path: Path) -> None:
+    """Keep the whole student that a ``stage`` begins as at ``path``, once: a run goes on with it whatever becomes of where it was.
 
-    Raises RecipeError on a LoRA, on another number of steps or another prediction type; StepMismatch, ModelError or WeightsError if there is none.
+    Raises RecipeError on a LoRA, another number of steps or another prediction type, and on an ε-predicting student of another teacher, for what it
+    ships is a LoRA on this one; StepMismatch, ModelError or WeightsError if there is none that fits.
     """
+    there = path.is_file()
+    dist.wait()  # every rank has looked before one writes
+    if there:
+        return
     named = Path(stage.begin)
-    path = named if named.suffix == ".safetensors" else named / "weights" / f"{stage.steps}-step.safetensors"
-    if named.suffix != ".safetensors" and not path.is_file():
-        path, _ = student_file(find(stage.begin), stage.steps)
-    if (stamp := read_stamp(path)) is None:  # a file of others, who say elsewhere what it is
-        return path
-    if stamp.kind == "lora":
-        raise RecipeError(f"stage {stage.name}: begin = {stage.begin!r}: {path.name} is a LoRA: give the run that made it, or leave begin out")
-    if (stamp.steps, stamp.prediction_type) != (stage.steps, stage.prediction_type):
-        there, wanted = f"{stamp.steps} steps and predicts {stamp.prediction_type}", f"{stage.steps} and {stage.prediction_type}"
-        raise RecipeError(f"stage {stage.name}: begin = {stage.begin!r}: {path.name} is for {there}, the stage for {wanted}")
-    return path
+    source = named if named.suffix == ".safetensors" else named / "weights" / f"{stage.steps}-step.safetensors"
+    if named.suffix != ".safetensors" and not source.is_file():
+        source, _ = student_file(find(stage.begin), stage.steps)
+    stamp = read_stamp(source)  # None: a file of others, who say elsewhere what it is
+    given = f"stage {stage.name}: begin = {stage.begin!r}: {source.name}"
+    if stamp and stamp.kind == "lora":
+        raise RecipeError(f"{given} is a LoRA: give the run that made it, or leave begin out")
+    if stamp and (stamp.steps, stamp.prediction_type) != (stage.steps, stage.prediction_type):
+        has, wanted = f"{stamp.steps} steps and predicts {stamp.prediction_type}", f"{stage.steps} and {stage.prediction_type}"
+        raise RecipeError(f"{given} is for {has}, the stage for {wanted}")
+    if stamp and stage.prediction_type == "epsilon" and stamp.base != bundle.hash:
+        raise RecipeError(f"{given} was distilled from the weights {stamp.base}, and the teacher's are {bundle.hash}: give one of its students")
+    shapes = {key: tuple(value.shape) for key, value in bundle.unet.state_dict().items()}
+    tensors = in_diffusers_names(read_weights(source), shapes)
+    check_fit(source, tensors, shapes)
+    if dist.rank() == 0:
+        save_weights({key: value.float().contiguous() for key, value in tensors.items()}, path, {"format": "pt"})
+    dist.wait()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill import losses
-from fewstep.distill.editing import Kept, anywhere, masks, repaint
+from fewstep.distill.editing import Kept, anywhere, masked, masks, repaint
 from fewstep.distill.latents import Samples, Text
 from fewstep.distill.targets import Jump, carry, grid, land, reach, renoise, start_jump, teacher_target
 from fewstep.distill.teacher import gather
@@ -51,39 +51,33 @@ class Task:
 
     def jump(self, samples: Samples) -> Jump:
         """Each sample's start, drawn evenly from the levels that it may have, and the times of its jump."""
-        device, draw, own, place = samples.latents.device, samples.uniform(0), None, None
+        draw, device = samples.uniform(0), samples.latents.device
+        rows = masked(samples, self.masked) if self.masked else []
+        own = place = None
         if self.counts:  # first which of them, then where: the rest of the same draw
-            place = torch.from_numpy((draw * len(self.counts)).astype(np.int64))
-            count = torch.tensor(self.counts)[place]
-            own = self.teacher_steps // count
-            levels = own * (1 + (torch.from_numpy(draw * len(self.counts) % 1) * count).long())
+            chosen = (draw * len(self.counts)).astype(np.int64)
+            count = np.array(self.counts)[chosen]
+            place, own = torch.from_numpy(chosen).to(device), torch.from_numpy(self.teacher_steps // count).to(device)
+            levels = self.teacher_steps // count * (1 + (draw * len(self.counts) % 1 * count).astype(np.int64))
         else:
-            levels = torch.tensor(self.levels)[torch.from_numpy((draw * len(self.levels)).astype(np.int64))]
-        if self.anywhere:
-            levels = anywhere(levels, samples, self.anywhere, self.teacher_steps)
-        jump = start_jump(samples.latents, samples.noise(1), levels.to(device), self.teacher_steps, self.n, None if own is None else own.to(device))
-        if self.masked:
-            jump = self._repainted(jump, levels, samples)
-        return jump if place is None else replace(jump, place=place.to(device))
+            levels = np.array(self.levels)[(draw * len(self.levels)).astype(np.int64)]
+        if self.anywhere:  # but what the teacher paints is on its grid
+            elsewhere = anywhere(levels, samples, self.anywhere, self.teacher_steps)
+            levels = np.where(np.isin(np.arange(len(levels)), rows), levels, elsewhere)
+        jump = start_jump(samples.latents, samples.noise(1), torch.from_numpy(levels).to(device), self.teacher_steps, self.n, own)
+        return replace(jump if not rows else self._repainted(jump, levels, rows, samples), place=place)
 
-    def _repainted(self, jump: Jump, levels: Tensor, samples: Samples) -> Jump:
-        """The same jump where a share of the samples keeps its picture outside a mask, inside which the teacher has painted so far."""
-        kept = Kept(masks(samples, self.masked), samples.latents, samples.noise(1))
-        rows = (~kept.made).flatten(1).any(1)
-        if not bool(rows.any()):
-            return replace(jump, kept=kept)
-        table = torch.tensor(grid(self.teacher_steps), device=jump.x.device)
-        on_grid = levels.to(jump.x.device)[rows].round().long().clamp(min=1)
+    def _repainted(self, jump: Jump, levels: np.ndarray, rows: list[int], samples: Samples) -> Jump:
+        """The same jump where samples in ``rows`` keep their picture outside a mask, inside which the teacher has painted so far."""
+        kept = Kept(masks(samples, rows), samples.latents, samples.noise(1))
 
         def painted() -> Tensor:
             teacher = denoiser(self.teacher, self.text(samples)[rows], samples.time_ids[rows], self.guidance_scale)
-            return repaint(teacher, kept[rows], on_grid, table)
+            return repaint(teacher, kept[rows], levels[rows].astype(np.int64), grid(self.teacher_steps))
 
-        x, start = jump.x.clone(), start_jump(samples.latents[rows], kept.noise[rows], on_grid, self.teacher_steps, len(jump.times) - 1)
+        x = jump.x.clone()
         x[rows] = self._once("start", samples, painted)
-        times = jump.times.clone()
-        times[:, rows] = start.times
-        return replace(jump, x=x, times=times, kept=kept)
+        return replace(jump, x=x, kept=kept)
 
     def _once(self, what: str, samples: Samples, make: Callable[[], Tensor]) -> Tensor:
         """What ``make`` gives for these samples, remembered where batches come again."""

@@ -30,7 +30,7 @@ from fewstep.distill.pretrain import attention, complete, dtype
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.ship import Shelf
-from fewstep.distill.start import begun, bring, check, teacher
+from fewstep.distill.start import bring, bring_begun, check, teacher
 from fewstep.distill.state import Run
 from fewstep.distill.steps import Task
 from fewstep.distill.students import Students, students_of
@@ -98,6 +98,9 @@ class Walk:
         if self.plan.start:
             before = self.plan.start_steps
             bring(self.plan, self.students, self.shelf.student(before))
+        for stage in stages:
+            if stage.begin and not self.shelf.student(stage.steps).is_file():
+                bring_begun(stage, self.bundle, self.shelf.begun(stage))
         if self.plan.health.every:
             first = self._network(before)
             teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self._guidance(stages[0]))
@@ -109,14 +112,16 @@ class Walk:
         """Carry out one stage from the student of ``before`` steps; returns the step count of the new one, which lies in DIR/weights."""
         path = self.shelf.student(stage.steps)
         if not path.is_file():
-            student = self.students.follow(begun(stage) if stage.begin else self.shelf.student(before) if before else None)
+            own = self.shelf.begun(stage) if stage.begin else self.shelf.student(before) if before else None
+            student = self.students.follow(own)
             task = self._task(stage, self._network(stage.teacher_steps))
             student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
             for steps in stage.counts:  # the fewest last: its file says that the stage is done
                 self.students.keep(student, self.stamp(stage, steps), self.shelf.student(steps), self._place(stage, steps))
         self._looking = None  # nor is a student kept for whoever looked at it
         if stage.adapter and not self.shelf.adapter(stage.steps).is_file():
-            adapted = self._adapter(stage, self._task(stage, None), self.shelf.shipped(stage, stage.steps)[0])
+            teacher = self._network(stage.teacher_steps) if stage.masked else None  # who paints
+            adapted = self._adapter(stage, self._task(stage, teacher), self.shelf.shipped(stage, stage.steps)[0])
             if dist.rank() == 0:
                 save_weights(adapters(adapted), self.shelf.adapter(stage.steps), {"format": "pt"})
             dist.wait()
@@ -210,12 +215,12 @@ class Walk:
         return self._contest(stage, "full", task, student, method)
 
     def _convert(self, stage: Stage, task: Task, student: Any) -> Any:
-        frozen = copy.deepcopy(student).eval().requires_grad_(False)
+        frozen, task = copy.deepcopy(student).eval().requires_grad_(False), replace(task, walks=None)  # its batches never come again
         return self._learn(stage, "convert", task, student, partial(steps.convert_losses, task, student, frozen))
 
     def _adapter(self, stage: Stage, task: Task, whole: Any) -> Any:
         """The teacher with the adapters that ship: the SVD of the whole student's change, taught what the low rank leaves out."""
-        adapted = self.students.follow(None)
+        adapted, task = self.students.follow(None), replace(task, walks=None)
         extracted, _ = extract_lora(adapted, whole, self.plan.ship_rank)
         add_lora(adapted, self.plan.ship_rank, self.plan.ship_rank)
         set_adapters(adapted, extracted)

@@ -47,7 +47,7 @@ class Record:
     variation: float | None = None
     variations: tuple[tuple[int, float], ...] | None = None  # further ones, (seed, share) of each
     image: str | None = None  # SHA-256 of the image that it was begun from, in this picture's size
-    strength: float | None = None  # the share of the steps that were run
+    strength: float | None = None  # the share of the steps that were run, or of the noise that was begun from
     mask: str | None = None  # SHA-256 of the mask
     outpaint: str | None = None  # pixels that were added to the image: "left,top,right,bottom"
     transparent: bool = False

@@ -204,9 +204,9 @@ class Limits:
 
         entry = max(round(strength * TRAIN_TIMESTEPS), 1) - 1
         if steps in self.anywhere and entry < TRAIN_TIMESTEPS - 1:
-            run = max(1, math.ceil(strength * steps - SPARE))
+            run = max(1, math.ceil((entry + 1) / TRAIN_TIMESTEPS * steps - SPARE))  # of what the record will say, so that a repeat is the same
             return {"start": steps - run, "entry": entry, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
-        if steps == 1 and strength < 1 and not painted:
+        if steps == 1 and strength < 1 and not painted and steps not in self.anywhere:
             more = [count for count in self.students if count > 1]
             instead = f"use --steps {self.default_steps if self.default_steps > 1 else more[0]}" if more or self.teacher else "use a model for more steps"
             raise RequestError(f"strength = {strength:g}: 1 step leaves nothing of an image, and N steps have the strengths 1/N, 2/N to 1: {instead}")

@@ -73,7 +73,7 @@ class Wanted(BaseModel):
     variation: float | None = Field(None, description="How much of the way, 0 to 1.")
     variations: list[VariationWanted] | None = Field(None, max_length=MOST_VARIATIONS, description="Further ones, each from where the last one led.")
     image: str | None = Field(None, description="A PNG, WebP or JPEG to begin from: a data URL or plain Base64. Nothing is fetched.")
-    strength: float | None = Field(None, description="How much of the image is made anew: the share of the steps that are run.")
+    strength: float | None = Field(None, description="How much of the image is made anew: the share of the steps that are run, or of the noise.")
     mask: str | None = Field(None, description="As large as the image: white is repainted, black stays to the bit, grey is mixed.")
     outpaint: list[int] | None = Field(None, min_length=4, max_length=4, description="Pixels to add to the image: left, top, right, bottom.")
     transparent: bool = Field(False, description="Cut the flat background out.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from tests.tiny import build, tiny_bundle
 
 from fewstep.distill.latents import Samples
-from fewstep.distill.plan import Stage
+from fewstep.distill.plan import DistillPlan, EvaluationRecipe, Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.walk import distill
 from fewstep.models.bundle import read_stamp
@@ -58,7 +59,7 @@ def test_each_count_has_its_own_timesteps() -> None:
 
 
 def test_a_run_makes_one_student_for_several_counts(tmp_path: Path) -> None:
-    """Whose files differ in one bias; killed and gone on with, it is the same."""
+    """Whose files differ in one bias."""
     teacher = tiny_bundle(tmp_path / "teacher", students=())
     written = ", ".join(f"{key}={json.dumps(value)}" for key, value in {**ONE, "also": [2, 4]}.items())
     settings = ["data.pictures=4", "batch_size=4", "health.every=1", "health.stop=false", "evaluation.prompts=0", "method=mse", "r1_weight=0.0"]
@@ -85,3 +86,22 @@ def test_a_run_makes_one_student_for_several_counts(tmp_path: Path) -> None:
 def test_what_no_student_of_several_counts_can_be_is_a_sentence(values: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Stage(**{**ONE, **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stages", "values", "sentence"),
+    [
+        (
+            (Stage(8, 16, 2, full=2), Stage(4, 8, 2, full=2), Stage(1, 8, 8, prediction_type="sample", convert=2, full=2, also=(4,))),
+            {},
+            "4-step student already",
+        ),
+        ((Stage(1, 8, 8, prediction_type="sample", convert=2, full=2, also=(4,)), Stage(2, 4, 2, full=2)), {}, "teaches nobody"),
+        ((Stage(1, 8, 8, prediction_type="sample", convert=2, full=2, also=(8,)), Stage(2, 8, 4, full=2)), {"start": "emoji:8"}, "8-step student already"),
+        ((Stage(1, 8, 8, prediction_type="sample", convert=2, full=2, also=(2,)),), {"evaluation": EvaluationRecipe(ship="best")}, "one network"),
+        ((Stage(1, 8, 8, prediction_type="sample", convert=2, full=2, also=(2,)),), {"sharded": True}, "sharded"),
+    ],
+)
+def test_a_step_count_is_one_stages_to_make(stages: tuple[Stage, ...], values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        DistillPlan("emoji", stages, **values)

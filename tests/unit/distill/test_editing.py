@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import tiny_bundle
 
 from fewstep.distill import steps
-from fewstep.distill.editing import Kept, masks, repaint
+from fewstep.distill.editing import Kept, masked, masks, repaint
 from fewstep.distill.latents import Samples
 from fewstep.distill.plan import Stage
 from fewstep.distill.steps import Task
@@ -70,32 +71,33 @@ def test_a_student_that_lands_with_its_teacher_from_anywhere_has_nothing_to_lear
 
 
 def test_masks_are_rectangles_or_what_is_around_them(samples: Samples) -> None:
-    made = masks(samples, 0.5)
+    made = masks(samples, masked(samples, 0.5))
     whole = made.flatten(1).all(1)
     assert COUNT * 0.3 < int(whole.sum()) < COUNT * 0.7
     for mask in made[~whole, 0]:
         inside = mask if not (mask[0].all() and mask[-1].all()) else ~mask
         rows, columns = inside.any(1), inside.any(0)
         assert torch.equal(inside, rows[:, None] & columns[None]) or torch.equal(~inside, (~inside).any(1)[:, None] & (~inside).any(0)[None])
-    assert torch.equal(made, masks(samples, 0.5))
-    assert bool(masks(samples, 0.0).all())
+    assert torch.equal(made, masks(samples, masked(samples, 0.5)))
+    assert not masked(samples, 0.0)
 
 
 def test_inside_a_mask_is_what_the_teacher_paints_and_outside_the_picture(samples: Samples) -> None:
     """A teacher that sees P in all noise walks in a straight line: x_t = √ᾱ_t·P + √(1-ᾱ_t)·(ε - √(ᾱ_T / (1-ᾱ_T))·P)."""
     sees, noise = torch.randn(1, 4, 16, 12), samples.noise(1)
-    made, table = masks(samples, 1.0), torch.tensor(grid(8))
-    levels = torch.arange(COUNT) % 7 + 1
+    made, table = masks(samples, range(COUNT)), grid(8)
+    levels = np.arange(COUNT) % 8 + 1
     x = repaint(lambda x, t: Sees(sees)(x, t)[0], Kept(made, samples.latents, noise), levels, table)
-    level = gather(table[levels], x)
+    level = gather(torch.tensor(table)[torch.from_numpy(levels)], x)
     last = gather(torch.tensor([999]), x)
     inside = add_noise(sees, noise - (last / (1 - last)) ** 0.5 * sees, level)
-    assert torch.allclose(x, torch.where(made, inside, add_noise(samples.latents, noise, level)), atol=1e-4)
+    outside = torch.where(torch.from_numpy(levels == 8)[:, None, None, None], (1 - level) ** 0.5 * noise, add_noise(samples.latents, noise, level))
+    assert torch.allclose(x, torch.where(made, inside, outside), atol=1e-4)
 
 
 def test_what_a_student_says_outside_a_mask_does_not_count(samples: Samples) -> None:
     picture = torch.randn(1, 4, 16, 12)
-    made = masks(samples, 1.0)
+    made = masks(samples, range(COUNT))
     strange = torch.where(made, picture, torch.full_like(samples.latents, 7.0))
     asked = task(Sees(picture), masked=1.0)
     assert float(steps.landing_losses(asked, Sees(strange, x0=True), samples)["loss"]) < 1e-5
@@ -103,6 +105,16 @@ def test_what_a_student_says_outside_a_mask_does_not_count(samples: Samples) -> 
     target = asked.walk(asked.text(samples), jump, samples)
     outside = add_noise(samples.latents, samples.noise(1), gather(jump.t_end, target))
     assert torch.equal(torch.where(made, outside, target), outside)
+
+
+def test_a_sample_is_the_same_in_whatever_part_of_a_batch(samples: Samples) -> None:
+    asked = task(Sees(torch.randn(1, 4, 16, 12)), masked=0.6, anywhere=0.3)
+    whole = asked.jump(samples)
+    for rows in (slice(0, 5), slice(5, 6), slice(40, COUNT)):
+        part = replace(samples, latents=samples.latents[rows], captions=samples.captions[rows], time_ids=samples.time_ids[rows], indices=samples.indices[rows])
+        alone = asked.jump(part)
+        assert torch.equal(alone.times, whole.times[:, rows])
+        assert torch.allclose(alone.x, whole.x[rows], atol=1e-5)
 
 
 def test_batches_that_come_again_are_painted_once(samples: Samples) -> None:
@@ -124,12 +136,12 @@ def test_batches_that_come_again_are_painted_once(samples: Samples) -> None:
 def test_a_run_learns_to_edit(tmp_path: Path) -> None:
     """Both shares at work through all phases of a stage; and a share is a share."""
     teacher = tiny_bundle(tmp_path / "teacher", students=())
-    stages = "stages=[{teacher_steps=4, steps=2, n=2, warm=2, conditional=2, unconditional=2, full=2, anywhere=0.5, masked=0.5}]"
+    stages = "stages=[{teacher_steps=4, steps=2, n=2, warm=2, conditional=2, unconditional=2, full=2, adapter=2, anywhere=0.5, masked=0.5}]"
     settings = ["data.pictures=4", "batch_size=4", "health.every=0", "health.stop=false", "evaluation.prompts=0", f"teacher={json.dumps(str(teacher))}"]
     model = distill(RECIPES / "smoke.toml", tmp_path / "run", [*settings, stages])
     assert (model / "students" / "2-step-lora.safetensors").is_file()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {line["phase"] for line in lines} == {f"4to2/{phase}" for phase in ("warm", "conditional", "unconditional", "full")}
+    assert {line["phase"] for line in lines} == {f"4to2/{phase}" for phase in ("warm", "conditional", "unconditional", "full", "adapter")}
     with pytest.raises(ValueError, match="shares"):
         Stage(steps=2, teacher_steps=4, n=2, full=2, masked=1.5)
     with pytest.raises(ValueError, match="whole pictures"):

@@ -164,13 +164,17 @@ def test_listed() -> None:
 
 @pytest.mark.parametrize(
     ("steps", "strength", "run", "entry"),
-    [(4, 0.3, 2, 299), (4, 0.5, 2, 499), (4, 0.51, 2, 509), (4, 0.99, 4, 989), (2, 0.04, 1, 39), (1, 0.6, 1, 599), (4, 1.0, 4, None)],
+    [(4, 0.3, 2, 299), (4, 0.5, 2, 499), (4, 0.51, 2, 509), (4, 0.99, 4, 989), (2, 0.04, 1, 39), (1, 0.6, 1, 599), (4, 1.0, 4, None), (4, 0.28, 2, 279)],
 )
 def test_a_student_of_all_noise_levels_begins_at_any_strength(steps: int, strength: float, run: int, entry: int | None) -> None:
     limits = dataclasses.replace(EMOJI, anywhere=frozenset({1, 2, 4}))
     settled = limits.settle(Request("", 0, steps, image=IMAGE, strength=strength))
     assert (settled.steps - settled.start, settled.entry, settled.strength) == (run, entry, strength)
     assert limits.settle(Request("", 0, 8, image=IMAGE, strength=strength)).entry is None
+    for asked in (strength, 0.2751954, 0.55025, 0.77519, 0.0001):  # what is recorded leads to the same walk
+        first = limits.settle(Request("", 0, steps, image=IMAGE, strength=asked))
+        again = limits.settle(Request("", 0, steps, image=IMAGE, strength=first.strength))
+        assert (again.start, again.entry) == (first.start, first.entry)
     times = Stamp("unet", steps).evaluations(settled.start, settled.entry)
     assert len(times) == run
     assert all(before - after == 1000 // steps for before, after in pairwise(times))

@@ -64,6 +64,7 @@ def test_names_of_sizes() -> None:
 def test_an_image_without_a_mask_needs_two_steps() -> None:
     assert [steps_from_image(LIMITS, steps, masked=False) for steps in (None, 1, 20)] == [4, 2, 20]
     assert steps_from_image(LIMITS, 1, masked=True) == 1
+    assert steps_from_image(replace(LIMITS, anywhere=frozenset({1})), 1, masked=False) == 1
 
 
 def test_qualities() -> None:

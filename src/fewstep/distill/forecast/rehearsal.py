@@ -189,13 +189,14 @@ class Rehearsal(Walk):
         student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, self.students.follow(None))
         self._looking = None
         if stage.adapter:
-            self._adapter(stage, self._task(stage, None), student.eval().requires_grad_(False))
+            self._adapter(stage, self._task(stage, self._network(stage.teacher_steps) if stage.masked else None), student.eval().requires_grad_(False))
 
     def _kind(self, stage: Stage, before: int) -> Any:
         """What a stage's cost depends on, but for how many updates it has."""
         phases = {phase: bool(getattr(stage, phase)) for phase in (*PHASES, "adapter")}
         values = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name not in (*VOLATILE, *phases)}
         values["renoise_t"] = bool(stage.renoise_t)
+        values["walks"] = (stage.teacher_steps, stage.starts()) if stage.masked or stage.also else ()
         return str(values), str(phases), stage.teacher_steps in self._made, bool(before)
 
     def _named(self, counted: Cost, stage: Stage) -> Cost:
@@ -224,7 +225,8 @@ class Rehearsal(Walk):
         kind = phase.name.split("/")[1]
         if self.plan.reuse == 1 or not (kind in ("mse", "warm") or (self.method.reuses and kind == "full")):
             return 0.0
-        return math.ceil(phase.updates / self.plan.reuse) * self.setting.accumulate * float(batch.latents.nbytes)
+        stage = next(stage for stage in self.plan.stages if phase.name.startswith(f"{stage.name}/"))
+        return math.ceil(phase.updates / self.plan.reuse) * self.setting.accumulate * float(batch.latents.nbytes) * (1 + stage.masked)
 
 
 def remembered(data: DataRecipe, unet: Any, text: Any, setting: Setting) -> float:

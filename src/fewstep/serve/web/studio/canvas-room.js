@@ -18,7 +18,7 @@ const EDGES = [["Left", 1, 0, 0, 0], ["Up", 0, 1, 0, 0], ["Right", 0, 0, 1, 0], 
 /** @param {HTMLElement} room */
 export function build(room, studio) {
   const { store, live, director, notices, model, vocabulary, students } = studio;
-  const several = students.filter((steps) => steps > 1);
+  const several = students.filter((steps) => steps > 1 || model.anywhere.includes(steps));
   const chosen = { steps: several.includes(store.get().steps) ? store.get().steps : several.at(-1) ?? students.at(-1), strength: 0.5 };
   const anywhere = () => model.anywhere.includes(chosen.steps); // else only the levels of its steps can be begun from
   const level = () => Math.max(1, Math.round(chosen.strength * chosen.steps));
