@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, leading_timesteps, pairs, start_scale, trailing_timesteps
 
 KEY = "fewstep"  # of the JSON record in the metadata
+LATER = ("anywhere",)  # fields that stamps written before do not have
 KINDS = ("teacher", "unet", "lora")
 SPACINGS = {"trailing": trailing_timesteps, "leading": leading_timesteps}
 
@@ -106,8 +107,11 @@ class Stamp:
             raise StepMismatch(f"{name} were trained for {self.steps} steps and asked for {steps}: use --steps {self.steps}, or weights for {steps}")
 
     def to_metadata(self) -> dict[str, str]:
-        """The metadata of a safetensors file: all values are strings."""
-        return {"format": "pt", KEY: json.dumps(dataclasses.asdict(self), sort_keys=True)}
+        """The metadata of a safetensors file: all values are strings. What came later is left out where it says nothing: LoRAs know their base by
+        its file's hash, so the same weights have to make the same file.
+        """
+        record = {key: value for key, value in dataclasses.asdict(self).items() if value or key not in LATER}
+        return {"format": "pt", KEY: json.dumps(record, sort_keys=True)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None) -> Stamp | None:

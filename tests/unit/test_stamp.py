@@ -191,3 +191,11 @@ def test_file_hash(tmp_path: Path) -> None:
     content = bytes(range(256)) * 9000  # longer than one chunk
     (tmp_path / "f").write_bytes(content)
     assert file_hash(tmp_path / "f") == hashlib.sha256(content).hexdigest()[:12]
+
+
+def test_a_field_that_came_later_does_not_change_files_that_do_not_need_it() -> None:
+    """LoRAs know their base by its file's hash."""
+    old, new = Stamp("teacher", 32).to_metadata(), Stamp("unet", 4, anywhere=True)
+    assert "anywhere" not in old[KEY]
+    assert Stamp.from_metadata(old) == Stamp("teacher", 32)
+    assert Stamp.from_metadata(new.to_metadata()) == new
