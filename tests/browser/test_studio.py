@@ -333,7 +333,7 @@ def test_what_is_masked_is_repainted_and_the_rest_stays(studio: Studio) -> None:
     for y in (0.3, 0.1, 0.1):
         studio.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * y, steps=4)
     studio.page.mouse.up()
-    studio.page.get_by_text("4/4", exact=True).click()
+    studio.page.locator(".strength").fill("1")
     studio.page.locator("#canvas-prompt").fill("a red apple on a yellow background")
     facts = {"prompt": "a red apple on a yellow background", "masked": "true", "final": "true"}
     until(lambda: facts.items() <= result.evaluate("canvas => ({...canvas.dataset})").items())
@@ -343,6 +343,19 @@ def test_what_is_masked_is_repainted_and_the_rest_stays(studio: Studio) -> None:
     assert nearest(studio.pixels("result", 0.04, 0.04), COLOURS) != "blue"
     studio.page.get_by_label("Widen the frame: right").click()
     until(lambda: result.evaluate("canvas => canvas.width") == 320)
+
+
+def test_what_changes_of_a_canvas_is_what_its_student_can_begin_from(studio: Studio) -> None:
+    """The 4-step student begins anywhere; the 8-step student at the levels of its own steps."""
+    studio.open()
+    studio.write(APPLE)
+    studio.page.get_by_role("link", name="Canvas").click()
+    made = studio.page.locator("#result-made")
+    studio.page.locator(".strength").fill("0.35")
+    until(lambda: "35 % anew" in made.inner_text())
+    studio.page.locator("#canvas-dials").get_by_text("8", exact=True).click()
+    studio.page.get_by_text("6/8", exact=True).click()
+    until(lambda: "6 of 8 steps" in made.inner_text())
 
 
 VARIED = "() => JSON.parse(localStorage.getItem('fewstep.settings')).variations"
