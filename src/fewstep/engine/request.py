@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.schedule import TRAIN_TIMESTEPS
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -38,6 +36,7 @@ RANDOM_SEEDS = 2**32
 LONGEST_PROMPT = 4000  # characters
 MOST_PIXELS = 4096 * 4096  # of a picture that is given
 BLEND_WEIGHT, STRENGTH = 0.5, 0.5  # where a request has a second prompt, or an image without a mask, and does not say
+LEVELS = 1000  # of noise: fewstep.schedule.TRAIN_TIMESTEPS, which would bring NumPy with it
 SPARE = 0.1  # of a stride: by so much the last one of a walk from anywhere may be longer, rather than have another follow it
 TEACHER_STEPS = range(16, 1001)  # a teacher takes any number, but below 16 its pictures are not worth having
 
@@ -135,7 +134,7 @@ class Settled:
     @property
     def strength(self) -> float:
         """How much of an image is made anew, up to 1, where nothing but noise is begun from: the share of the steps that are run, or of the noise levels."""
-        return (self.steps - self.start) / self.steps if self.entry is None else (self.entry + 1) / TRAIN_TIMESTEPS
+        return (self.steps - self.start) / self.steps if self.entry is None else (self.entry + 1) / LEVELS
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,9 @@ class Limits:
         strength = request.strength if request.strength is not None else 1.0 if painted else STRENGTH
         from fewstep.engine.source import prepare
 
-        entry = max(round(strength * TRAIN_TIMESTEPS), 1) - 1
-        if steps in self.anywhere and entry < TRAIN_TIMESTEPS - 1:
-            run = max(1, math.ceil((entry + 1) / TRAIN_TIMESTEPS * steps - SPARE))  # of what the record will say, so that a repeat is the same
+        entry = max(round(strength * LEVELS), 1) - 1
+        if steps in self.anywhere and entry < LEVELS - 1:
+            run = max(1, math.ceil((entry + 1) / LEVELS * steps - SPARE))  # of what the record will say, so that a repeat is the same
             return {"start": steps - run, "entry": entry, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
         if steps == 1 and strength < 1 and not painted and steps not in self.anywhere:
             more = [count for count in self.students if count > 1]

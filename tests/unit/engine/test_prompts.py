@@ -113,21 +113,20 @@ def test_attention_is_used_where_there_is_no_guidance_or_it_is_asked_for(
     assert ("NAG scale" in said[2]) == (used[1] is not None)
 
 
-def test_sharks_become_other_fish(engines: tuple[Engine, Engine]) -> None:
-    """The claim of docs/decisions.md, on a few seeds: the model's fish are sharks, until it is told to draw none."""
+@pytest.mark.parametrize(("prompt", "usual"), [("a bird on a green background", "duck"), ("an insect on a green background", "lady beetle")])
+def test_what_is_not_wanted_becomes_another_of_its_kind(engines: tuple[Engine, Engine], prompt: str, usual: str) -> None:
+    """The claim of docs/prompts.md, on a few seeds: what the model draws of a kind, until it is told to draw none."""
     judge = pytest.importorskip("fewstep.evals.judge")
     from fewstep.zoo.registry import find
 
     own = judge.load_judge(find("emoji") / judge.JUDGE)
 
-    def sharks(**asked: Any) -> int:
-        pictures = list(engines[0].generate_many([Request(PROMPT, seed, 4, **asked) for seed in range(8)]))
+    def count(**asked: Any) -> int:
+        pictures = list(engines[0].generate_many([Request(prompt, seed, 4, **asked) for seed in range(8)]))
         logits, _ = own.classify(judge.look(own, np.stack([np.asarray(picture.image) for picture in pictures])))
-        names = [own.subjects[index] for index in logits.argmax(dim=1)]
-        assert all(name in ("shark", "tropical fish") for name in names), names
-        return names.count("shark")
+        return [own.subjects[index] for index in logits.argmax(dim=1)].count(usual)
 
-    assert sharks() >= 7 and sharks(negative="shark") <= 1
+    assert count() >= 5 and count(negative=usual) <= 1
 
 
 def test_a_prompt_is_drawn_by_its_seed_and_both_are_recorded(engines: tuple[Engine, Engine]) -> None:
