@@ -5,6 +5,7 @@
     DIR/metrics.jsonl              one line an update; cut back to the checkpoint's length on resume, so each line stands once
     DIR/health.jsonl               one line a look at fixed prompts (probe.py); cut back likewise
     DIR/weights/*.safetensors      what finished stages leave behind
+    DIR/lock                       held by the process that carries the run out
 
 A checkpoint is written whole under its own name first; renaming state.json is the one atomic act that makes it current.
 """
@@ -33,6 +34,11 @@ from fewstep.distill import dist
 from fewstep.distill.ema import Ema
 from fewstep.distill.recipe import RecipeError
 from fewstep.distill.sharding import fill, local, read_shares, save_shares, share
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from fewstep.distill.trainer import Routine
@@ -64,12 +70,13 @@ class State:
 class Run:
     """The folder of one run. Opening it again goes on where its last checkpoint stood. Only rank 0 writes to it.
 
-    Raises RecipeError if the folder holds a run of another recipe.
+    Raises RecipeError if the folder holds a run of another recipe, or one that another process is carrying out.
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
         self.folder = Path(folder)
         (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+        self._lock = self._hold()
         self.state = State(recipe=recipe)
         path = self.folder / "state.json"
         if path.is_file():
@@ -94,6 +101,18 @@ class Run:
     def note(self, line: Mapping[str, Any]) -> None:
         """Append one line to health.jsonl. Raises DiskFull."""
         self._append(self._health, line)
+
+    def _hold(self) -> BinaryIO:
+        """The run's lock, this process's until it ends: two that write to one run would cut each other's lines off. Windows goes without."""
+        stream = (self.folder / "lock" if dist.rank() == 0 else Path(os.devnull)).open("ab")
+        if dist.rank() == 0 and fcntl is not None:
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    return stream  # a file system without locks
+                raise RecipeError(f"{self.folder} is being carried out by another process: wait for it or end it, or give another --run") from None
+        return stream
 
     def _open(self, name: str, length: int) -> BinaryIO:
         stream = (self.folder / name if dist.rank() == 0 else Path(os.devnull)).open("ab")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from fewstep.distill.ema import Ema
+from fewstep.distill.recipe import RecipeError
 from fewstep.distill.state import Run, State, write_text
 
 
@@ -172,3 +175,18 @@ def test_write_text_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatc
     with pytest.raises(Killed):
         write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    """A second one is refused before it cuts a line of the first one's off, and let in once that has ended."""
+    pytest.importorskip("fcntl")
+    hold = "import sys, time; from pathlib import Path; from fewstep.distill.state import Run\n"
+    hold += "run = Run(Path(sys.argv[1]), 'r'); run.log({'update': 1}); print('held', flush=True); time.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(RecipeError, match="another process"):
+            Run(tmp_path, "r")
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"update": 1}\n'
+        other.kill()
+    Run(tmp_path, "r")
