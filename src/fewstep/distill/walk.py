@@ -120,8 +120,7 @@ class Walk:
                 self.students.keep(student, self.stamp(stage, steps), self.shelf.student(steps), self._place(stage, steps))
         self._looking = None  # nor is a student kept for whoever looked at it
         if stage.adapter and not self.shelf.adapter(stage.steps).is_file():
-            teacher = self._network(stage.teacher_steps) if stage.masked else None  # who paints
-            adapted = self._adapter(stage, self._task(stage, teacher), self.shelf.shipped(stage, stage.steps)[0])
+            adapted = self._adapter(stage, self.shelf.shipped(stage, stage.steps)[0])
             if dist.rank() == 0:
                 save_weights(adapters(adapted), self.shelf.adapter(stage.steps), {"format": "pt"})
             dist.wait()
@@ -218,9 +217,10 @@ class Walk:
         frozen, task = copy.deepcopy(student).eval().requires_grad_(False), replace(task, walks=None)  # its batches never come again
         return self._learn(stage, "convert", task, student, partial(steps.convert_losses, task, student, frozen))
 
-    def _adapter(self, stage: Stage, task: Task, whole: Any) -> Any:
+    def _adapter(self, stage: Stage, whole: Any) -> Any:
         """The teacher with the adapters that ship: the SVD of the whole student's change, taught what the low rank leaves out."""
-        adapted, task = self.students.follow(None), replace(task, walks=None)
+        painter = self._network(stage.teacher_steps) if stage.masked else None  # all that a teacher does here is to paint beside what is kept
+        adapted, task = self.students.follow(None), replace(self._task(stage, painter), walks=None)
         extracted, _ = extract_lora(adapted, whole, self.plan.ship_rank)
         add_lora(adapted, self.plan.ship_rank, self.plan.ship_rank)
         set_adapters(adapted, extracted)

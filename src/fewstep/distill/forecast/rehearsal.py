@@ -189,7 +189,7 @@ class Rehearsal(Walk):
         student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, self.students.follow(None))
         self._looking = None
         if stage.adapter:
-            self._adapter(stage, self._task(stage, self._network(stage.teacher_steps) if stage.masked else None), student.eval().requires_grad_(False))
+            self._adapter(stage, student.eval().requires_grad_(False))
 
     def _kind(self, stage: Stage, before: int) -> Any:
         """What a stage's cost depends on, but for how many updates it has."""
