@@ -20,6 +20,22 @@ KINDS = ("teacher", "unet", "lora")
 SPACINGS = {"trailing": trailing_timesteps, "leading": leading_timesteps}
 
 
+SPARE = 0.1  # of a stride: by so much the last one of a walk from anywhere may be longer, rather than have another follow it
+
+
+def entrance(strength: float, steps: int) -> tuple[int, int] | None:
+    """(evaluations passed over, the timestep to begin at) of a walk from an image by a student of so many ``steps`` that begins anywhere; None from
+    noise alone. They follow from the timestep, so that the strength that is recorded, :func:`strength_of` it, leads to the same walk.
+    """
+    entry = max(round(strength * TRAIN_TIMESTEPS), 1) - 1
+    return None if entry >= TRAIN_TIMESTEPS - 1 else (steps - max(1, math.ceil(strength_of(entry) * steps - SPARE)), entry)
+
+
+def strength_of(entry: int) -> float:
+    """The strength of an image that is begun from at the timestep ``entry``."""
+    return (entry + 1) / TRAIN_TIMESTEPS
+
+
 class StepMismatch(ValueError):
     """A step count that these weights were not trained for."""
 

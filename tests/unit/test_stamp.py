@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep.schedule import start_scale, trailing_timesteps
-from fewstep.stamp import KEY, KINDS, Stamp, StepMismatch, file_hash
+from fewstep.stamp import KEY, KINDS, Stamp, StepMismatch, entrance, file_hash, strength_of
 from fewstep.zoo.known import KNOWN
 
 STAMPS = st.builds(
@@ -199,3 +199,15 @@ def test_a_field_that_came_later_does_not_change_files_that_do_not_need_it() -> 
     assert "anywhere" not in old[KEY]
     assert Stamp.from_metadata(old) == Stamp("teacher", 32)
     assert Stamp.from_metadata(new.to_metadata()) == new
+
+
+def test_a_walk_from_anywhere_is_in_the_students_strides() -> None:
+    assert [entrance(strength, steps) for strength, steps in ((0.3, 4), (0.5, 4), (0.51, 4), (1.0, 4), (0.0, 2))] == [
+        (2, 299),
+        (2, 499),
+        (2, 509),
+        None,
+        (1, 0),
+    ]
+    assert Stamp("unet", 4).walk(2, 299)["times"] == [(299, 49), (49, -1)]
+    assert (strength_of(299), strength_of(999)) == (0.3, 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -36,8 +35,6 @@ RANDOM_SEEDS = 2**32
 LONGEST_PROMPT = 4000  # characters
 MOST_PIXELS = 4096 * 4096  # of a picture that is given
 BLEND_WEIGHT, STRENGTH = 0.5, 0.5  # where a request has a second prompt, or an image without a mask, and does not say
-LEVELS = 1000  # of noise: fewstep.schedule.TRAIN_TIMESTEPS, which would bring NumPy with it
-SPARE = 0.1  # of a stride: by so much the last one of a walk from anywhere may be longer, rather than have another follow it
 TEACHER_STEPS = range(16, 1001)  # a teacher takes any number, but below 16 its pictures are not worth having
 
 
@@ -134,7 +131,11 @@ class Settled:
     @property
     def strength(self) -> float:
         """How much of an image is made anew, up to 1, where nothing but noise is begun from: the share of the steps that are run, or of the noise levels."""
-        return (self.steps - self.start) / self.steps if self.entry is None else (self.entry + 1) / LEVELS
+        if self.entry is None:
+            return (self.steps - self.start) / self.steps
+        from fewstep.stamp import strength_of
+
+        return strength_of(self.entry)
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,11 @@ class Limits:
         painted = request.mask is not None or request.outpaint is not None
         strength = request.strength if request.strength is not None else 1.0 if painted else STRENGTH
         from fewstep.engine.source import prepare
+        from fewstep.stamp import entrance
 
-        entry = max(round(strength * LEVELS), 1) - 1
-        if steps in self.anywhere and entry < LEVELS - 1:
-            run = max(1, math.ceil((entry + 1) / LEVELS * steps - SPARE))  # of what the record will say, so that a repeat is the same
-            return {"start": steps - run, "entry": entry, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
+        if steps in self.anywhere and (found := entrance(strength, steps)):
+            source = prepare(request.image, request.mask, request.outpaint, width, height, self.factor)
+            return {"start": found[0], "entry": found[1], "source": source}
         if steps == 1 and strength < 1 and not painted and steps not in self.anywhere:
             more = [count for count in self.students if count > 1]
             instead = f"use --steps {self.default_steps if self.default_steps > 1 else more[0]}" if more or self.teacher else "use a model for more steps"

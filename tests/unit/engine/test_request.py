@@ -12,11 +12,9 @@ from PIL import Image
 
 from fewstep.data.buckets import BUCKETS
 from fewstep.engine.options import parse_size
-from fewstep.engine.request import ASPECTS, LEVELS, SEEDS, Limits, Request, RequestError, listed
-from fewstep.schedule import TRAIN_TIMESTEPS
+from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed
 from fewstep.stamp import Stamp
 
-assert LEVELS == TRAIN_TIMESTEPS
 EMOJI = Limits("emoji", factor=16, native=256, students=(1, 2, 4, 8), teacher=True, default_steps=4)
 IMAGE = Image.new("RGB", (64, 64))
 SDXL = Limits("sdxl", factor=8, native=1024, students=(4,), teacher=False, default_steps=4)
