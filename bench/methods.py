@@ -13,8 +13,9 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -288,6 +289,25 @@ def budget_of(given: argparse.Namespace) -> float:
     return 2000.0 if given.quick else given.minutes * 60 * PACE
 
 
+def made(file: Path, asked: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """What ``make`` found, which is now ``file``'s content; None where that is there already. Raises RecipeError if it answers something else."""
+    if file.is_file():
+        there = json.loads(file.read_text(encoding="utf8"))
+        if wrong := [key for key, value in asked.items() if there[key] != value]:
+            raise RecipeError(f"{file} was measured with another {wrong[0]}, {there[wrong[0]]}: give the same, or another --out")
+        return None
+    content = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def asked_of(given: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+    """What cells have to have in common to be compared."""
+    plan = read_recipe(given.recipe, DistillPlan, given.settings)
+    return {"budget": budget_of(given), "prompts": bench.prompts, "start": plan.start, "teacher": taught_by(plan)}
+
+
 def main() -> int:
     given = arguments()
     given.out = given.out or (given.work / "quick" if given.quick else RESULTS)
@@ -298,19 +318,12 @@ def main() -> int:
     chosen = [name.strip() for name in given.only.split(";")] if given.only else list(rows)
     if unknown := [name for name in chosen if name not in rows]:
         raise RecipeError(f"--only {unknown[0]}: the rows are {'; '.join(rows)}")
-    bench, budget, plan = opened(given), budget_of(given), read_recipe(given.recipe, DistillPlan, given.settings)
-    asked = {"budget": budget, "prompts": bench.prompts, "start": plan.start, "teacher": taught_by(plan)}
+    bench = opened(given)
+    asked = asked_of(given, bench)
     cells = [(seed, steps, name) for seed in map(int, given.seeds.split(",")) for steps in map(int, given.steps.split(",")) for name in chosen]
     for seed, steps, name in cells:
         file = given.out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}.json"
-        if file.is_file():
-            there = json.loads(file.read_text(encoding="utf8"))
-            if wrong := [key for key, value in asked.items() if there[key] != value]:
-                raise RecipeError(f"{file} was measured with another {wrong[0]}, {there[wrong[0]]}: give the same, or another --out")
-        else:
-            content = bench.cell(name, rows[name], steps, seed, budget)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(content, indent=1) + "\n")
+        if content := made(file, asked, partial(bench.cell, name, rows[name], steps, seed, asked["budget"])):
             print(f"{file.name}  " + "  ".join(f"{key} {value:.3f}" for key, value in content["figures"].items()), flush=True)
     return 0
 

@@ -13,7 +13,7 @@ import pytest
 from fewstep.distill.methods import METHODS, find_method
 from fewstep.distill.outline import paper_passes
 from fewstep.distill.plan import DistillPlan
-from fewstep.distill.recipe import read_recipe
+from fewstep.distill.recipe import RecipeError, read_recipe
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,10 +84,12 @@ def test_the_page_has_the_table_that_the_files_make(bench: Any, tmp_path: Path) 
     assert copy.read_text(encoding="utf8") == bench.PAGE.read_text(encoding="utf8"), "run python bench/methods.py --table"
 
 
-def test_a_picture_is_walked_from_any_strength_in_the_students_strides(editing: Any) -> None:
-    assert editing.times_from(0.3, 4) == [(299, 49), (49, -1)]
-    assert editing.times_from(0.5, 4) == [(499, 249), (249, -1)]
-    assert editing.times_from(1.0, 2) == [(999, 499), (499, -1)]
+def test_a_result_of_another_ground_is_refused_and_one_that_is_there_is_not_made_again(bench: Any, tmp_path: Path) -> None:
+    asked, file = {"budget": 36000.0, "teacher": "0123"}, tmp_path / "results" / "plain-1.json"
+    assert bench.made(file, asked, lambda: {**asked, "figures": 1}) == {**asked, "figures": 1}
+    assert bench.made(file, asked, lambda: pytest.fail("made again")) is None
+    with pytest.raises(RecipeError, match="another teacher, 0123"):
+        bench.made(file, {**asked, "teacher": "4567"}, lambda: pytest.fail("made again"))
 
 
 def test_the_table_of_editing_is_what_its_files_say(editing: Any, tmp_path: Path) -> None:
