@@ -128,6 +128,13 @@ def same(one: Path, other: Path) -> None:
             torch.testing.assert_close(first[key], second[key], rtol=0, atol=2e-3, msg=key)
 
 
+def changes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as they are, and of a LoRA what it adds: where singular values are near each other, its factors hang on the last bits."""
+    ups = {key: tensors[key.replace("lora_down", "lora_up")].flatten(1) for key in tensors if "lora_down" in key}
+    own = {key: value for key, value in tensors.items() if "lora_" not in key}
+    return {**own, **{key: up.float() @ tensors[key].float().flatten(1) for key, up in ups.items()}}
+
+
 def children(process: subprocess.Popen[str]) -> list[int]:
     """The ranks of a run, by process number."""
     found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True)
@@ -140,11 +147,11 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 def test_two_ranks_compute_what_one_does(recipe: Path, alone: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
     finish(start(recipe, tmp_path / "two", 2, *settings))
     same(tmp_path / "two", alone)
-    for file in ("1-step-unet.safetensors", "2-step-lora.safetensors"):  # the LoRA has another rank and scale than those of the contest
-        first, second = (load_file(run / "model" / "students" / file) for run in (tmp_path / "two", alone))
+    for file, bound in (("1-step-unet.safetensors", 2e-3), ("2-step-lora.safetensors", 5e-5)):  # the LoRA has another rank and scale than those of the contest
+        first, second = (changes(load_file(run / "model" / "students" / file)) for run in (tmp_path / "two", alone))
         assert first.keys() == second.keys()
         for key in first:
-            torch.testing.assert_close(first[key], second[key], rtol=0, atol=2e-3, msg=key)
+            torch.testing.assert_close(first[key], second[key], rtol=0, atol=bound, msg=key)
 
 
 def test_sizes_of_pictures_come_to_a_network_in_shares_as_they_are(tmp_path: Path) -> None:

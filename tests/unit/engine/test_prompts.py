@@ -113,8 +113,11 @@ def test_attention_is_used_where_there_is_no_guidance_or_it_is_asked_for(
     assert ("NAG scale" in said[2]) == (used[1] is not None)
 
 
-@pytest.mark.parametrize(("prompt", "usual"), [("a bird on a green background", "duck"), ("an insect on a green background", "lady beetle")])
-def test_what_is_not_wanted_becomes_another_of_its_kind(engines: tuple[Engine, Engine], prompt: str, usual: str) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "usual", "others"),
+    [("a bird on a green background", "duck", {"penguin", "owl"}), ("an insect on a green background", "lady beetle", {"butterfly", "honeybee"})],
+)
+def test_what_is_not_wanted_becomes_another_of_its_kind(engines: tuple[Engine, Engine], prompt: str, usual: str, others: set[str]) -> None:
     """The claim of docs/prompts.md, on a few seeds: what the model draws of a kind, until it is told to draw none."""
     judge = pytest.importorskip("fewstep.evals.judge")
     from fewstep.zoo.registry import find
@@ -124,7 +127,9 @@ def test_what_is_not_wanted_becomes_another_of_its_kind(engines: tuple[Engine, E
     def count(**asked: Any) -> int:
         pictures = list(engines[0].generate_many([Request(prompt, seed, 4, **asked) for seed in range(8)]))
         logits, _ = own.classify(judge.look(own, np.stack([np.asarray(picture.image) for picture in pictures])))
-        return [own.subjects[index] for index in logits.argmax(dim=1)].count(usual)
+        names = [own.subjects[index] for index in logits.argmax(dim=1)]
+        assert set(names) <= {usual, *others}, names
+        return names.count(usual)
 
     assert count() >= 5 and count(negative=usual) <= 1
 
