@@ -49,6 +49,7 @@ RESULTS, PAGE = ROOT / "docs" / "methods", ROOT / "docs" / "methods.md"
 MARKS = "<!-- table -->", "<!-- end of table -->"
 PACE = 60  # pictures a second through the embedded UNet on one core: what a minute of budget stands for
 WARM, CONVERT = 0.35, 0.1  # of a cell's budget
+FAR = 8e-4  # the rate at which a jump from noise to a picture is learnt, as in recipes/emoji.toml
 CONTEST = ("conditional", "unconditional", "full")
 GROUPS = 4  # seeds of a prompt that diversity is measured over
 UNSURE = 0.5  # a picture whose likeliest subject the judge gives less than this is an artefact
@@ -106,11 +107,11 @@ def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float) -> Stage:
     steps = 1 if row.also else steps
     n = row.n or most // steps
     if row.also:
-        bare = Stage(steps=1, teacher_steps=most, n=n, also=row.also, prediction_type="sample", convert=1)
+        bare = Stage(steps=1, teacher_steps=most, n=n, also=row.also, prediction_type="sample", convert=1, mse_learning_rate=FAR)
     elif steps == 1:
         levels = tuple(range(n, most + 1, n)) if row.n else (most // 2, *[most] * 5)  # mostly from T, where it is sampled
         renoise = {} if row.noisy else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
-        bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", convert=1, **renoise)  # type: ignore[arg-type]
+        bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", convert=1, mse_learning_rate=FAR, **renoise)  # type: ignore[arg-type]
     else:
         bare = Stage(steps=steps, teacher_steps=most, n=n)
     method = find_method(row.method, Path())

@@ -24,9 +24,9 @@ from fewstep.zoo.registry import find
 
 STEPS = (1, 4)
 NEGATIVES = {  # a prompt that leaves the subject open, or the background, and what not to draw
-    "a fish on a green background": "shark",
-    "a berry on a green background": "strawberry",
-    "an insect on a green background": "honeybee",
+    "a bird on a green background": "duck",
+    "an insect on a green background": "lady beetle",
+    "a flower on a green background": "rose",
     "a fox": "gray background",
 }
 WAYS: tuple[dict[str, float], ...] = ({"nag_scale": 1.5}, {"nag_scale": 2}, {"nag_scale": 3}, {"nag_scale": 5}, {"guidance_scale": 1.5}, {"guidance_scale": 2})

@@ -1,6 +1,6 @@
-"""Make docs/performance.md from the results in bench/results: python bench/report.py
+"""Make docs/performance.md from the results in bench/results, and the README's table from the embedded model's evaluation: python bench/report.py
 
-Its figures come from those files and from nowhere else. With --check it writes nothing, and says whether the document is up to date.
+The figures come from those files and from nowhere else. With --check it writes nothing, and says whether the documents are up to date.
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ from pathlib import Path
 
 from fewstep.bench.results import Bar, Results, bars_section, noisy, read, summary
 from fewstep.bench.table import markdown
+from fewstep.evals.table import markdown as rows_of
+from fewstep.export.card import EVALUATION, SHOWN
+from fewstep.zoo.registry import find
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "performance.md"
+README = HERE.parent / "README.md"
+MARKS = "<!-- evaluation -->", "<!-- end of evaluation -->"  # around its table
+COLUMNS = (*SHOWN, "milliseconds")
 INTRODUCTION = """# Performance
 
 Made by `python bench/report.py` from the files in [bench/results](../bench/results), and never typed by hand. Each file is one run of
@@ -42,6 +48,13 @@ def document(folder: Path = HERE / "results") -> str:
     for path in sorted((folder / "serve").glob("*.json")):
         parts += server(path)
     return "\n\n".join(parts) + "\n"
+
+
+def readme() -> str:
+    """The README, with the table of the embedded model's evaluation."""
+    rows = json.loads((find("emoji") / EVALUATION).read_text(encoding="utf8"))["rows"]
+    before, _, rest = README.read_text(encoding="utf8").partition(MARKS[0])
+    return f"{before}{MARKS[0]}\n\n{rows_of(rows, COLUMNS)}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
 
 
 def server(path: Path) -> list[str]:
@@ -78,15 +91,17 @@ def chapter(results: Results) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the document, or with --check compare. Returns 1 if it was to be up to date and is not."""
-    text = document()
-    if arguments == ["--check"]:
-        same = DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf8") == text
-        print(f"{DOCUMENT.name} is {'up to date' if same else 'out of date: run python bench/report.py'}")
-        return 0 if same else 1
-    DOCUMENT.write_text(text, encoding="utf8")
-    print(DOCUMENT)
-    return 0
+    """Write the documents, or with --check compare. Returns 1 if one was to be up to date and is not."""
+    stale = False
+    for path, text in ((DOCUMENT, document()), (README, readme())):
+        if arguments == ["--check"]:
+            same = path.is_file() and path.read_text(encoding="utf8") == text
+            print(f"{path.name} is {'up to date' if same else 'out of date: run python bench/report.py'}")
+            stale |= not same
+        else:
+            path.write_text(text, encoding="utf8")
+            print(path)
+    return int(stale)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 RENDERS, RECONSTRUCTION, TEACHER = "renders", "reconstruction", "teacher"  # rows by name; students go by their steps
 
@@ -42,7 +43,10 @@ class Column:
 
     def cell(self, result: Result) -> str:
         """The figure as text; a dash where the column does not apply."""
-        value = getattr(result, self.field)
+        return self.written(getattr(result, self.field))
+
+    def written(self, value: float | None) -> str:
+        """A value as text."""
         return "–" if value is None else format(value, self.format)
 
 
@@ -52,7 +56,7 @@ COLUMNS = (
     Column("background", "background", ".1%", "right by the judge and, for flat colours, by the border's median pixel too"),
     Column("frechet", "Fréchet", ".3f", "distance to another draw of the renders, in the judge's features; lower is better"),
     Column("distinct", "distinct", ".2f", "different right subjects among the pictures of an ambiguous prompt"),
-    Column("diversity", "of teacher's", ".0%", "the same as a share of the teacher's"),
+    Column("diversity", "diversity", ".0%", "distinct, as a share of the teacher's"),
     Column("precision", "precision", ".1%", "share of those pictures whose subject has the keyword"),
     Column("sharpness", "sharpness", ".0%", "gradient energy at native size, as a share of the renders'"),
     Column("patch_frechet", "patch-Fréchet", ".3f", "the same distance for 64-pixel patches at native size; lower is better"),
@@ -60,6 +64,14 @@ COLUMNS = (
     Column("psnr", "PSNR dB", ".1f", "peak signal-to-noise ratio of the reconstructions"),
     Column("milliseconds", "ms a picture", ".0f", "median over batches, text encoding and decoding included"),
 )
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], fields: Collection[str]) -> str:
+    """A table in Markdown of rows of a report's JSON. Raises KeyError on a row that lacks one of ``fields``, TypeError on what is no figure."""
+    columns = [column for column in COLUMNS if column.field in fields]
+    lines = [["", *(column.heading for column in columns)], ["---"] * (len(columns) + 1)]
+    lines += [[called(row["name"]), *(column.written(row[column.field]) for column in columns)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @dataclass(frozen=True)

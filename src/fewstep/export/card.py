@@ -10,7 +10,7 @@ from typing import Any
 from fewstep.engine.files import write_bytes
 from fewstep.engine.model import Model
 from fewstep.engine.words import read_words
-from fewstep.evals.table import COLUMNS, TEACHER, student_of
+from fewstep.evals.table import COLUMNS, TEACHER, markdown, student_of
 from fewstep.export.modelspec import is_sdxl
 from fewstep.export.tools import SAMPLERS, arguments, comfy, forge, settings
 from fewstep.models.weights import find_weights
@@ -166,13 +166,8 @@ def _evaluation(folder: Path, stamp: Stamp, weights: Path) -> str:
             return ""
         rows = {row["name"]: row for row in found["rows"]}
         wanted = [TEACHER] if stamp.kind == "teacher" else [TEACHER, str(stamp.steps)]
-        columns = [column for column in COLUMNS if column.field in SHOWN]
-        lines = [["", *(column.heading for column in columns)], ["---"] * (len(columns) + 1)]
-        for name in (name for name in wanted if name in rows):
-            cells = ["–" if rows[name][column.field] is None else format(rows[name][column.field], column.format) for column in columns]
-            lines.append([name if name == TEACHER else f"{name} step{'s' * (name != '1')}", *cells])
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        notes = "; ".join(f"{column.heading}: {column.note}" for column in columns)
+        table = markdown([rows[name] for name in wanted if name in rows], SHOWN)
+        notes = "; ".join(f"{column.heading}: {column.note}" for column in COLUMNS if column.field in SHOWN)
         return f"\n## Evaluation\n\n`fewstep evaluate`, {about['prompts']} held-out prompts.\n\n{table}\n\n{notes}.\n"
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -31,6 +31,7 @@ def report() -> Any:
 
 def test_the_committed_document_is_what_the_results_give(report: Any) -> None:
     assert (ROOT / "docs" / "performance.md").read_text(encoding="utf8") == report.document(), "run python bench/report.py"
+    assert (ROOT / "README.md").read_text(encoding="utf8") == report.readme(), "run python bench/report.py"
 
 
 def test_every_figure_of_a_run_is_in_the_document(report: Any, tmp_path: Path) -> None:
