@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,18 @@ BOUND = 2  # of 255: kernels differ by batch size
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Engine:
     return Engine.load(str(tiny), backend="eager")
+
+
+@pytest.mark.parametrize("decoder", ["tiny", "full"])
+def test_a_picture_opens_no_file_once_the_first_is_made(decoder: str) -> None:
+    """Headers and hashes took a quarter of a picture in one step, every time."""
+    engine, opened = Engine.load("emoji", backend="onnxruntime", decoder=decoder), list[str]()
+    engine.generate(Request("a red apple", 0, 1))
+    listening = True
+    sys.addaudithook(lambda event, given: opened.append(str(given[0])) if listening and event == "open" else None)  # a hook stays
+    engine.generate(Request("a ghost on a blue background", 1, 1))
+    listening = False
+    assert not opened
 
 
 def test_the_same_request_gives_the_same_picture(engine: Engine, tiny: Path) -> None:

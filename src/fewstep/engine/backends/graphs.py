@@ -241,14 +241,14 @@ class Graphs:
         if decoder == TILED:
             raise BackendError(f"the {self.name} backend decodes pictures whole: leave --decoder at full, or use --backend eager")
         graph = DECODERS[decoder]
-        if decoder == "tiny":
-            check_decoder(self.model.folder)
         return self._part(graph, "vae" if decoder == "full" else graph, tile)
 
     def _part(self, graph: str, part: str, tile: str | None) -> Any:
         """A session of ``graph`` with the weights of one folder of the model."""
         key: tuple[str, Wrapped | None] = graph, (tile, None) if tile else None
         if key not in self._autoencoder:
+            if graph == DECODERS["tiny"]:
+                check_decoder(self.model.folder)
             path = self.model.folder / part / WEIGHTS
             named = {f"{part}.{name}": value for name, value in read_weights(path, "numpy").items()}
             self._autoencoder[key] = self._session(graph, named, path, key[1])
