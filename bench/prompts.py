@@ -25,7 +25,7 @@ from fewstep.zoo.registry import find
 STEPS = (1, 4)
 NEGATIVES = {  # a prompt that leaves the subject open, or the background, and what not to draw
     "a bird on a green background": "duck",
-    "an insect on a green background": "butterfly",
+    "an insect on a green background": "lady beetle",
     "a flower on a green background": "rose",
     "a fox": "gray background",
 }
