@@ -19,7 +19,6 @@ HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 README = HERE.parent / "README.md"
 MARKS = "<!-- evaluation -->", "<!-- end of evaluation -->"  # around its table
-COLUMNS = (*SHOWN, "milliseconds")
 INTRODUCTION = """# Performance
 
 Made by `python bench/report.py` from the files in [bench/results](../bench/results), and never typed by hand. Each file is one run of
@@ -54,7 +53,7 @@ def readme() -> str:
     """The README, with the table of the embedded model's evaluation."""
     rows = json.loads((find("emoji") / EVALUATION).read_text(encoding="utf8"))["rows"]
     before, _, rest = README.read_text(encoding="utf8").partition(MARKS[0])
-    return f"{before}{MARKS[0]}\n\n{rows_of(rows, COLUMNS)}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+    return f"{before}{MARKS[0]}\n\n{rows_of(rows, SHOWN)}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
 
 
 def server(path: Path) -> list[str]:
