@@ -11,7 +11,8 @@ from fewstep.data.emoji import COLOURS, Scene, World, article
 from fewstep.data.places import PLACES
 
 SEED = 500  # of the prompts, whatever the world's own
-PICTURES = 16  # of each ambiguous prompt
+PICTURES = 16  # of each ambiguous prompt, with each group of seeds
+GROUPS = 3  # of seeds: two models alike can be a tenth apart over one
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TextIO
 
 import numpy as np
@@ -74,6 +75,7 @@ def evaluate(
     world: World,
     *,
     ambiguous: Sequence[Question] = (),
+    groups: int = 1,
     seed: int = 0,
     batch: int = 16,
     keep: int = 16,
@@ -82,17 +84,18 @@ def evaluate(
 ) -> Report:
     """Ask every row the same ``questions`` with the same seeds, ``seed`` onwards, ``batch`` at a time, and measure the answers.
 
-    ``ambiguous`` questions serve diversity alone. The first ``keep`` pictures of each kind stay in the report. Columns relative to the
+    ``ambiguous`` questions serve diversity alone, and are asked with ``groups`` groups of seeds whose figures are averaged: which subjects
+    come up among a few pictures is largely chance. The first ``keep`` pictures of each kind stay in the report. Columns relative to the
     teacher apply to the rows after it. Raises ValueError without a row "renders" or two questions, or on a subject unknown to the judge.
     """
     if RENDERS not in rows or len(questions) < 2:
         raise ValueError(f"{len(rows)} rows and {len(questions)} prompts: give a row {RENDERS!r} to compare with, and at least two prompts")
-    work = _Work(questions, ambiguous, judge, world, seed, batch, keep, progress)
+    work = _Work(questions, ambiguous, groups, judge, world, seed, batch, keep, progress)
     work.look_at_reference(rows[RENDERS])
     for name, row in rows.items():
         work.measure(name, row)
-    prompts = {"prompts": str(len(questions)), "ambiguous prompts": str(len({q.text for q in ambiguous})), "seed": str(seed)}
-    return Report(tuple(work.results.values()), {**prompts, **(about or {})}, work.samples)
+    asked = {"prompts": len(questions), "ambiguous prompts": len({q.text for q in ambiguous}), "groups of seeds for them": groups, "seed": seed}
+    return Report(tuple(work.results.values()), {**{key: str(value) for key, value in asked.items()}, **(about or {})}, work.samples)
 
 
 class _Work:
@@ -102,6 +105,7 @@ class _Work:
         self,
         questions: Sequence[Question],
         ambiguous: Sequence[Question],
+        groups: int,
         judge: Judge,
         world: World,
         seed: int,
@@ -109,7 +113,7 @@ class _Work:
         keep: int,
         progress: Progress,
     ) -> None:
-        self.questions, self.ambiguous, self.judge = questions, ambiguous, judge
+        self.questions, self.ambiguous, self.groups, self.judge = questions, ambiguous, groups, judge
         self.seed, self.batch, self.keep, self.progress = seed, batch, keep, progress
         self.answers, self.ambiguous_answers = Answers.of(questions, judge, world), Answers.of(ambiguous, judge, world)
         self.results: dict[str, Result] = {}
@@ -121,19 +125,22 @@ class _Work:
         self.features, self.patches = look(self.judge, pictures).numpy(), patch_features(self.judge, pictures, self.seed)
         self.gradient = float(gradient_energies(pictures).mean())
 
-    def ask(self, row: Row, questions: Sequence[Question], seed: int, done: Callable[[int], None]) -> tuple[np.ndarray, float]:
-        """All answers, uint8 [N, H, W, 3], and the median over batches of the milliseconds a picture: the first batch warms up."""
+    def ask(self, row: Row, questions: Sequence[Question], seed: int, done: Callable[[int], None], before: int = 0) -> tuple[np.ndarray, float]:
+        """All answers, uint8 [N, H, W, 3], and the median over batches of the milliseconds a picture: the first batch warms up.
+
+        After each batch ``done`` hears of the pictures so far, ``before`` among them.
+        """
         pictures, times = [], []
         for start in range(0, len(questions), self.batch):
             part = questions[start : start + self.batch]
             answer, milliseconds = row(part, range(seed + start, seed + start + len(part)))
             pictures.append(answer)
             times.append(milliseconds)
-            done(start + len(part))
+            done(before + start + len(part))
         return np.concatenate(pictures), float(np.median(times))
 
     def measure(self, name: str, row: Row) -> None:
-        total = len(self.questions) + len(self.ambiguous)
+        total = len(self.questions) + self.groups * len(self.ambiguous)
         pictures, milliseconds = self.ask(row, self.questions, self.seed, lambda done: self.progress(name, done, total))
         seen = Seen.by(self.judge, pictures)
         hits, background = seen.hits(self.answers), Backgrounds.of(pictures, self.questions, seen, self.answers)
@@ -167,11 +174,14 @@ class _Work:
     def _diversity(self, name: str, row: Row, done: Callable[[int], None]) -> tuple[float | None, float | None]:
         if not self.ambiguous:
             return None, None
-        pictures, _ = self.ask(row, self.ambiguous, self.seed, done)
-        seen = Seen.by(self.judge, pictures)
-        self.samples[name] += self._samples(pictures, self.ambiguous, seen, seen.hits(self.ambiguous_answers))
-        found = diversity_of(self.ambiguous, seen, self.ambiguous_answers)
-        return found.distinct, found.precision
+        found = []
+        for before in range(0, self.groups * len(self.ambiguous), len(self.ambiguous)):
+            pictures, _ = self.ask(row, self.ambiguous, self.seed + before, done, before)
+            seen = Seen.by(self.judge, pictures)
+            if not before:
+                self.samples[name] += self._samples(pictures, self.ambiguous, seen, seen.hits(self.ambiguous_answers))
+            found.append(diversity_of(self.ambiguous, seen, self.ambiguous_answers))
+        return fmean(one.distinct for one in found), fmean(one.precision for one in found)
 
     def _samples(self, pictures: np.ndarray, questions: Sequence[Question], seen: Seen, hits: np.ndarray) -> tuple[Sample, ...]:
         names = [self.judge.subjects[int(subject)] for subject in seen.subjects[: self.keep, 0]]

@@ -16,7 +16,7 @@ from fewstep.data.subjects import read_subjects
 from fewstep.engine.device import best_device
 from fewstep.engine.model import open_model
 from fewstep.evals.judge import JUDGE, load_judge
-from fewstep.evals.prompts import ambiguous, held_out
+from fewstep.evals.prompts import GROUPS, ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
 from fewstep.evals.rows import rows_for
 from fewstep.evals.table import student_of
@@ -70,7 +70,8 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
             bars.update(tasks[row], completed=done)
 
         questions, more = held_out(world, count), ambiguous(world)
-        report = evaluate(rows_for(folder, world, device, precision=precision), questions, judge, world, ambiguous=more, about=about, progress=progress)
+        rows = rows_for(folder, world, device, precision=precision)
+        report = evaluate(rows, questions, judge, world, ambiguous=more, groups=GROUPS, about=about, progress=progress)
     report.print()
     if json:
         report.to_json(json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from fewstep.distill.forecast.forecast import Forecast, forecast
 from fewstep.distill.forecast.foretell import verdict
 from fewstep.distill.forecast.ledger import Gauge, Ledger
 from fewstep.distill.forecast.machines import machine
-from fewstep.distill.forecast.rehearsal import Cost, Rehearsal, Setting, rehearse
+from fewstep.distill.forecast.rehearsal import Cost, Rehearsal, Setting, counting, rehearse
 from fewstep.distill.methods import find_method
 from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import DistillPlan, Stage
@@ -83,6 +84,14 @@ def test_memory_is_what_real_updates_take(described: Described, costs: list[Cost
     predicted = {one.name: one.gradients + one.activations for one in costs}
     assert walk.peaks.keys() == predicted.keys()
     assert {name: peak for name, peak in walk.peaks.items() if abs(predicted[name] / peak - 1) > TOLERANCE} == {}, predicted
+
+
+def test_nothing_is_freed_in_the_midst_of_a_count() -> None:
+    """A dead network lies in circles; where the collector comes upon it while a block is measured, the block has less than nothing."""
+    assert gc.isenabled()
+    with counting():
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_a_phase_is_counted_for_every_one_that_is_walked(costs: list[Cost]) -> None:

@@ -100,6 +100,21 @@ def test_a_model_that_always_gives_the_same_answer_is_precise_and_not_diverse(ro
     assert rows["4"].diversity == pytest.approx(rows["4"].distinct / rows["teacher"].distinct)
 
 
+def test_diversity_is_the_mean_over_groups_of_seeds(judge):
+    asked, more = held_out(WORLD, 4), ambiguous(WORLD)
+
+    def row(questions, seeds):  # the second group knows one answer alone
+        return (_first_only if seeds[0] >= len(more) and questions[0].keyword else _renders)(questions, seeds)
+
+    heard = []
+    one, other, both = (
+        evaluate({"renders": model}, asked, judge, WORLD, ambiguous=more, groups=groups, progress=lambda *said: heard.append(said)).results[0].distinct
+        for model, groups in ((_renders, 1), (_first_only, 1), (row, 2))
+    )
+    assert other < one and both == pytest.approx((one + other) / 2, abs=0.5 / len({q.text for q in more}))
+    assert heard[-1] == ("renders", 4 + 2 * len(more), 4 + 2 * len(more))
+
+
 def test_psnr_and_rms_have_their_closed_forms(rows):
     zeros, tens = np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 8, 8, 3), 10, np.uint8)
     assert rms(tens, zeros) == pytest.approx(10)

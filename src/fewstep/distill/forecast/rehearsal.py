@@ -92,6 +92,7 @@ class Setting:
 
 def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: str) -> Cost:
     """What an update of ``phase`` costs on one part of a ``batch``, as :func:`fewstep.distill.trainer.update` carries it out."""
+    gc.collect()  # networks that went before lie in circles, and would be freed in the midst of a count
     groups = {turn: [p for group in optimizer.param_groups for p in group["params"]] for turn, optimizer in phase.optimizers.items()}
     learnt = sum(_bytes(parameters) for parameters in groups.values())
     averages = sum(_bytes(average.weights.values()) for average in phase.averages.values())
@@ -175,7 +176,6 @@ class Rehearsal(Walk):
         """As the walk does it, but nothing is kept on a disk, and of stages that are alike one is rehearsed."""
         key = self._kind(stage, before)
         if key not in self._seen:
-            gc.collect()  # what earlier stages left in circles
             self._seen[key], counted = [], self.costs
             self.costs = self._seen[key]
             self._rehearse(stage)
@@ -241,12 +241,16 @@ def remembered(data: DataRecipe, unet: Any, text: Any, setting: Setting) -> floa
 def counting() -> Iterator[Ledger]:
     """A context of tensors without content whose cost is counted, deep networks block by block."""
     gc.freeze()  # so that looking for circles among what is counted is quick
+    on = gc.isenabled()
+    gc.disable()  # and is done only where nothing is being counted
     try:
         with warnings.catch_warnings(), Ledger() as ledger, Gauge(ledger).covering(*REPEATED):
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             yield ledger
     finally:
         gc.unfreeze()
+        if on:
+            gc.enable()
 
 
 def rehearse(plan: DistillPlan, where: Path, configs: Mapping[str, Any], setting: Setting, sizes: Mapping[str, int]) -> list[Cost]:
