@@ -24,7 +24,7 @@ pack() {
 measure() { # measure SECONDS NAME OPTION...: one benchmark, interrupted when its time is up
     local limit=$1 name=$2 began=$SECONDS
     shift 2
-    timeout --signal=INT --kill-after=20 "$limit" python -m fewstep.cli bench --json "$out/$name.json" "$@" 2>&1 | tee -a "$out/log.txt" || true
+    timeout --signal=INT --kill-after=20 "$limit" python -m fewstep bench --json "$out/$name.json" "$@" 2>&1 | tee -a "$out/log.txt" || true
     printf '%s  %d s\n' "$name" $((SECONDS - began)) | tee -a "$out/log.txt"
 }
 

@@ -148,7 +148,7 @@ def planned(count: int, folder: Path) -> dict[str, Any]:
     write_manifest(manifest, count)
     size = manifest.stat().st_size
     command = ["batch", str(manifest), "--out", str(folder / "job"), "--template", TEMPLATE, "--dry-run", "--json", str(estimate)]
-    took, _ = watched([sys.executable, "-m", "fewstep.cli", *command], folder)
+    took, _ = watched([sys.executable, "-m", "fewstep", *command], folder)
     manifest.unlink()
     told = json.loads(estimate.read_text())
     if (told["pictures"], told["failed"]) != (count - TWICE, TWICE):

@@ -58,7 +58,7 @@ class Report:
 def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server that is ready, and its address."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")))}
-    command = [sys.executable, "-m", "fewstep.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "fewstep", "serve", "--port", "0"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None

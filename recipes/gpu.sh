@@ -43,7 +43,7 @@ PY
 run() { # run NAME VERB...: one step of the chain, with its time
     local name=$1 began=$SECONDS
     shift
-    python -m fewstep.cli "$@" >>"$out/log.txt" 2>&1 || { tail -n 30 "$out/log.txt"; exit 1; }
+    python -m fewstep "$@" >>"$out/log.txt" 2>&1 || { tail -n 30 "$out/log.txt"; exit 1; }
     printf '%s  %d s\n' "$name" $((SECONDS - began)) | tee -a "$out/times.txt"
 }
 

@@ -10,4 +10,4 @@ set -euo pipefail
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # a job whose time runs out has a quarter of an hour's notice: the update in progress is finished, the state saved
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --shutdown-timeout 840 --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
-    -m fewstep.cli distill "${RECIPE:-recipes/sdxl-full-fsdp.toml}" "$@"
+    -m fewstep distill "${RECIPE:-recipes/sdxl-full-fsdp.toml}" "$@"

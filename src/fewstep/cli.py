@@ -294,7 +294,3 @@ def bench(
     from fewstep.bench.run import run
 
     raise typer.Exit(run(options))
-
-
-if __name__ == "__main__":
-    main()

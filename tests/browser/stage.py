@@ -23,7 +23,7 @@ PATIENCE = 60.0  # seconds until a test gives up
 @contextmanager
 def serving(*options: str, port: int = 0) -> Iterator[str]:
     """The address of a server that is ready."""
-    command = [sys.executable, "-m", "fewstep.cli", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "fewstep", "serve", "--port", str(port), *options]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 SOURCE = Path(__file__).parents[2] / "src"
-COMMAND = [sys.executable, "-m", "fewstep.cli"]
+COMMAND = [sys.executable, "-m", "fewstep"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "TERM": "xterm-256color"}
 
 

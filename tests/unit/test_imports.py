@@ -21,6 +21,7 @@ TIERS = (
     ("serve", "batch", "export"),
     ("bench",),
     ("cli",),
+    ("__main__",),
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 SIDEWAYS = {("distill", "evals"), ("data", "engine"), ("stamp", "schedule")}  # the only imports within a tier

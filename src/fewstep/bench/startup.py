@@ -41,7 +41,7 @@ def startup(sides: Sides, options: Options, tell: Callable[[str], None]) -> list
 
 def programs(sides: Sides, steps: int, side: int, folder: Path) -> dict[str, list[str]]:
     """The command of each row. Cold comes before warm, which finds what it left behind."""
-    python, command = [sys.executable], [sys.executable, "-m", "fewstep.cli"]
+    python, command = [sys.executable], [sys.executable, "-m", "fewstep"]
     generate = [*command, "generate", "a red apple on a blue background", "--seed", "1", "--steps", str(steps), "--size", f"{side}x{side}"]
     generate += ["--model", sides.name, "--out", str(folder / "picture.png")]
     generate += ["--backend", sides.backend] if sides.backend != "auto" else []

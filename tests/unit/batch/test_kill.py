@@ -31,7 +31,7 @@ def killed(command: list[str], results: Path, more_lines: int, wait: float) -> b
     """Start it, and kill it so many lines and seconds later. Returns whether it was still running."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     before = lines(results)
-    with subprocess.Popen([sys.executable, "-m", "fewstep.cli", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-m", "fewstep", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         until = time.monotonic() + PATIENCE
         while process.poll() is None and lines(results) < before + more_lines and time.monotonic() < until:
             time.sleep(0.001)
@@ -77,7 +77,7 @@ def _hears_interrupts() -> None:
 def test_an_interrupt_says_how_far_it_came(tmp_path: Path) -> None:
     manifest, out = tmp_path / "rows.txt", tmp_path / "out"
     manifest.write_text("".join(f"pizza {number}\n" for number in range(3000)))
-    command = [sys.executable, "-m", "fewstep.cli", *arguments(manifest, out, ())]
+    command = [sys.executable, "-m", "fewstep", *arguments(manifest, out, ())]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_hears_interrupts)
     until = time.monotonic() + PATIENCE

@@ -81,7 +81,7 @@ def run(command: list[str]) -> int:
 
 
 def started(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "fewstep.cli", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-m", "fewstep", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def lines(out: Path) -> int:

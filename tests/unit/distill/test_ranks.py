@@ -97,7 +97,7 @@ def alone(recipe: Path) -> Path:
 
 
 def start(recipe: Path, run: Path, ranks: int, *settings: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "fewstep.cli"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "fewstep"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FEWSTEP_RUNS": str(run.parent)}  # torchrun takes --run for its own
     (named := run.parent / f"{run.name}.toml").write_text(recipe.read_text())
     arguments = ["distill", str(named), *settings]

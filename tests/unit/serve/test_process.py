@@ -23,7 +23,7 @@ import pytest
 from websockets.sync.client import connect
 
 SOURCE = Path(__file__).parents[3] / "src"
-COMMAND = [sys.executable, "-m", "fewstep.cli", "serve"]
+COMMAND = [sys.executable, "-m", "fewstep", "serve"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
 TYPED = "a red apple on green"
 BETWEEN = 0.125  # seconds: eight keys a second

@@ -54,7 +54,7 @@ def cluster() -> Iterator[Any]:
 def server(cluster: Any) -> Iterator[str]:
     """The address of ``fewstep serve`` with two replicas that are ready. It leaves when it is told to."""
     command = ["serve", "--on", cluster.address, "--replicas", "2", "--port", "0", "--api-key", "a-key"]
-    process = subprocess.Popen([sys.executable, "-m", "fewstep.cli", *command], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "fewstep", *command], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
@@ -266,6 +266,6 @@ def test_what_no_cluster_can_serve(options: tuple[str, ...], said: str, capsys: 
     ("options", "said"), [(("--replicas", "9"), "has room for 2 replicas of 1 CPU"), (("--replicas", "1"), "Ray Serve runs on this cluster already")]
 )
 def test_what_this_cluster_cannot_serve(cluster: Any, server: str, options: tuple[str, ...], said: str) -> None:
-    command = [sys.executable, "-m", "fewstep.cli", "serve", "--on", cluster.address, "--port", "0", *options]
+    command = [sys.executable, "-m", "fewstep", "serve", "--on", cluster.address, "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
