@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 PATIENCE = 240.0  # seconds
 KEY = {"Authorization": "Bearer a-key"}
 MEMORY = 100 << 20  # bytes of a node's object store
+NODE = {"num_cpus": 1, "object_store_memory": MEMORY}  # with room for a replica
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def cluster() -> Iterator[Any]:
         patched.setenv("RAY_worker_niceness", "0")  # else whatever runs beside the tests goes before them
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False})
         for _ in range(2):
-            cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+            cluster.add_node(**NODE)
         yield cluster
         cluster.shutdown()
 
@@ -155,6 +156,10 @@ def process_of(replica: str) -> int:
     raise AssertionError(f"no process has the log of {replica} open")
 
 
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_replicas_are_the_same_server(server: str) -> None:
     """Whoever answers: the same picture to the byte, the same doors, the same guard."""
     wanted = {"prompt": "a red apple", "seed": 7, "steps": 1}
@@ -195,14 +200,16 @@ def test_a_session_goes_on_where_it_is(server: str) -> None:
     assert refused.status_code == 400 and "this session is over" in refused.json()["error"]["message"]
 
 
-def test_a_replica_that_dies_takes_nobody_along(server: str) -> None:
-    """Its own sessions go on at the other, under their old names; the other's do not notice; the cluster puts another in its place."""
-    dead, alive = sorted(replicas(server))
+def goes_on_without(server: str, dead: str, end: Callable[[], Any], mend: Callable[[], Any]) -> None:
+    """What was open at the replica ``dead`` goes on at the other under its old name once ``end`` has ended it, and whoever was at the other does
+    not notice; nor does anybody when, after ``mend``, a third takes its place.
+    """
+    (alive,) = set(replicas(server)) - {dead}
     with opened(server, dead) as (lost, known), opened(server, alive) as (kept, other):
         shown(lost, 1)
         shown(kept, 1)
         time.sleep(3)  # the board has heard of both
-        os.kill(process_of(dead), signal.SIGKILL)
+        end()
         with pytest.raises(ConnectionClosed):
             lost.recv(timeout=PATIENCE)
         shown(kept, 2)
@@ -211,11 +218,25 @@ def test_a_replica_that_dies_takes_nobody_along(server: str) -> None:
         with at(server, again) as live:
             shown(live, 2)
             assert seen(server, known).startswith(b"\xff\xd8")
+            mend()
             ready(server, but=dead)
             shown(live, 3)
-            assert seen(server, known).startswith(b"\xff\xd8")  # a third replica is there, and the way to the session has not changed
+            assert seen(server, known).startswith(b"\xff\xd8")  # the way to the session has not changed
         shown(kept, 3)
         assert session(server, other["out"])["out"] == other["out"]
+
+
+def test_a_replica_that_dies_takes_nobody_along(server: str) -> None:
+    dead = min(replicas(server))
+    goes_on_without(server, dead, lambda: os.kill(process_of(dead), signal.SIGKILL), lambda: None)
+
+
+def test_a_machine_that_dies_takes_nobody_along(cluster: Any, server: str) -> None:
+    """With all that ran on it; one that joins the cluster takes its place."""
+    machine = next(iter(cluster.worker_nodes))
+    (raylet,) = machine.all_processes["raylet"]
+    dead = next(name for name in replicas(server) if parent_of(process_of(name)) == raylet.process.pid)
+    goes_on_without(server, dead, lambda: cluster.remove_node(machine, allow_graceful=False), lambda: cluster.add_node(**NODE))
 
 
 def test_nobody_says_where_he_comes_from(server: str) -> None:
