@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods import PAGE, RESULTS, Bench, Row, arguments, asked_of, made, opened, read_results, stage_of, write_between
+from methods import PAGE, RESULTS, Bench, Row, arguments, asked_of, made, opened, read_results, stage_of, whole, write_between
 from PIL import Image, ImageFilter
 
 from fewstep.bench.machine import describe
@@ -45,9 +45,9 @@ def soft(pictures: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius))) for picture in pictures])
 
 
-def editor(model: Path) -> Engine:
-    """The student of ``model``, held to any strength, whether it was taught to begin there or not."""
-    engine = Engine.load(str(model), steps=STEPS, backend="eager")
+def editor(run: Path) -> Engine:
+    """The student of ``run``, held to any strength, whether it was taught to begin there or not."""
+    engine = whole(run, STEPS)
     able = replace(engine.model, limits=replace(engine.model.limits, anywhere=frozenset({STEPS})))
     return Engine(able, engine.backend, engine.decoder)
 

@@ -37,8 +37,8 @@ from fewstep.engine.device import best_device
 from fewstep.engine.engine import Engine
 from fewstep.evals.frechet import frechet, patch_features
 from fewstep.evals.judge import JUDGE, Judge, load_judge, look
-from fewstep.evals.measure import Answers
-from fewstep.evals.prompts import Question, held_out
+from fewstep.evals.measure import Answers, Seen, diversity_of
+from fewstep.evals.prompts import PICTURES, Question, ambiguous, held_out
 from fewstep.evals.rows import Model, Renders
 from fewstep.models.bundle import read_stamp
 from fewstep.models.students import student_file
@@ -51,7 +51,7 @@ PACE = 60  # pictures a second through the embedded UNet on one core: what a min
 WARM, CONVERT = 0.35, 0.1  # of a cell's budget
 FAR = 8e-4  # the rate at which a jump from noise to a picture is learnt, as in recipes/emoji.toml
 CONTEST = ("conditional", "unconditional", "full")
-GROUPS = 4  # seeds of a prompt that diversity is measured over
+GROUPS = 3  # of seeds that diversity is measured over
 UNSURE = 0.5  # a picture whose likeliest subject the judge gives less than this is an artefact
 
 
@@ -87,7 +87,7 @@ class Figures:
     adherence: float  # share of pictures of which the judge finds both subject and background right
     detail: float  # patch-Fréchet distance to renders; lower is better
     artefacts: float  # share of pictures whose likeliest subject has less than UNSURE
-    diversity: float  # distance between seeds of a prompt in the judge's features, over the start's
+    diversity: float  # different right subjects among the pictures of an ambiguous prompt, over the start's
 
 
 COLUMNS = (("adherence", ".1%", True), ("detail", ".2f", False), ("artefacts", ".1%", False), ("diversity", ".0%", True))
@@ -145,10 +145,10 @@ class Bench:
         """Train and measure one cell; its content is what its file holds."""
         bare = read_recipe(self.recipe, DistillPlan, [*self.settings, *row.settings])
         stage = stage_of(row, bare, steps, budget)
-        model = self.trained(row, stage, seed)
-        plan, state = read_recipe(self.recipe, DistillPlan, self.settings), json.loads((model.parent / "state.json").read_text(encoding="utf8"))
+        run = self.trained(row, stage, seed)
+        plan, state = read_recipe(self.recipe, DistillPlan, self.settings), json.loads((run / "state.json").read_text(encoding="utf8"))
         began = time.perf_counter()
-        figures = self.measure(Engine.load(str(model), steps=steps, backend="eager"), steps)
+        figures = self.measure(whole(run, steps), steps)
         return {
             "row": name,
             "steps": steps,
@@ -165,7 +165,7 @@ class Bench:
         }
 
     def trained(self, row: Row, stage: Stage, seed: int) -> Path:
-        """The model that a run of one ``stage`` makes."""
+        """The folder of a run of one ``stage``, carried out."""
         given = [*self.settings, *settings_of(row, stage, seed)]
         own = Path(row.method).read_bytes() if row.method.endswith(".py") else b""
         name = f"{recipe_hash(read_recipe(self.recipe, DistillPlan, given))}-{zlib.crc32(own):08x}"
@@ -174,14 +174,15 @@ class Bench:
         if not (run / "latents").exists():  # the one thing that cells of a seed share
             (self.work / f"latents-{seed}").mkdir(exist_ok=True)
             (run / "latents").symlink_to((self.work / f"latents-{seed}").resolve(), target_is_directory=True)
-        return distill(self.recipe, run, given)
+        distill(self.recipe, run, given)
+        return run
 
     def measure(self, engine: Engine, steps: int) -> Figures:
         """Figures of the ``steps``-step student that ``engine`` holds."""
         questions = held_out(self.world, self.prompts)
         pictures = self.ask(Model(engine, steps), questions)
         renders = self.ask(Renders(self.world, engine.limits.native), questions)
-        return Figures(*self.judged(questions, pictures, renders), diversity=self.apart(engine, steps) / self.start_apart)
+        return Figures(*self.judged(questions, pictures, renders), diversity=self.distinct(engine, steps) / self.start_distinct)
 
     def judged(self, questions: Sequence[Question], pictures: np.ndarray, renders: np.ndarray) -> tuple[float, float, float]:
         """(adherence, detail, artefacts) of pictures, uint8 [N, H, W, 3], beside renders of the same scenes."""
@@ -199,22 +200,29 @@ class Bench:
         parts = [row(questions[at : at + 16], range(first + at, first + at + len(questions[at : at + 16])))[0] for at in range(0, len(questions), 16)]
         return np.concatenate(parts)
 
-    def apart(self, engine: Engine, steps: int) -> float:
-        """Mean distance in the judge's features between seeds of the same prompt."""
-        questions = [question for question in held_out(self.world, max(self.prompts // GROUPS, 2)) for _ in range(GROUPS)]
-        features = look(self.judge, self.ask(Model(engine, steps), questions, 10_000)).reshape(-1, GROUPS, self.judge.width)
-        return float(torch.stack([torch.pdist(group).mean() for group in features]).mean())
+    def distinct(self, engine: Engine, steps: int) -> float:
+        """Different right subjects among the pictures of an ambiguous prompt, as ``fewstep evaluate`` counts them."""
+        questions = ambiguous(self.world, pictures=min(PICTURES, max(self.prompts // 4, 2)))
+        answers, model = Answers.of(questions, self.judge, self.world), Model(engine, steps)
+        seen = [Seen.by(self.judge, self.ask(model, questions, 10_000 * (group + 1))) for group in range(GROUPS)]
+        return fmean(diversity_of(questions, one, answers).distinct for one in seen)
 
     @property
-    def start_apart(self) -> float:
+    def start_distinct(self) -> float:
         """The same of the student that all start from, measured once."""
         plan = read_recipe(self.recipe, DistillPlan, self.settings)
-        kept = self.work / f"apart-{recipe_hash(plan)}-{self.prompts}.json"
+        kept = self.work / f"distinct-{recipe_hash(plan)}-{self.prompts}.json"
         if not kept.is_file():
-            where = plan.start.rpartition(":")[0]
-            model = Path(where) / "model" if (Path(where) / "model").is_dir() else find(where)
-            write_text(kept, json.dumps(self.apart(Engine.load(str(model), steps=plan.start_steps, backend="eager"), plan.start_steps)))
+            where, steps = plan.start.rpartition(":")[0], plan.start_steps
+            student = Path(where) / "weights" / f"{steps}-step.safetensors"
+            engine = whole(Path(where), steps) if student.is_file() else Engine.load(str(find(where)), steps=steps, backend="eager")
+            write_text(kept, json.dumps(self.distinct(engine, steps)))
         return float(json.loads(kept.read_text()))
+
+
+def whole(run: Path, steps: int) -> Engine:
+    """A run's student as it learnt, not as the LoRA of few ranks that would ship."""
+    return Engine.load(str(run / "weights" / f"{steps}-step.safetensors"), base=str(run / "model"), steps=steps, backend="eager")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ EMOJI_TEST = Path("/usr/share/unicode/emoji/emoji-test.txt")
 ANNOTATIONS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
 BITMAP_SIZE = 109  # the only size at which NotoColorEmoji.ttf holds bitmaps
 SHAPES = "shapes"  # the source that needs no file
+BETWEEN = " | "  # keywords, as Unicode's annotations have it
 SIDE = 320  # pixels a side that a drawing is kept at: the largest size a 256-pixel scene asks for, and some more
 
 GROUPS = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
@@ -130,7 +131,7 @@ def shapes() -> list[Subject]:
         "orange diamond": ((240, 130, 30), 4, 45.0),
         "purple hexagon": ((130, 60, 170), 6, 0.0),
     }
-    return [_subject(name, "Shapes", ["shape"], lambda drawing=drawing: figure(*drawing)) for name, drawing in figures.items()]  # type: ignore[misc]
+    return [subject(name, "Shapes", ["shape"], lambda drawing=drawing: figure(*drawing)) for name, drawing in figures.items()]  # type: ignore[misc]
 
 
 def _from_tsv(folder: Path) -> list[Subject]:
@@ -138,14 +139,14 @@ def _from_tsv(folder: Path) -> list[Subject]:
     draw = _tar_reader(archive) if archive.is_file() else lambda file: _png(folder / file)
     with (folder / "noto-emoji.tsv").open(encoding="utf8", newline="") as table:
         rows = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [_subject(row["name"], row["group"], row["keywords"].split(" | "), lambda file=row["file"]: draw(file)) for row in rows]  # type: ignore[misc]
+    return [subject(row["name"], row["group"], row["keywords"].split(BETWEEN), lambda file=row["file"]: draw(file)) for row in rows]  # type: ignore[misc]
 
 
 def _from_unicode(draw_file: Callable[[str], np.ndarray] | None, font: ImageFont.FreeTypeFont | None = None) -> list[Subject]:
     for needed in (EMOJI_TEST, ANNOTATIONS):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} is missing: the names come from it (apt-get install unicode-data unicode-cldr-core)")
-    keywords = {node.get("cp", ""): (node.text or "").split(" | ") for node in ElementTree.parse(ANNOTATIONS).iter("annotation") if node.get("type") is None}
+    keywords = {node.get("cp", ""): (node.text or "").split(BETWEEN) for node in ElementTree.parse(ANNOTATIONS).iter("annotation") if node.get("type") is None}
     subjects, group = [], ""
     for line in EMOJI_TEST.read_text(encoding="utf8").splitlines():
         if line.startswith("# group: "):
@@ -157,11 +158,12 @@ def _from_unicode(draw_file: Callable[[str], np.ndarray] | None, font: ImageFont
         character = "".join(chr(int(point, 16)) for point in points)
         file = "emoji_u" + "_".join(point.lower().zfill(4) for point in points) + ".png"
         draw = (lambda text=match[2]: _glyph(font, text)) if font else (lambda file=file: draw_file(file))  # type: ignore[misc]
-        subjects.append(_subject(match[3], group, keywords.get(character, []), draw))
+        subjects.append(subject(match[3], group, keywords.get(character, []), draw))
     return subjects
 
 
-def _subject(name: str, group: str, keywords: list[str], draw: Callable[[], np.ndarray]) -> Subject:
+def subject(name: str, group: str, keywords: list[str], draw: Callable[[], np.ndarray]) -> Subject:
+    """A subject with its keywords in lower case, each once, without blanks and its own name."""
     kept = tuple(sorted({word.strip().lower() for word in keywords if word.strip()} - {name.lower()}))
     return Subject(name=name, group=group, keywords=kept, draw=draw)
 

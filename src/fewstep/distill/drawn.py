@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image
 
 from fewstep.data.emoji import SIZES
-from fewstep.data.subjects import GROUPS, SIDE, Subject, choose
+from fewstep.data.subjects import BETWEEN, GROUPS, SIDE, Subject, choose, subject
 from fewstep.engine.engine import Engine
-from fewstep.engine.listing import taught
 from fewstep.engine.matte import cut_out
 from fewstep.engine.request import Request
+from fewstep.engine.words import read_words
+from fewstep.zoo.registry import find
 
 DRAWN = "emoji"  # the source's name
 PROMPT, STEPS, SEED = "a {} on a blue background", 8, 3  # hardly a subject is blue
@@ -22,10 +23,12 @@ PROMPT, STEPS, SEED = "a {} on a blue background", 8, 3  # hardly a subject is b
 @cache
 def drawn_subjects(dial: str | int) -> tuple[Subject, ...]:
     """The subjects that a setting of the dial opens (:func:`fewstep.data.subjects.choose`), drawn. Raises ValueError on a setting it has not."""
-    chosen = choose([Subject(name, GROUPS[-1], (), lambda: np.zeros(0)) for name in taught(DRAWN)], dial)
-    pictures = Engine.load(DRAWN, steps=STEPS).generate_many([Request(PROMPT.format(subject.name), SEED) for subject in chosen])
+    words = read_words(find(DRAWN))
+    known = zip(words["subjects"], words["keywords"], strict=True)
+    chosen = choose([subject(name, GROUPS[-1], keywords.split(BETWEEN), lambda: np.zeros(0)) for name, keywords in known], dial)
+    pictures = Engine.load(DRAWN, steps=STEPS).generate_many([Request(PROMPT.format(one.name), SEED) for one in chosen])
     drawings = [_drawing(picture.image) for picture in pictures]
-    return tuple(replace(subject, draw=drawing.copy) for subject, drawing in zip(chosen, drawings, strict=True))
+    return tuple(replace(one, draw=drawing.copy) for one, drawing in zip(chosen, drawings, strict=True))
 
 
 def _drawing(picture: Image.Image) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fewstep.data.emoji import COLOURS, Dials, World
 from fewstep.data.places import PLACES
-from fewstep.data.subjects import choose, read_subjects
+from fewstep.data.subjects import BETWEEN, choose, read_subjects
 from fewstep.distill.drawn import DRAWN, drawn_subjects
 from fewstep.distill.recipe import RecipeError
 
@@ -65,13 +65,14 @@ def captions(world: World, count: int) -> Iterator[str]:
 
 
 def words(world: World) -> dict[str, list[str]]:
-    """What a model of this world was taught to draw, for hints about prompts."""
+    """What a model of this world was taught to draw, for hints about prompts; the keywords of a subject are one text, with BETWEEN between them."""
     names = [subject.name for subject in world.subjects]
     places = list(PLACES) if world.dials.place else []
     phrases = [*names, *COLOURS, *(PLACES[place] for place in places), *(word for i in range(len(names)) for word in world.keywords(i))]
     phrases += ["a an small large background on to the left right of above below"]
     return {
         "subjects": names,
+        "keywords": [BETWEEN.join(world.keywords(i)) for i in range(len(names))],
         "colours": list(COLOURS),
         "places": [PLACES[place] for place in places],
         "words": sorted({word for phrase in phrases for word in phrase.lower().split()}),

@@ -12,7 +12,7 @@ from fewstep.engine.request import listed
 from fewstep.engine.wording import bare
 from fewstep.zoo.known import KNOWN
 
-Vocabulary = Mapping[str, Sequence[str]]  # words.json: subjects, colours, places, words
+Vocabulary = Mapping[str, Sequence[str]]  # words.json: subjects, keywords, colours, places, words
 GLUE = frozenset("a an the and on in at of to by with left right above below small large background".split())
 MOST_NAMED = 3
 

@@ -2,7 +2,7 @@
 
 model_index.json  tokenizer/  tokenizer_2/  text_encoder/  text_encoder_2/  unet/  vae/  scheduler/
 students/*.safetensors     UNets and LoRAs, each with its stamp
-words.json                 what the model was taught to draw: subjects, colours, places and every word of its captions
+words.json                 what the model was taught to draw: subjects and their keywords, colours, places and every word of its captions
 """
 
 from __future__ import annotations
