@@ -73,7 +73,7 @@ def middle(side: int) -> Image.Image:
 def cell(bench: Bench, asked: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
     """Train and measure one student; its content is what its file holds."""
     plan = read_recipe(bench.recipe, DistillPlan, bench.settings)
-    stage = replace(stage_of(Row("paper"), plan, STEPS, asked["budget"]), **STUDENTS[name])  # type: ignore[arg-type]
+    stage = replace(stage_of(Row("paper"), plan, STEPS, asked["budget"], ""), **STUDENTS[name])  # type: ignore[arg-type]
     engine = editor(bench.trained(Row("paper"), stage, seed))
     questions = held_out(bench.world, bench.prompts)
     sharp = bench.ask(Renders(bench.world, engine.limits.native), questions)

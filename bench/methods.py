@@ -48,8 +48,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "methods", ROOT / "docs" / "methods.md"
 MARKS = "<!-- table -->", "<!-- end of table -->"
 PACE = 60  # pictures a second through the embedded UNet on one core: what a minute of budget stands for
-WARM, CONVERT = 0.35, 0.1  # of a cell's budget
-FAR = 8e-4  # the rate at which a jump from noise to a picture is learnt, as in recipes/emoji.toml
+WARM = 0.35  # of a cell's budget, where its steps are several
+CONVERT, ALIKE = 200, 1800  # updates that make the student of one step which all cells of one step begin as
+FAR = 8e-4  # the rate at which it learns a jump from noise to a picture, as in recipes/emoji.toml
 CONTEST = ("conditional", "unconditional", "full")
 GROUPS = 3  # of seeds that diversity is measured over
 UNSURE = 0.5  # a picture whose likeliest subject the judge gives less than this is an artefact
@@ -101,24 +102,31 @@ def taught_by(plan: DistillPlan) -> str:
     return stamp.base if stamp else ""
 
 
-def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float) -> Stage:
-    """The stage of a cell: ``budget`` pictures through the UNet in all, spread over its phases by what an update of each costs."""
+def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float, begin: str) -> Stage:
+    """The stage of a cell: ``budget`` pictures through the UNet in all, spread over its phases by what an update of each costs. Where it has one
+    step, it begins as the student ``begin``.
+    """
     most = plan.start_steps
     steps = 1 if row.also else steps
     n = row.n or most // steps
     if row.also:
-        bare = Stage(steps=1, teacher_steps=most, n=n, also=row.also, prediction_type="sample", convert=1, mse_learning_rate=FAR)
+        bare = Stage(steps=1, teacher_steps=most, n=n, also=row.also, prediction_type="sample", begin=begin)
     elif steps == 1:
-        levels = tuple(range(n, most + 1, n)) if row.n else (most // 2, *[most] * 5)  # mostly from T, where it is sampled
+        levels = tuple(range(n, most + 1, n)) if row.n else far(most)
         renoise = {} if row.noisy else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
-        bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", convert=1, mse_learning_rate=FAR, **renoise)  # type: ignore[arg-type]
+        bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", begin=begin, **renoise)  # type: ignore[arg-type]
     else:
         bare = Stage(steps=steps, teacher_steps=most, n=n)
     method = find_method(row.method, Path())
-    shares = {"convert": CONVERT if steps == 1 else 0.0, "warm": 0.0 if row.n else WARM}  # a warm jump is as long as the method's
+    shares = {"warm": 0.0 if row.n or steps == 1 else WARM}  # a warm jump is as long as the method's
     shares |= {phase: (1 - sum(shares.values())) / len(method.phases) for phase in method.phases}
     cost = {phase: (method.passes if phase in CONTEST else paper_passes)(plan, bare, phase) for phase in shares}
     return replace(bare, **{phase: max(round(share * budget / plan.batch_size / cost[phase]), 3) for phase, share in shares.items() if share})
+
+
+def far(most: int) -> tuple[int, ...]:
+    """Levels for a student of one step: mostly T, where it is sampled."""
+    return (most // 2, *[most] * 5)
 
 
 def settings_of(row: Row, stage: Stage, seed: int) -> list[str]:
@@ -138,13 +146,14 @@ class Bench:
     work: Path
     out: Path
     prompts: int
+    alike: int  # warm updates of the student that all cells of one step begin as
     judge: Judge
     world: World
 
     def cell(self, name: str, row: Row, steps: int, seed: int, budget: float) -> dict[str, Any]:
         """Train and measure one cell; its content is what its file holds."""
         bare = read_recipe(self.recipe, DistillPlan, [*self.settings, *row.settings])
-        stage = stage_of(row, bare, steps, budget)
+        stage = stage_of(row, bare, steps, budget, str(self.ground()) if steps == 1 or row.also else "")
         run = self.trained(row, stage, seed)
         plan, state = read_recipe(self.recipe, DistillPlan, self.settings), json.loads((run / "state.json").read_text(encoding="utf8"))
         began = time.perf_counter()
@@ -156,13 +165,32 @@ class Bench:
             "start": plan.start,
             "teacher": taught_by(plan),
             "budget": budget,
-            "updates": {phase: getattr(stage, phase) for phase in ("convert", "warm", *CONTEST) if getattr(stage, phase)},
-            "settings": [*self.settings, *settings_of(replace(row, method=Path(row.method).name), stage, seed)],  # no path of whoever measures
+            "updates": {phase: getattr(stage, phase) for phase in ("warm", *CONTEST) if getattr(stage, phase)},
+            "settings": [*self.settings, *settings_of(*self.anonymous(row, stage), seed)],
             "prompts": self.prompts,
             "figures": asdict(figures),
             "seconds": {"training": round(state["seconds"], 1), "measuring": round(time.perf_counter() - began, 1)},
             "machine": describe(best_device(), torch.get_num_threads())["kind"],
         }
+
+    def anonymous(self, row: Row, stage: Stage) -> tuple[Row, Stage]:
+        """The same without a path of whoever measures."""
+        return replace(row, method=Path(row.method).name), replace(stage, begin=stage.begin and f"{self.alike} updates of MSE")
+
+    def ground(self) -> Path:
+        """The student that all cells of one step begin as: what MSE makes of the one that all start from. Trained once."""
+        most = read_recipe(self.recipe, DistillPlan, self.settings).start_steps
+        stage = Stage(
+            steps=1,
+            teacher_steps=most,
+            n=most,
+            levels=far(most),
+            prediction_type="sample",
+            mse_learning_rate=FAR,
+            convert=min(CONVERT, self.alike),
+            warm=self.alike,
+        )
+        return self.trained(Row("mse"), stage, 0) / "weights" / "1-step.safetensors"
 
     def trained(self, row: Row, stage: Stage, seed: int) -> Path:
         """The folder of a run of one ``stage``, carried out."""
@@ -290,7 +318,8 @@ def opened(given: argparse.Namespace) -> Bench:
         raise RecipeError(f'{given.recipe} has no start: name the student that all cells start from, such as start = "emoji:8"')
     given.work.mkdir(parents=True, exist_ok=True)
     judge = load_judge(given.judge or find(plan.teacher) / JUDGE)
-    return Bench(given.recipe, given.settings, given.work, given.out, 8 if given.quick else given.prompts, judge, open_world(plan.data))
+    prompts, alike = (8, 2) if given.quick else (given.prompts, ALIKE)
+    return Bench(given.recipe, given.settings, given.work, given.out, prompts, alike, judge, open_world(plan.data))
 
 
 def budget_of(given: argparse.Namespace) -> float:

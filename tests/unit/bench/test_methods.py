@@ -45,14 +45,15 @@ def test_every_row_is_a_plan_of_the_same_work(bench: Any, steps: int) -> None:
     assert {row.method for row in bench.ROWS.values()} == set(METHODS)
     for name, row in bench.ROWS.items():
         bare = read_recipe(recipe, DistillPlan, list(row.settings))
-        settings = bench.settings_of(row, bench.stage_of(row, bare, steps, budget), seed=2)
+        settings = bench.settings_of(row, bench.stage_of(row, bare, steps, budget, "begun.safetensors"), seed=2)
         plan = read_recipe(recipe, DistillPlan, settings)
         (stage,) = plan.stages
         method = find_method(plan.method, Path())
         method.check(plan, stage)
-        phases = [phase for phase in ("convert", "warm", *bench.CONTEST) if getattr(stage, phase)]
+        phases = [phase for phase in ("warm", *bench.CONTEST) if getattr(stage, phase)]
         fewest = 1 if row.also else steps
-        assert ("convert" in phases) == (fewest == 1)
+        assert ("warm" in phases) == (fewest > 1 and not row.n)
+        assert bool(stage.begin) == (fewest == 1)
         assert steps in stage.counts
         costs = {phase: (method.passes if phase in bench.CONTEST else paper_passes)(plan, stage, phase) for phase in phases}
         work = sum(getattr(stage, phase) * costs[phase] for phase in phases) * plan.batch_size
