@@ -38,7 +38,7 @@ from fewstep.engine.engine import Engine
 from fewstep.evals.frechet import frechet, patch_features
 from fewstep.evals.judge import JUDGE, Judge, load_judge, look
 from fewstep.evals.measure import Answers, Seen, diversity_of
-from fewstep.evals.prompts import PICTURES, Question, ambiguous, held_out
+from fewstep.evals.prompts import GROUPS, PICTURES, Question, ambiguous, held_out
 from fewstep.evals.rows import Model, Renders
 from fewstep.models.bundle import read_stamp
 from fewstep.models.students import student_file
@@ -52,7 +52,6 @@ WARM = 0.35  # of a cell's budget, where its steps are several
 CONVERT, ALIKE = 200, 1800  # updates that make the student of one step which all cells of one step begin as
 FAR = 8e-4  # the rate at which it learns a jump from noise to a picture, as in recipes/emoji.toml
 CONTEST = ("conditional", "unconditional", "full")
-GROUPS = 3  # of seeds that diversity is measured over
 UNSURE = 0.5  # a picture whose likeliest subject the judge gives less than this is an artefact
 
 
