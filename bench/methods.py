@@ -272,7 +272,7 @@ def _table(cells: Sequence[dict[str, Any]], kind: tuple[int, float, str, str, in
     yield f"| row | seeds | {' | '.join(name for name, _, _ in COLUMNS)} |"
     yield "|---" * (2 + len(COLUMNS)) + "|"
     rows = {row: [cell["figures"] for cell in cells if cell["row"] == row] for row in {cell["row"] for cell in cells}}
-    for row, found in sorted(rows.items(), key=lambda item: -fmean(figures["adherence"] for figures in item[1])):
+    for row, found in sorted(rows.items(), key=lambda item: (-fmean(figures["adherence"] for figures in item[1]), item[0])):
         yield f"| {row} | {len(found)} | {' | '.join(_cell([figures[name] for figures in found], form) for name, form, _ in COLUMNS)} |"
 
 
