@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import dataclass, replace
@@ -163,6 +164,14 @@ class Guided:
     def __call__(self, x: torch.Tensor, t: Any, encoder_hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
         self.seen.append(torch.as_tensor(t))
         return (self.other if bool(encoder_hidden_states.any()) else self.null)(x, t)
+
+
+def test_the_networks_of_a_method_learn_though_the_teacher_is_frozen(bundle: Bundle) -> None:
+    frozen = replace(bundle, unet=copy.deepcopy(bundle.unet).requires_grad_(False))
+    for name in METHODS:
+        learnt = find_method(name, Path())(frozen, PLAN, STAGE).networks("full")
+        assert all(any(parameter.requires_grad for parameter in network.parameters()) for network in learnt.values()), name
+    assert all(parameter.requires_grad for parameter in Distribution(frozen, PLAN, STAGE).fake.parameters())
 
 
 def test_distribution_leads_along_guidance_below_where_the_student_stood(bundle: Bundle, samples: Samples) -> None:

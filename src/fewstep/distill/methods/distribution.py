@@ -34,7 +34,7 @@ class Distribution(Method):
 
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
         super().__init__(bundle, plan, stage)
-        self.fake = recast(copy.deepcopy(bundle.unet), torch.float32).train()
+        self.fake = recast(copy.deepcopy(bundle.unet), torch.float32).train().requires_grad_(True)
         if plan.checkpointing:
             self.fake.enable_gradient_checkpointing()
 
