@@ -1,9 +1,10 @@
 """Measure methods of distillation against each other: python bench/methods.py
 
-All cells start from one student (``start`` of --recipe) and have the same budget, counted in pictures through the UNet, of which a part is warm
-updates that are the same for all. A cell is a row, a number of steps and a seed; what it finds is one file in docs/methods, and a cell that has
-its file is passed over: kill the program whenever you like, the same command goes on. --method FILE.py adds a row for a method of your own, and
---table writes the leaderboard from the files into docs/methods.md. --quick proves only that the program works.
+All cells start from one student (``start`` of --recipe) and have the same budget, counted in pictures through the UNet. Of several steps' a part
+is warm updates that are the same for all; cells of one step begin as one student of one step, which is trained first. A cell is a row, a number
+of steps and a seed; what it finds is one file in docs/methods, and a cell that has its file is passed over: kill the program whenever you like,
+the same command goes on. --method FILE.py adds a row for a method of your own, and --table writes the leaderboard from the files into
+docs/methods.md. --quick proves only that the program works.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def shapes() -> list[Subject]:
         "orange diamond": ((240, 130, 30), 4, 45.0),
         "purple hexagon": ((130, 60, 170), 6, 0.0),
     }
-    return [subject(name, "Shapes", ["shape"], lambda drawing=drawing: figure(*drawing)) for name, drawing in figures.items()]  # type: ignore[misc]
+    return [subject_of(name, "Shapes", ["shape"], lambda drawing=drawing: figure(*drawing)) for name, drawing in figures.items()]  # type: ignore[misc]
 
 
 def _from_tsv(folder: Path) -> list[Subject]:
@@ -139,7 +139,7 @@ def _from_tsv(folder: Path) -> list[Subject]:
     draw = _tar_reader(archive) if archive.is_file() else lambda file: _png(folder / file)
     with (folder / "noto-emoji.tsv").open(encoding="utf8", newline="") as table:
         rows = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [subject(row["name"], row["group"], row["keywords"].split(BETWEEN), lambda file=row["file"]: draw(file)) for row in rows]  # type: ignore[misc]
+    return [subject_of(row["name"], row["group"], row["keywords"].split(BETWEEN), lambda file=row["file"]: draw(file)) for row in rows]  # type: ignore[misc]
 
 
 def _from_unicode(draw_file: Callable[[str], np.ndarray] | None, font: ImageFont.FreeTypeFont | None = None) -> list[Subject]:
@@ -158,11 +158,11 @@ def _from_unicode(draw_file: Callable[[str], np.ndarray] | None, font: ImageFont
         character = "".join(chr(int(point, 16)) for point in points)
         file = "emoji_u" + "_".join(point.lower().zfill(4) for point in points) + ".png"
         draw = (lambda text=match[2]: _glyph(font, text)) if font else (lambda file=file: draw_file(file))  # type: ignore[misc]
-        subjects.append(subject(match[3], group, keywords.get(character, []), draw))
+        subjects.append(subject_of(match[3], group, keywords.get(character, []), draw))
     return subjects
 
 
-def subject(name: str, group: str, keywords: list[str], draw: Callable[[], np.ndarray]) -> Subject:
+def subject_of(name: str, group: str, keywords: list[str], draw: Callable[[], np.ndarray]) -> Subject:
     """A subject with its keywords in lower case, each once, without blanks and its own name."""
     kept = tuple(sorted({word.strip().lower() for word in keywords if word.strip()} - {name.lower()}))
     return Subject(name=name, group=group, keywords=kept, draw=draw)

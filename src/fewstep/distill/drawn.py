@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fewstep.data.emoji import SIZES
-from fewstep.data.subjects import BETWEEN, GROUPS, SIDE, Subject, choose, subject
+from fewstep.data.subjects import BETWEEN, GROUPS, SIDE, Subject, choose, subject_of
 from fewstep.engine.engine import Engine
 from fewstep.engine.matte import cut_out
 from fewstep.engine.request import Request
@@ -25,7 +25,7 @@ def drawn_subjects(dial: str | int) -> tuple[Subject, ...]:
     """The subjects that a setting of the dial opens (:func:`fewstep.data.subjects.choose`), drawn. Raises ValueError on a setting it has not."""
     words = read_words(find(DRAWN))
     known = zip(words["subjects"], words["keywords"], strict=True)
-    chosen = choose([subject(name, GROUPS[-1], keywords.split(BETWEEN), lambda: np.zeros(0)) for name, keywords in known], dial)
+    chosen = choose([subject_of(name, GROUPS[-1], keywords.split(BETWEEN), lambda: np.zeros(0)) for name, keywords in known], dial)
     pictures = Engine.load(DRAWN, steps=STEPS).generate_many([Request(PROMPT.format(one.name), SEED) for one in chosen])
     drawings = [_drawing(picture.image) for picture in pictures]
     return tuple(replace(one, draw=drawing.copy) for one, drawing in zip(chosen, drawings, strict=True))
