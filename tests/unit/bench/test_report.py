@@ -67,7 +67,7 @@ def test_check_says_what_to_do(report: Any, monkeypatch: pytest.MonkeyPatch, tmp
 def test_the_accelerators_script_asks_for_options_that_there_are() -> None:
     script = ROOT / "bench" / "gpu.sh"
     subprocess.run(["bash", "-n", str(script)], check=True)
-    lines = re.findall(r"^ +measure [0-9].*$", script.read_text(), re.MULTILINE) + re.findall(r"fewstep\.cli bench .*", script.read_text())
+    lines = re.findall(r"^ +measure [0-9].*$", script.read_text(), re.MULTILINE) + re.findall(r"-m fewstep bench .*", script.read_text())
     used = {option for line in lines for option in re.findall(r" (--[a-z]+)", line)}
     (command,) = (command.callback for command in app.registered_commands if command.callback and command.callback.__name__ == "bench")
     assert {"--architecture", "--json", "--size"} <= used <= {f"--{name}" for name in inspect.signature(command).parameters}
