@@ -67,13 +67,13 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
-        app(arguments, prog_name="fewstep")
+        sys.exit(app(arguments, prog_name="fewstep", standalone_mode=False) or 0)
     except Exception as error:
         explained = explain(error)
         if explained is None:
             raise
         code, sentence = explained
-        print(f"fewstep: {sentence}", file=sys.stderr)
+        print(sentence if type(error).__name__ == "NoArgsIsHelpError" else f"fewstep: {sentence}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -82,6 +82,10 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     for kind in type(error).__mro__:
         if code := EXIT_CODES.get((kind.__module__, kind.__name__)):
             return code, str(error)
+    if isinstance(error, typer.Abort):
+        return FAILED, "aborted"
+    if hasattr(error, "format_message"):  # typer's, on words and options that it does not know
+        return BAD_INPUT, _misused(error)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return BAD_INPUT, f"this needs {error.name}, which the plain install does not bring: python -m pip install 'fewstep[{extra}]'"
     if type(error).__name__ == "OutOfMemoryError":  # torch's
@@ -93,6 +97,17 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
         return BAD_INPUT, f"{error.filename}: {reason}" if error.filename and error.strerror else reason
     return None
+
+
+def _misused(error: Any) -> str:
+    """What typer says, in one sentence, with what was given and where to read on; its help where nothing was."""
+    message = str(error.format_message()).rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return message
+    if hasattr(error.__cause__, "errors"):  # of a check that does not say itself what it checked
+        message = message.replace("Invalid value", f"Invalid value {error.__cause__.errors()[0]['input']!r}", 1)
+    context = getattr(error, "ctx", None)
+    return f"{message}; see {context.command_path if context else 'fewstep'} --help"
 
 
 @app.callback(invoke_without_command=True)

@@ -60,7 +60,7 @@ class Stamp:
     recipe: str = ""  # hash of the recipe
     stage: str = ""
     phases: tuple[str, ...] = ()
-    pictures: int = 0  # seen in training, over all phases
+    pictures: int = 0  # seen in training, over all phases, with those of the students that it came from
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

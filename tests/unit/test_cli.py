@@ -291,6 +291,38 @@ def test_a_broken_recipe_is_bad_input(fewstep: Run, tmp_path: Path, verb: str) -
         assert answer.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("verb", "recipe", "right"),
+    [("train", "emoji", "distill"), ("train", "emoji-decoder", "distill"), ("distill", "emoji-teacher", "train"), ("distill", "emoji-judge", "train")],
+)
+def test_a_recipe_for_the_other_verb_names_it(fewstep: Run, verb: str, recipe: str, right: str) -> None:
+    path = Path(__file__).parents[2] / "recipes" / f"{recipe}.toml"
+    answer = fewstep(verb, path, "--run", "run")
+    assert answer.code == 2
+    assert answer.err.endswith(f": fewstep {right} {path}\n") and answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("generate", "a fox", "--count", "x"), "'x'"),
+        (("generate", "a fox", "--bogus"), "No such option: --bogus"),
+        (("paint",), "No such command 'paint'"),
+        (("export",), "Missing"),
+    ],
+)
+def test_what_the_command_line_does_not_know_is_a_sentence(fewstep: Run, words: tuple[str, ...], says: str) -> None:
+    answer = fewstep(*words)
+    assert (answer.code, answer.out) == (2, "")
+    assert says in answer.err and answer.err.count("\n") == 1
+    assert "--help" in answer.err
+
+
+def test_without_words_there_is_help(fewstep: Run) -> None:
+    answer = fewstep()
+    assert answer.code == 2 and "Commands" in answer.err + answer.out and "--version" in answer.err + answer.out
+
+
 def test_evaluating_without_drawings_says_which_are_needed(fewstep: Run, tiny: Path) -> None:
     answer = fewstep("evaluate", tiny)
     assert answer.code == 2

@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 
 from fewstep.cli import main
 from fewstep.data.buckets import BUCKETS
+from fewstep.data.emoji import SIDES
 from fewstep.data.export import write_scenes
+from fewstep.distill.plan import DistillPlan
+from fewstep.distill.recipe import read_recipe
 
 SUBJECTS = ("pizza", "ghost", "red apple")
 
@@ -45,6 +48,30 @@ def test_pictures_and_captions_belong_together(source: Path, tmp_path: Path) -> 
         assert line["subject"] in SUBJECTS
         with Image.open(tmp_path / "out" / line["file"]) as picture:
             assert picture.size in BUCKETS
+
+
+def test_scenes_are_what_the_model_was_taught_but_for_what_is_set(source: Path, tmp_path: Path) -> None:
+    plan = read_recipe(Path(__file__).parents[2] / "recipes" / "emoji.toml", DistillPlan)
+    command = ["data", "emoji", "--source", str(source), "--count", "12", "--subjects", "all"]
+    for out, more in (("taught", ()), ("set", ("--set", "pair=1", "--set", "turn=5"))):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--out", str(tmp_path / out), *more])
+        assert not caught.value.code
+    taught, other = (json.loads((tmp_path / out / "scenes.json").read_text())["dials"] for out in ("taught", "set"))
+    assert taught == vars(plan.data.dials)
+    assert other == {**taught, "pair": 1.0, "turn": 5.0}
+    captions = [json.loads(line)["caption"] for line in (tmp_path / "set" / "captions.jsonl").read_text().splitlines()]
+    assert sum(any(side in caption for side in SIDES) for caption in captions) >= 4  # where the second is not the first again
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [("places=1", "a dial is one of keyword, "), ("place=much", "'much' is no number"), ("place=2", "between 0 and 1")]
+)
+def test_a_dial_that_is_none_is_a_sentence(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, says: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "emoji", "--source", str(source), "--out", str(tmp_path / "out"), "--set", setting])
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_export_goes_on_and_ends_the_same(source: Path, tmp_path: Path) -> None:

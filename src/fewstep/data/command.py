@@ -21,12 +21,15 @@ def emoji(
     count: Annotated[int, typer.Option(help="Scenes.")] = 1000,
     subjects: Annotated[str, typer.Option(help="A number up to 120, 'groups' or 'all'.")] = "120",
     seed: Annotated[int, typer.Option(min=0, help="Scene i is a function of this and i.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="DIAL=VALUE", help="Such as place=0.5, a share of the scenes.")] = None,
 ) -> None:
-    """Render scenes with captions, as the model sees them in training. The same command goes on where it was stopped."""
+    """Render scenes with captions, as the embedded model saw them in training. The same command goes on where it was stopped."""
+    from fewstep.data.emoji import TAUGHT, Dials
     from fewstep.data.export import write_scenes
 
     try:
-        drawn = write_scenes(source, out, count, int(subjects) if subjects.isdecimal() else subjects, seed)
+        dials = Dials.of(settings or (), TAUGHT)
+        drawn = write_scenes(source, out, count, int(subjects) if subjects.isdecimal() else subjects, seed, dials)
     except ValueError as error:
         raise RequestError(str(error)) from None
     print(f"{out}  {count} scenes, {drawn} drawn now")

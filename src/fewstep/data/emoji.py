@@ -7,7 +7,8 @@ Nothing is stored, so the data is unlimited, and resuming a run needs only the i
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from PIL import Image
@@ -48,10 +49,27 @@ class Dials:
     shift: float = 0.0  # largest offset from the centre, as a share of the shorter side
     held_out: float = 0.08  # share of (subject, background, repaint) combinations that training never sees
 
+    @classmethod
+    def of(cls, settings: Sequence[str], dials: Dials) -> Dials:
+        """``dials``, but for ``settings`` such as "place=0.5". Raises ValueError on what is none."""
+        known, values = [field.name for field in fields(cls)], {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in known:
+                raise ValueError(f"{setting!r}: a dial is one of {', '.join(known)}; give one as place=0.5")
+            try:
+                values[name] = float(value)
+            except ValueError:
+                raise ValueError(f"{setting!r}: {value!r} is no number") from None
+        return replace(dials, **values)
+
     def __post_init__(self) -> None:
         for name in ("keyword", "sized", "place", "repaint", "pair", "bare", "flip", "shift", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"dials.{name} = {getattr(self, name)}: give a share between 0 and 1")
+
+
+TAUGHT = Dials(sized=0.2, place=0.3, repaint=0.15, pair=0.03)  # what the embedded model has seen, as recipes/emoji.toml has it
 
 
 @dataclass(frozen=True)
@@ -95,8 +113,12 @@ class World:
         raise ValueError(f"dials.held_out = {self.dials.held_out}: no combination is {kind}; choose a share between 0 and 1")
 
     def is_held_out(self, scene: Scene) -> bool:
-        """Whether training never shows this (subject, background, paint). Depends on names alone, not on seed or order."""
-        key = "|".join((self.subjects[scene.subject].name, scene.background, scene.paint))
+        """Whether training never shows this (subject, background, paint), or that of the second subject. Depends on names alone, not on seed or order."""
+        shown = [(scene.subject, scene.paint), *([(scene.other, "")] if scene.other is not None else [])]
+        return any(self._is_kept_from_training(subject, scene.background, paint) for subject, paint in shown)
+
+    def _is_kept_from_training(self, subject: int, background: str, paint: str) -> bool:
+        key = "|".join((self.subjects[subject].name, background, paint))
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") < self.dials.held_out * 2**32
 
     def _draw(self, rng: np.random.Generator) -> Scene:

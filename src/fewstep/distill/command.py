@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +14,19 @@ from fewstep.engine.request import RequestError
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change a value of the recipe: key=value. May be repeated.")]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder of the run; $FEWSTEP_RUNS/NAME of the recipe by default.")]
+MAKERS = {  # by what a recipe makes: the verb, and the module and function that carry it out
+    "teacher": ("train", "pretrain", "train_teacher"),
+    "judge": ("train", "judge", "train_judge"),
+    "controlnet": ("train", "edges", "train_edges"),
+    "students": ("distill", "walk", "distill"),
+    "autoencoder": ("distill", "compact", "train_autoencoder"),
+    "decoder": ("distill", "decoder", "train_decoder"),
+}
 
 
 def train(recipe: Path, run: RunFolder = None, settings: Settings = None) -> None:
     """Train an autoencoder, text encoders and a teacher, a ControlNet, or the judge that evaluates, as a recipe says. Goes on where it was stopped."""
-    from fewstep.distill.recipe import trained_by
-
-    if (kind := trained_by(recipe)) == "judge":
-        from fewstep.distill.judge import train_judge as work
-    elif kind == "controlnet":
-        from fewstep.distill.edges import train_edges as work
-    else:
-        from fewstep.distill.pretrain import train_teacher as work
-    print(work(recipe, run or run_folder(recipe), settings or []))
+    _carry_out("train", recipe, run, settings or [])
 
 
 def distill(
@@ -56,16 +58,17 @@ def distill(
         raise typer.Exit(0 if fits else 1)
     if len(words) != 1 or json is not None or on is not None:
         raise RequestError(f"fewstep distill {' '.join(words)}: give one recipe, plan and a recipe, or status and the folder of a run")
-    from fewstep.distill.recipe import trained_by
+    _carry_out("distill", Path(words[0]), run, changes)
 
-    recipe = Path(words[0])
-    if (kind := trained_by(recipe)) == "autoencoder":
-        from fewstep.distill.compact import train_autoencoder as work
-    elif kind == "decoder":
-        from fewstep.distill.decoder import train_decoder as work
-    else:
-        from fewstep.distill.walk import distill as work
-    print(work(recipe, run or run_folder(recipe), changes))
+
+def _carry_out(verb: str, recipe: Path, run: Path | None, changes: Sequence[str]) -> None:
+    from fewstep.distill.recipe import RecipeError, trained_by
+
+    kind = trained_by(recipe)
+    right, module, function = MAKERS[kind]
+    if verb != right:
+        raise RecipeError(f"{recipe} is for another verb, for what it makes is {kind}: fewstep {right} {recipe}")
+    print(getattr(import_module(f"fewstep.distill.{module}"), function)(recipe, run or run_folder(recipe), changes))
 
 
 def run_folder(recipe: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,14 @@ from fewstep.zoo.known import BASE, KNOWN
 from fewstep.zoo.registry import NETWORKS, ModelError, find, peek
 
 AnyPlan = DistillPlan | TeacherPlan | CompactPlan | DecoderPlan | EdgesPlan | JudgePlan
-KINDS: dict[str, type[AnyPlan]] = {"judge": JudgePlan, "autoencoder": CompactPlan, "decoder": DecoderPlan, "controlnet": EdgesPlan, "teacher": TeacherPlan}
+PLANS: dict[str, type[AnyPlan]] = {
+    "teacher": TeacherPlan,
+    "judge": JudgePlan,
+    "controlnet": EdgesPlan,
+    "students": DistillPlan,
+    "autoencoder": CompactPlan,
+    "decoder": DecoderPlan,
+}
 ENCODERS = ("text_encoder", "text_encoder_2")
 
 
@@ -46,9 +52,7 @@ class Described:
 
 def read_any(path: Path, settings: Sequence[str] = ()) -> AnyPlan:
     """The recipe at ``path``, of whichever kind it is. Raises RecipeError."""
-    kind = trained_by(path)
-    students = "stages" in tomllib.loads(path.read_text(encoding="utf8"))
-    plan: AnyPlan = read_recipe(path, DistillPlan, settings) if students else read_recipe(path, KINDS[kind], settings)
+    plan: AnyPlan = read_recipe(path, PLANS[trained_by(path)], settings)
     return plan
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+KINDS = ("teacher", "judge", "controlnet", "students", "autoencoder", "decoder")  # of what recipes make
 ASIDE = {"aside": True}  # metadata of a recipe's fields that change nothing of what a run computes, but for rounding: no part of its hash
 
 
@@ -46,10 +47,14 @@ def _with_line(message: str, path: Path) -> str:
 
 
 def trained_by(path: Path) -> str:
-    """What a recipe makes: its key ``trains``, "teacher" where it has none. Raises RecipeError as :func:`read_recipe`."""
-    kind = _read(path).get("trains", "teacher")
-    if kind not in ("teacher", "judge", "controlnet", "autoencoder", "decoder"):
-        raise RecipeError(f"{path}: trains = {kind!r}: it is 'teacher', 'judge', 'controlnet', 'autoencoder' or 'decoder'")
+    """What a recipe makes: its key ``trains``, and without one "students" where it names a teacher or has stages, else "teacher".
+
+    Raises RecipeError as :func:`read_recipe`.
+    """
+    table = _read(path)
+    kind = table.get("trains", "students" if "stages" in table or isinstance(table.get("teacher"), str) else "teacher")
+    if kind not in KINDS:
+        raise RecipeError(f"{path}: trains = {kind!r}: it is one of {', '.join(map(repr, KINDS))}")
     return str(kind)
 
 
@@ -80,14 +85,27 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def recipe_hash(recipe: Any) -> str:
-    """The first 12 digits of the SHA-256 of a recipe's content: file layout, comments and fields marked ``ASIDE`` do not count, unless such a
-    table says of itself that it ``decides``.
+    """The first 12 digits of the SHA-256 of what a recipe says: file layout, comments, fields marked ``ASIDE`` and values that are the default
+    do not count, so that a field which a later version brings leaves the hash as it was. A marked table counts if it says of itself that it
+    ``decides``.
     """
-    marked = (field.name for field in dataclasses.fields(recipe) if field.metadata.get("aside"))
-    aside = {name for name in marked if not getattr(getattr(recipe, name), "decides", False)}
-    counted = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in aside}
-    content = json.dumps(counted, sort_keys=True, default=str)
+    content = json.dumps(_said(recipe), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _said(value: Any) -> Any:
+    """``value`` as plain values, without what its dataclasses have by default."""
+    if isinstance(value, (list, tuple)):
+        return [_said(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    said = {}
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if own != default and (not field.metadata.get("aside") or getattr(own, "decides", False)):
+            said[field.name] = _said(own)
+    return said
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -35,6 +35,14 @@ class Shelf:
         """Where the student lies that a stage begins as, where its recipe names one."""
         return self.folder / "weights" / f"{stage.name}-begin.safetensors"
 
+    def before(self, stage: Stage) -> Path | None:
+        """Where the student lies that a stage goes on from; None where that is the teacher."""
+        if stage.begin:
+            return self.begun(stage)
+        at = self.plan.stages.index(stage)
+        steps = self.plan.stages[at - 1].steps if at else self.plan.start_steps if self.plan.start else 0
+        return self.student(steps) if steps else None
+
     def adapter(self, steps: int) -> Path:
         """Where the LoRA lies that has been taught to stand for it, if any has."""
         return self.folder / "weights" / f"{steps}-step-lora.safetensors"

@@ -102,5 +102,5 @@ def bring_begun(stage: Stage, bundle: Bundle, path: Path) -> None:
     tensors = in_diffusers_names(read_weights(source), shapes)
     check_fit(source, tensors, shapes)
     if dist.rank() == 0:
-        save_weights({key: value.float().contiguous() for key, value in tensors.items()}, path, {"format": "pt"})
+        save_weights({key: value.float().contiguous() for key, value in tensors.items()}, path, stamp.to_metadata() if stamp else {"format": "pt"})
     dist.wait()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewstep.data.emoji import Dials, World
+from fewstep.distill.ema import Ema
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
@@ -25,7 +26,8 @@ class TextRecipe:
     batch_size: int = 96
     size: int = 64  # pixels a side of the renders
     learning_rate: float = 1e-3
-    dials: Dials = field(default_factory=lambda: Dials(keyword=0.3, sized=0.2, place=0.3, repaint=0.15, pair=0.1, bare=0.05, held_out=0.0))
+    ema: float = 0.995
+    dials: Dials = field(default_factory=lambda: Dials(keyword=0.3, sized=0.2, place=0.3, repaint=0.15, pair=0.1, bare=0.05))
 
 
 class ImageTower(nn.Module):
@@ -108,6 +110,7 @@ def text_phase(towers: TextTowers, world: World, recipe: TextRecipe, precision: 
         optimizers={"student": optimizer},
         batch=batch,
         losses=losses,
+        averages={"towers": Ema(towers, recipe.ema)},
         learning_rate=lambda update: cosine(update, recipe.updates, warmup=100),
         clip=1.0,
         precision=precision,

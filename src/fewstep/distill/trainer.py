@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -58,7 +59,7 @@ class Routine:
 
 
 class NonFinite(RuntimeError):
-    """A loss is no longer a number; the message names the batch's position."""
+    """A loss or its gradient is no longer a number; the message names the batch's position."""
 
 
 class Stopped(RuntimeError):
@@ -72,7 +73,7 @@ class Terminated(RuntimeError):
 def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds: float = 120.0) -> None:
     """Run ``phase`` to its end, from wherever its last checkpoint stands. A phase that is done is passed over.
 
-    Raises NonFinite, before any weight is touched, if a loss is not finite, what a routine put into ``run.stopping``, and Terminated on SIGTERM:
+    Raises NonFinite, before any weight is touched, if a loss or a gradient is not finite, what a routine put into ``run.stopping``, and Terminated on SIGTERM:
     all of them with the state saved. Raises DiskFull, WorkerDied.
     """
     if phase.name in run.state.done:
@@ -152,17 +153,22 @@ def update(phase: Phase, turn: str, parts: Sequence[Any], indices: range, factor
         with torch.autocast(parameters[0].device.type, dtype=torch.bfloat16, enabled=phase.precision == torch.bfloat16):
             losses = phase.losses(turn, batch)
         found = {name: dist.mean(value.detach().float()) for name, value in losses.items()}
-        if not all(value == value and abs(value) != float("inf") for value in found.values()):
-            optimizer.zero_grad(set_to_none=True)
-            raise NonFinite(f"{phase.name}: the {turn}'s loss is not finite at samples {indices.start} to {indices.stop - 1}: {found}")
+        _finite(phase, turn, "loss", indices, found, optimizer)
         values = {name: values.get(name, 0.0) + value / len(parts) for name, value in found.items()}
         (losses["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
     dist.average(parameters)
-    if phase.clip:
-        values["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(parameters, phase.clip)))
+    values["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(parameters, phase.clip or math.inf)))
+    _finite(phase, turn, "gradient", indices, values, optimizer)  # a loss may be a number and its slope none
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values
+
+
+def _finite(phase: Phase, turn: str, what: str, indices: range, values: Mapping[str, float], optimizer: Optimizer) -> None:
+    """Raise NonFinite, with no gradient left behind, unless all ``values`` are numbers."""
+    if not all(map(math.isfinite, values.values())):
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFinite(f"{phase.name}: the {turn}'s {what} is not finite at samples {indices.start} to {indices.stop - 1}: {dict(values)}")
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from fewstep.distill.watch.asked import open_evaluation
 from fewstep.distill.watch.evaluation import Standing
 from fewstep.distill.watch.probe import Probe, Walker
 from fewstep.distill.watch.watch import Watch
-from fewstep.models.bundle import Bundle, load_bundle, save_weights
+from fewstep.models.bundle import Bundle, load_bundle, read_stamp, save_weights
 from fewstep.models.counts import learn_counts, told
 from fewstep.models.lora import adapters, add_lora, extract_lora, set_adapters
 from fewstep.stamp import Stamp
@@ -66,10 +66,10 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
         bundle.text_encoder_2.to("cpu")
     feed = open_feed(plan.data, folder, bundle, dtype(plan.precision), plan.batch_size)
     walk = Walk(plan, method, run, bundle, feed.latents, feed.text, students_of(plan, bundle), watch.probes)
-    before = walk.begin()
+    walk.begin()
     walk.evaluations = watch.evaluations(open_evaluation(plan, run, bundle, feed))
     for stage in plan.stages:
-        before = walk.stage(stage, before)
+        walk.stage(stage)
     if dist.rank() == 0:
         walk.shelf.ship()
     watch.finish()
@@ -92,28 +92,25 @@ class Walk:
     evaluations: Callable[[Walker, Standing], list[Routine]] = lambda walker, standing: []  # and who measures what it makes
     _looking: tuple[Any, list[Routine]] | None = field(default=None, repr=False)
 
-    def begin(self) -> int:
-        """The step count of the student that the first stage goes on from, 0 for the teacher. Begins the film."""
-        before, stages = 0, self.plan.stages
-        if self.plan.start:
-            before = self.plan.start_steps
-            bring(self.plan, self.students, self.shelf.student(before))
+    def begin(self) -> None:
+        """Keep the students of others that stages go on from. Begins the film."""
+        stages, start = self.plan.stages, self.plan.start_steps if self.plan.start else 0
+        if start:
+            bring(self.plan, self.students, self.shelf.student(start))
         for stage in stages:
             if stage.begin and not self.shelf.student(stage.steps).is_file():
                 bring_begun(stage, self.bundle, self.shelf.begun(stage))
         if self.plan.health.every:
-            first = self._network(before)
+            first = self._network(start)
             teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self._guidance(stages[0]))
             probe = Probe(self.bundle, self.latents, self.text, Walker(first, stages[0].steps), teacher, dtype(self.plan.precision))
             probe.opening(self.run, [stage.steps for stage in stages])
-        return before
 
-    def stage(self, stage: Stage, before: int) -> int:
-        """Carry out one stage from the student of ``before`` steps; returns the step count of the new one, which lies in DIR/weights."""
+    def stage(self, stage: Stage) -> None:
+        """Carry out one stage. Its student lies in DIR/weights."""
         path = self.shelf.student(stage.steps)
         if not path.is_file():
-            own = self.shelf.begun(stage) if stage.begin else self.shelf.student(before) if before else None
-            student = self.students.follow(own)
+            student = self.students.follow(self.shelf.before(stage))
             task = self._task(stage, self._network(stage.teacher_steps))
             student = (self._mse if stage.kind == "mse" else self._adversarial)(stage, task, student)
             for steps in stage.counts:  # the fewest last: its file says that the stage is done
@@ -124,7 +121,6 @@ class Walk:
             if dist.rank() == 0:
                 save_weights(adapters(adapted), self.shelf.adapter(stage.steps), {"format": "pt"})
             dist.wait()
-        return stage.steps
 
     @property
     def shelf(self) -> Shelf:
@@ -134,6 +130,8 @@ class Walk:
     def stamp(self, stage: Stage, steps: int) -> Stamp:
         """What a stage's student of so many ``steps`` says of itself; it may have several step counts."""
         phases = tuple(name.split("/")[1] for name in self.run.state.done if name.startswith(f"{stage.name}/"))
+        before = self.shelf.before(stage)
+        earlier = read_stamp(before) if before else None
         seen = sum(getattr(stage, phase) for phase in phases if phase in PHASES) * self.plan.batch_size
         return Stamp(
             kind=self.students.kind,
@@ -143,7 +141,7 @@ class Walk:
             recipe=recipe_hash(self.plan),
             stage=stage.name,
             phases=phases,
-            pictures=seen,
+            pictures=seen + (earlier.pictures if earlier else 0),
             fresh=self._fresh(stage),
             anywhere=stage.anywhere > 0,
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewstep.data.emoji import COLOURS, Dials, World
+from fewstep.data.emoji import COLOURS, PAINTS, Dials, World
 from fewstep.data.places import PLACES
 from fewstep.data.subjects import BETWEEN, choose, read_subjects
 from fewstep.distill.drawn import DRAWN, drawn_subjects
@@ -75,5 +75,6 @@ def words(world: World) -> dict[str, list[str]]:
         "keywords": [BETWEEN.join(world.keywords(i)) for i in range(len(names))],
         "colours": list(COLOURS),
         "places": [PLACES[place] for place in places],
+        "paints": list(PAINTS) if world.dials.repaint else [],
         "words": sorted({word for phrase in phrases for word in phrase.lower().split()}),
     }

@@ -149,11 +149,13 @@ class _Work:
         against = TEACHER in self.painted and name not in (RENDERS, RECONSTRUCTION)
         most = self.results[TEACHER].distinct if against else None
         gradient = float(gradient_energies(pictures).mean())
+        repainted = hits[[bool(question.scene.paint) for question in self.questions], 0]
         self.results[name] = Result(
             name=name,
             pictures=len(pictures),
             top1=float(hits[:, 0].mean()),
             top5=float(hits.any(axis=1).mean()),
+            repainted=float(repainted.mean()) if len(repainted) else None,
             background=background.both,
             background_judge=background.judged,
             background_pixels=background.pixels,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,9 +23,12 @@ from fewstep.models.bundle import load_bundle
 from fewstep.models.weights import WeightsError
 from fewstep.stamp import file_hash
 
+ASKED = {"places": ("place", 0.4), "paints": ("repaint", 0.2)}  # by what words.json has of a model that was taught it: the dial and its share of prompts
+
 
 def world_of(words: dict[str, list[str]], source: Path, where: Path) -> World:
-    """The world that a model was taught, by its words.json and drawn from ``source``. Places count only where it was taught any.
+    """The world that a model is asked about: its subjects, by its words.json and drawn from ``source``; places and repainted subjects where it
+    was taught any, in shares that do not depend on the recipe.
 
     Raises WeightsError if the model names no subjects, or one that the source does not draw.
     """
@@ -37,8 +39,7 @@ def world_of(words: dict[str, list[str]], source: Path, where: Path) -> World:
     missing = [name for name in names if name not in drawn]
     if missing:
         raise WeightsError(f"{source} does not draw {missing[0]!r} and {len(missing) - 1} more of the subjects: give another --source")
-    dials = Dials()
-    return World(tuple(drawn[name] for name in names), replace(dials, place=0.4) if words.get("places") else dials)
+    return World(tuple(drawn[name] for name in names), Dials(**{dial: share for taught, (dial, share) in ASKED.items() if words.get(taught)}))
 
 
 def run(folder: Path, source: Path | None = None, json: Path | None = None, html: Path | None = None, count: int = 500, precision: str = "auto") -> Report:

@@ -17,6 +17,7 @@ class Result:
     pictures: int
     top1: float
     top5: float
+    repainted: float | None  # top1 of the pictures whose prompt names a colour for the subject
     background: float
     background_judge: float  # by the judge alone
     background_pixels: float | None  # by the border's pixels alone, over the flat colours
@@ -53,6 +54,7 @@ class Column:
 COLUMNS = (
     Column("top1", "top-1", ".1%", "share of pictures whose subject the judge recognises first"),
     Column("top5", "top-5", ".1%", "share with the subject among the judge's first five"),
+    Column("repainted", "repainted", ".1%", "top-1 of the prompts that name a colour for the subject, such as a purple fox"),
     Column("background", "background", ".1%", "right by the judge and, for flat colours, by the border's median pixel too"),
     Column("frechet", "Fréchet", ".3f", "distance to another draw of the renders, in the judge's features; lower is better"),
     Column("distinct", "distinct", ".2f", "different right subjects among the pictures of an ambiguous prompt"),

@@ -122,6 +122,7 @@ def test_processes_make_no_difference(whole: Path, source: Path, bundle: Bundle,
     assert contents(tmp_path / "out") == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_a_sentence() -> None:
     with pytest.raises(RequestError, match="a worker process died"):
         list(looks([Item("x.png", Deadly(), "a red apple")] * 20, RULES, 2))

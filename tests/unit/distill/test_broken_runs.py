@@ -82,6 +82,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_sigterm_of_a_real_process_saves_and_goes_on(tmp_path: Path) -> None:
     """One sentence, exit code 130 and a checkpoint of the very last update that was logged, though none was due."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}

@@ -123,6 +123,7 @@ class Killed(Exception):
     """Stands in for SIGKILL."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_bundle(build_bundle(SHAPE, CAPTIONS, 0), tmp_path / "model")
     settings = [

@@ -71,6 +71,7 @@ class Measured(Rehearsal):
             self.peaks[phase.name] = max(peak, self.peaks.get(phase.name, 0))
 
 
+@pytest.mark.slow
 def test_memory_is_what_real_updates_take(described: Described, costs: list[Cost], tmp_path: Path) -> None:
     bundle = hollow(described.configs, described.sizes, False)
     text: Any = BlankText(bundle.unet, 77)
@@ -147,6 +148,7 @@ def test_the_table_in_the_docs_is_what_the_plans_said() -> None:
     assert {(cells[1].split(",")[0], cells[4], cells[5]) for cells in ([cell.strip() for cell in line.split("|")] for line in table)} == expected
 
 
+@pytest.mark.slow
 def test_shares_are_shares_and_a_base_is_there_once(described: Described) -> None:
     def worst(ranks: int, **changes: Any) -> Cost:
         plan = dataclasses.replace(PLAN, batch_size=8, **changes)

@@ -267,6 +267,8 @@ def test_a_stages_exit_starts_another_run_by_a_method_of_ones_own(first: Path, t
     stamp = read_stamp(model / "students" / "2-step-lora.safetensors")
     assert stamp is not None
     assert (stamp.fresh, stamp.phases) == (0.5, ("warm", "full"))
+    earlier = read_stamp(first / "weights" / "4-step.safetensors")
+    assert earlier is not None and stamp.pictures - earlier.pictures == (2 + 2) * 2
     shown = frames(tmp_path / "run")
     assert [(frame.steps, frame.said) for frame in shown] == [
         (2, "before training"),
@@ -283,6 +285,9 @@ def test_a_stage_begins_as_the_student_that_its_recipe_names(first: Path, tmp_pa
     distill(RECIPES / "smoke.toml", tmp_path / "run", [*SHORT, "health.every=0", teacher, "method=mse", "r1_weight=0.0", *rates, stages])
     learnt, given = (load_file(folder / "weights" / "4-step.safetensors") for folder in (tmp_path / "run", first))
     assert all(torch.allclose(learnt[key], given[key], atol=1e-6) for key in given)
+    stamps = [read_stamp(folder / "weights" / "4-step.safetensors") for folder in (tmp_path / "run", first)]
+    new, old = (stamp.pictures for stamp in stamps if stamp)
+    assert new == old + (2 + 2) * 2  # with those that the student had seen before
 
 
 def test_a_first_stage_with_an_adapter_ships_it(first: Path) -> None:

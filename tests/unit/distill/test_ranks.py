@@ -154,6 +154,7 @@ def test_two_ranks_compute_what_one_does(recipe: Path, alone: Path, tmp_path: Pa
             torch.testing.assert_close(first[key], second[key], rtol=0, atol=bound, msg=key)
 
 
+@pytest.mark.slow
 def test_sizes_of_pictures_come_to_a_network_in_shares_as_they_are(tmp_path: Path) -> None:
     """In bfloat16 1365 would be 1368: what multiplies is cast, and not what comes in."""
     (script := tmp_path / "seen.py").write_text(SEEN)
@@ -182,6 +183,7 @@ def test_a_run_in_shares_whose_rank_is_killed_goes_on_with_another_number_of_ran
     same(run, alone)
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_divide_the_batch_are_refused(recipe: Path, tmp_path: Path) -> None:
     process = start(recipe, tmp_path / "three", 3)
     output, _ = process.communicate(timeout=200)

@@ -167,6 +167,19 @@ def test_hash_is_of_the_content(tmp_path: Path) -> None:
     assert len(changed) == 4
 
 
+def test_a_field_that_a_later_version_brings_leaves_the_hash_as_it_was(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Later(Whole):
+        """The same recipe, with more that can be said."""
+
+        new: int = 3
+        tables: tuple[Inner, ...] = ()
+
+    plain, later = read_recipe(write(tmp_path, FULL), Whole), read_recipe(write(tmp_path, FULL), Later)
+    assert recipe_hash(later) == recipe_hash(plain)
+    assert len({recipe_hash(plain), recipe_hash(dataclasses.replace(later, new=4)), recipe_hash(dataclasses.replace(later, tables=(Inner(),)))}) == 3
+
+
 def test_what_is_aside_counts_once_it_decides() -> None:
     """How a run is evaluated is no part of a recipe, until the best students ship, which it then chooses."""
     recipes = Path(__file__).parents[3] / "recipes"

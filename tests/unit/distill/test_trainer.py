@@ -218,6 +218,18 @@ def test_a_loss_that_is_infinite_in_a_logged_value_alone_stops_too() -> None:
     assert equal(everything(phase), before)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_stops_before_any_weight_moves(clip: float) -> None:
+    phase = make_phase()
+    phase.clip = clip
+    phase.losses = lambda turn, x: {"loss": (phase.models["student"](x).sum() * 0).abs().sqrt()}  # 0, with a slope of 0 times infinity
+    before = everything(phase)
+    with pytest.raises(NonFinite, match="student's gradient is not finite at samples 0 to 3"):
+        update(phase, "student", [phase.batch(range(4))], range(4), 1.0, [0.1])
+    assert equal(everything(phase), before)
+    assert all(p.grad is None for p in phase.models["student"].parameters())
+
+
 def test_a_turn_moves_its_own_weights_and_leaves_no_gradient() -> None:
     phase = make_phase()
     for turn, other in (("student", "critic"), ("critic", "student")):

@@ -89,6 +89,7 @@ def test_a_decoder_holds_at_once_what_is_reckoned(tiny: Path) -> None:
     assert alive.peak == pytest.approx(decoding(vae.config, 192, 256, 2), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_unet_and_its_controlnets_hold_at_once_what_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """SDXL's at 1024 pixels, on the meta device: none, one, and four at once, whose answers are added up."""
     with torch.device("meta"):

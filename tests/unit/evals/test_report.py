@@ -78,6 +78,24 @@ def test_renders_are_recognised_and_noise_is_not(rows):
     assert all(row.top1 <= row.top5 <= 1 and row.background <= row.background_judge for row in rows.values())
 
 
+def test_repainted_subjects_have_a_figure_of_their_own(judge, rows):
+    plain = held_out(WORLD, 12)
+    asked = [replace(q, scene=replace(q.scene, paint="red" if index < 4 else "")) for index, q in enumerate(plain)]
+
+    def unpainted(questions, seeds):
+        return _renders([replace(q, scene=replace(q.scene, paint="")) for q in questions], seeds)
+
+    def lost(questions, seeds):  # the first four answers, of which one takes the place of the other
+        pictures, milliseconds = unpainted(questions, seeds)
+        wrong = [next(j for j in range(12) if plain[j].scene.subject != plain[i].scene.subject) for i in range(4)]
+        return np.concatenate([pictures[wrong], pictures[4:]]), milliseconds
+
+    found = {result.name: result for result in evaluate({"renders": unpainted, "1": lost}, asked, judge, WORLD).results}
+    assert found["renders"].repainted == 1 and found["1"].repainted == 0
+    assert found["1"].top1 == pytest.approx(8 / 12)
+    assert rows["renders"].repainted is None  # nobody asked
+
+
 def test_distances_are_smallest_for_renders_and_largest_for_noise(rows):
     assert rows["renders"].frechet < rows["reconstruction"].frechet < rows["1"].frechet
     assert rows["renders"].patch_frechet < rows["reconstruction"].patch_frechet < rows["1"].patch_frechet

@@ -60,6 +60,10 @@ def test_a_model_whose_subjects_cannot_be_drawn_is_refused(folder, tmp_path):
         room.world_of({}, tmp_path, folder)
 
 
-def test_places_are_asked_for_only_where_they_were_taught(folder, tmp_path):
-    assert room.world_of({"subjects": ["disc 0"]}, tmp_path, folder).dials.place == 0
-    assert room.world_of({"subjects": ["disc 0"], "places": ["snow"]}, tmp_path, folder).dials.place > 0
+def test_places_and_paints_are_asked_for_only_where_they_were_taught(folder, tmp_path):
+    plain, places, paints = (
+        room.world_of({"subjects": ["disc 0"], **taught}, tmp_path, folder).dials for taught in ({}, {"places": ["snow"]}, {"paints": ["red"], "places": []})
+    )
+    assert (plain.place, plain.repaint) == (0, 0)
+    assert places.place > 0 and places.repaint == 0
+    assert paints.repaint > 0 and paints.place == 0

@@ -249,6 +249,7 @@ def test_round_trips_are_exact(shape: Shape, tmp_path: Path) -> None:
                 assert read_stamp(one) == read_stamp(other), (way, to)
 
 
+@pytest.mark.slow
 def test_a_lora_goes_round_too(mixed: Path, tmp_path: Path) -> None:
     """Given as few-step weights to its base, it is exported as it was; and merged it is what the engine wears."""
     first = write(mixed, 2, "lora", tmp_path / "first.safetensors")
@@ -261,6 +262,7 @@ def test_a_lora_goes_round_too(mixed: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, read_weights(merged[1])[name]) for name, value in read_weights(merged[0]).items())
 
 
+@pytest.mark.slow
 def test_known_few_step_weights_are_exported_with_their_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one word, out of the Hub's cache: its name, its licence and its settings are in the card, and the file makes the engine's picture."""
     fill(tmp_path / "cache", tmp_path / "scratch")

@@ -133,6 +133,7 @@ print(json.dumps([watched(load) for load in ways]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much of a process's memory is its own")
 def test_a_large_model_is_in_memory_once(tiny: Path, tmp_path: Path) -> None:
     """Of one file and of a folder alike: the most memory that a process has of its own while it loads is the file's size, and a tensor.

@@ -172,9 +172,9 @@ class Rehearsal(Walk):
     _made: set[int] = field(default_factory=set)
     _seen: dict[Any, list[Cost]] = field(default_factory=dict)
 
-    def stage(self, stage: Stage, before: int) -> int:
+    def stage(self, stage: Stage) -> None:
         """As the walk does it, but nothing is kept on a disk, and of stages that are alike one is rehearsed."""
-        key = self._kind(stage, before)
+        key = self._kind(stage)
         if key not in self._seen:
             self._seen[key], counted = [], self.costs
             self.costs = self._seen[key]
@@ -182,7 +182,6 @@ class Rehearsal(Walk):
             self.costs = counted
         self.costs += [self._named(counted, stage) for counted in self._seen[key]]
         self._made.update(stage.counts)
-        return stage.steps
 
     def _rehearse(self, stage: Stage) -> None:
         task = self._task(stage, self._network(stage.teacher_steps))
@@ -191,13 +190,13 @@ class Rehearsal(Walk):
         if stage.adapter:
             self._adapter(stage, student.eval().requires_grad_(False))
 
-    def _kind(self, stage: Stage, before: int) -> Any:
+    def _kind(self, stage: Stage) -> Any:
         """What a stage's cost depends on, but for how many updates it has."""
         phases = {phase: bool(getattr(stage, phase)) for phase in (*PHASES, "adapter")}
         values = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name not in (*VOLATILE, *phases)}
         values["renoise_t"] = bool(stage.renoise_t)
         values["walks"] = (stage.teacher_steps, stage.starts()) if stage.masked or stage.also else ()
-        return str(values), str(phases), stage.teacher_steps in self._made, bool(before)
+        return str(values), str(phases), stage.teacher_steps in self._made, self.shelf.before(stage) is not None
 
     def _named(self, counted: Cost, stage: Stage) -> Cost:
         phase = counted.name.split("/")[1]
@@ -266,10 +265,9 @@ def rehearse(plan: DistillPlan, where: Path, configs: Mapping[str, Any], setting
         students = students_of(plan, bundle)
         students.bare = True
         walk = Rehearsal(plan, method, Run(Path(folder), ""), bundle, latents, cast(Text, text), students, setting=setting, ledger=ledger)
-        before = plan.start_steps if plan.start else 0
-        walk._made.update([before] if before else [])
+        walk._made.update([plan.start_steps] if plan.start else [])
         for stage in plan.stages:
-            before = walk.stage(stage, before)
+            walk.stage(stage)
         return walk.costs
 
 
