@@ -32,6 +32,7 @@ from fewstep.distill.outline import paper_passes
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.state import write_text
+from fewstep.distill.trainer import Terminated
 from fewstep.distill.walk import distill
 from fewstep.distill.world import open_world
 from fewstep.engine.device import best_device
@@ -372,3 +373,6 @@ if __name__ == "__main__":
     except (RecipeError, ValueError) as error:
         print(f"bench/methods.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except Terminated as error:
+        print(f"bench/methods.py: {error}", file=sys.stderr)
+        sys.exit(130)

@@ -21,7 +21,7 @@ from fewstep.zoo.registry import embedded
 
 PROMPT = "a red apple on a blue background"
 EVALUATION = "evaluation.json"  # in a model's folder: what fewstep evaluate MODEL --json wrote
-SHOWN = ("top1", "top5", "background", "frechet", "diversity", "precision", "sharpness", "distance")
+SHOWN = ("top1", "top5", "repainted", "background", "frechet", "diversity", "precision", "sharpness", "distance")
 LICENCE = """Apache-2.0. The weights were trained on Noto Emoji drawings (Apache-2.0; fonts made from them OFL-1.1) and on Unicode's names and keywords
 (Unicode License v3); none of these works is part of this export.
 """

@@ -60,13 +60,23 @@ def test_a_miniature_sends_nobody_to_tools_that_cannot_open_it(tiny: Path) -> No
 
 def test_the_table_is_of_these_weights_or_left_out(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "tiny")
-    row = {"top1": 0.9, "top5": 1.0, "background": 1.0, "frechet": 2.5, "diversity": None, "precision": 0.5, "sharpness": 0.75, "distance": 15.0}
+    row = {
+        "top1": 0.9,
+        "top5": 1.0,
+        "repainted": 0.6,
+        "background": 1.0,
+        "frechet": 2.5,
+        "diversity": None,
+        "precision": 0.5,
+        "sharpness": 0.75,
+        "distance": 15.0,
+    }
     weights = folder / "students" / "4-step.safetensors"
     about = {"prompts": "500", "teacher": file_hash(folder / "unet" / WEIGHTS), "student 4": file_hash(weights)}
     found = {"about": about, "rows": [{"name": name, **row} for name in ("teacher", "4", "2")]}
     (folder / EVALUATION).write_text(json.dumps(found))
     text = card(folder, STUDENT, 256, "mine", weights=weights)
-    assert "| 4 steps | 90.0% | 100.0% | 100.0% | 2.500 | – | 50.0% | 75% | 15.0 |" in text
+    assert "| 4 steps | 90.0% | 100.0% | 60.0% | 100.0% | 2.500 | – | 50.0% | 75% | 15.0 |" in text
     assert "| 2 steps" not in text
     teacher = card(folder, Stamp("teacher", 32), 256, "mine", weights=folder / "unet" / WEIGHTS)
     assert "| teacher | 90.0% |" in teacher and "| 4 steps" not in teacher
