@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,25 @@ def everything(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has this")
+@pytest.mark.parametrize("piece", [b"x" * 9000, b"X: y\r\n" * 1500], ids=["one header", "many"])
+def test_a_head_without_end_is_not_read_to_it(piece: bytes) -> None:
+    with listening() as (address, _):
+        where = ("127.0.0.1", int(address.rpartition(":")[2]))
+        with socket.create_connection(where, PATIENCE) as endless:
+            endless.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: ")
+            sent, answer = 0, b""
+            endless.settimeout(0.2)
+            while not answer and sent < 4_000_000:
+                sent += endless.send(piece)
+                with suppress(TimeoutError):
+                    answer = endless.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 400") and b"longer than 64 KiB" in answer
+            assert sent < 200_000
+        for size in (1000, 60_000):  # and a long one is a request like any other, over one connection
+            with httpx2.Client() as client:
+                assert [client.get(f"{address}/health", headers={"A": "x" * size}).status_code for _ in range(3)] == [200] * 3
+
+
 def test_tcp_gives_up_on_who_does_not_read() -> None:
     with (
         patience.patient(socket.create_server(("127.0.0.1", 0))) as listener,
