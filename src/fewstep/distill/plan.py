@@ -181,6 +181,7 @@ class DistillPlan:
     checkpointing: bool = field(default=False, metadata=ASIDE)  # compute activations again going backwards instead of keeping them
     sharded: bool = field(default=False, metadata=ASIDE)  # each rank holds its share of what learns, by FSDP; else all of it
     save_seconds: float = field(default=120.0, metadata=ASIDE)  # between checkpoints
+    trains: Literal["students"] = "students"  # what such a recipe makes
     on: str = field(default="", metadata=ASIDE)  # the machine that it is meant for: what "fewstep distill plan" takes without --on
     health: HealthRecipe = field(default_factory=HealthRecipe, metadata=ASIDE)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe, metadata=ASIDE)

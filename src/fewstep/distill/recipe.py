@@ -86,8 +86,8 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def recipe_hash(recipe: Any) -> str:
     """The first 12 digits of the SHA-256 of what a recipe says: file layout, comments, fields marked ``ASIDE`` and values that are the default
-    do not count, so that a field which a later version brings leaves the hash as it was. A marked table counts if it says of itself that it
-    ``decides``.
+    do not count, so that a field which a later version brings leaves the hash as it was. What is a default must therefore stay one. A marked
+    table counts if it says of itself that it ``decides``.
     """
     content = json.dumps(_said(recipe), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.distill.command import MAKERS
 from fewstep.distill.described import PLANS, read_any
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import TeacherPlan
-from fewstep.distill.recipe import RecipeError, read_recipe, trained_by
+from fewstep.distill.recipe import KINDS, RecipeError, read_recipe, trained_by
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -52,6 +53,14 @@ def test_a_contradiction_is_a_sentence(setting: str, sentence: str) -> None:
 def test_a_teacher_that_goes_on_keeps_the_shape_it_has() -> None:
     with pytest.raises(RecipeError, match="that model's own"):
         read_recipe(RECIPES / "emoji-teacher-further.toml", TeacherPlan, ["text.updates=3"])
+
+
+def test_every_kind_of_recipe_has_a_plan_and_a_verb(tmp_path: Path) -> None:
+    assert set(KINDS) == set(PLANS) == set(MAKERS)
+    for kind in KINDS:  # and may say of itself what it is
+        (tmp_path / "said.toml").write_text(f'trains = "{kind}"\nstages = []\nteacher = "emoji"\n')
+        assert trained_by(tmp_path / "said.toml") == kind
+    assert read_recipe(RECIPES / "emoji.toml", DistillPlan, ["trains=students"]) == read_recipe(RECIPES / "emoji.toml", DistillPlan)
 
 
 def test_what_train_makes_is_the_recipes_to_say(tmp_path: Path) -> None:
