@@ -17,7 +17,7 @@ SETTINGS, CAPTIONS = "scenes.json", "captions.jsonl"
 
 
 def write_scenes(source: Path, out: Path, count: int = 1000, subjects: int | str = 120, seed: int = 0, dials: Dials | None = None) -> int:
-    """Render ``count`` scenes of emoji from ``source`` into ``out``. Returns how many pictures were drawn now.
+    """Render ``count`` scenes of emoji from ``source`` into ``out``, by default on plain colours. Returns how many pictures were drawn now.
 
     Scene i is a function of (seed, i), so the same call goes on where an interrupted one stopped, and a larger ``count`` adds to what
     is there. captions.jsonl, one {"file", "caption", "subject", "background"} a line, comes last and says that the folder is whole.
