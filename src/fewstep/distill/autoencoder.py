@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ from fewstep.data.emoji import Dials, World
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.patches import edge_loss
+from fewstep.distill.ranges import Count, Decay, Factor, Weight
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
@@ -24,20 +26,26 @@ from fewstep.distill.workers import spare
 class CropRecipe:
     """How an autoencoder is trained on crops of scenes."""
 
-    batch_size: int = 4  # crops an update
-    crops: int = 2  # crops from one scene
-    crop: int = 128  # pixels a side; the last tenth of the updates sees crops twice as large, a quarter as many
-    updates: int = 4500
-    learning_rate: float = 1.5e-4  # 6e-4 undoes the linear start
-    ema: float = 0.999
+    batch_size: Count = 4  # crops an update
+    crops: Count = 2  # crops from one scene
+    crop: Count = 128  # pixels a side; the last tenth of the updates sees crops twice as large, a quarter as many
+    updates: Count = 4500
+    learning_rate: Factor = 1.5e-4  # 6e-4 undoes the linear start
+    ema: Decay = 0.999
     dials: Dials = field(default_factory=lambda: Dials(place=0.4, repaint=0.2, pair=0.1, flip=0.3, turn=10.0, shift=0.1, held_out=0.0))
+
+
+def whole_latents(crop: int, channels: Sequence[int]) -> None:
+    """Raises ValueError where an autoencoder of these ``channels`` makes no whole number of latents of a crop."""
+    if crop % (side := 2 ** (len(channels) - 1)):
+        raise ValueError(f"crop = {crop}: with {len(channels)} channels a latent is {side} pixels a side, give a multiple of it")
 
 
 @dataclass(frozen=True)
 class AutoencoderRecipe(CropRecipe):
     """How an autoencoder is trained from its linear start."""
 
-    kl_weight: float = 1e-6
+    kl_weight: Weight = 1e-6
 
 
 def crops(world: World, indices: range, recipe: CropRecipe, size: int, side: int) -> Tensor:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from fewstep.data.emoji import World
 from fewstep.distill import dist
-from fewstep.distill.autoencoder import CropRecipe, batch, late
+from fewstep.distill.autoencoder import CropRecipe, batch, late, whole_latents
 from fewstep.distill.ema import Ema
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype, pictures
+from fewstep.distill.ranges import Count, Seed, Weight
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
@@ -38,13 +39,12 @@ from fewstep.zoo.registry import find
 class CompactRecipe(CropRecipe):
     """What the smaller autoencoder looks like and how it is trained."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 96, 96)
-    noise: float = 0.15  # most noise on latents, of each channel's deviation: a few-step student's do not lie exactly where the encoder puts them
+    channels: tuple[Count, ...] = (16, 32, 64, 96, 96)
+    noise: Weight = 0.15  # most noise on latents, of each channel's deviation: a few-step student's do not lie exactly where the encoder puts them
     contest: Contest = field(default_factory=Contest)  # after the ``updates`` of imitation
 
     def __post_init__(self) -> None:
-        if min(self.updates, self.batch_size) < 1 or self.noise < 0:
-            raise ValueError("updates and batch_size are 1 or more, noise is 0 or more")
+        whole_latents(self.crop, self.channels)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CompactPlan:
 
     trains: Literal["autoencoder"] = "autoencoder"
     model: str = "emoji"  # whose latents it learns
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     data: DataRecipe = field(default_factory=DataRecipe)
     autoencoder: CompactRecipe = field(default_factory=CompactRecipe)

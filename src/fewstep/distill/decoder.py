@@ -24,6 +24,7 @@ from fewstep.distill.latents import Latents, cache_key
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype
+from fewstep.distill.ranges import Amount, Count, Decay, Factor, Seed, Weight
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
@@ -42,26 +43,22 @@ from fewstep.zoo.registry import find
 class DecoderRecipe:
     """What the reduced decoder looks like and how it is trained."""
 
-    channels: tuple[int, ...] = (96, 64, 48)
-    blocks: tuple[int, ...] = (1, 2, 2)
-    pictures: int = 1536  # latents that the full decoder is run on, a third of a second each on one core
-    updates: int = 10_000
-    batch_size: int = 4  # crops an update
-    crop: int = 8  # latents a side of a crop; as many as there are, where a picture has fewer
-    margin: int = 1  # latents along a crop's border that do not count, unless it is the picture's border
-    noise: float = 0.15  # most noise on latents, of each channel's deviation: a few-step student's do not lie exactly where the encoder puts them
-    edges: float = 1.0  # weight of the edge loss beside L1
-    learning_rate: float = 2e-3
-    ema: float = 0.999
+    channels: tuple[Count, ...] = (96, 64, 48)
+    blocks: tuple[Count, ...] = (1, 2, 2)
+    pictures: Count = 1536  # latents that the full decoder is run on, a third of a second each on one core
+    updates: Count = 10_000
+    batch_size: Count = 4  # crops an update
+    crop: Count = 8  # latents a side of a crop; as many as there are, where a picture has fewer
+    margin: Amount = 1  # latents along a crop's border that do not count, unless it is the picture's border
+    noise: Weight = 0.15  # most noise on latents, of each channel's deviation: a few-step student's do not lie exactly where the encoder puts them
+    edges: Weight = 1.0  # weight of the edge loss beside L1
+    learning_rate: Factor = 2e-3
+    ema: Decay = 0.999
     contest: Contest = field(default_factory=Contest)  # after the ``updates`` of imitation
 
     def __post_init__(self) -> None:
-        if self.crop <= 2 * self.margin or self.margin < 0:
+        if self.crop <= 2 * self.margin:
             raise ValueError(f"crop = {self.crop}, margin = {self.margin}: nothing would be left inside the margin")
-        if min(self.pictures, self.updates, self.batch_size) < 1:
-            raise ValueError("pictures, updates and batch_size are 1 or more")
-        if min(self.noise, self.edges) < 0:
-            raise ValueError("noise and edges are 0 or more")
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class DecoderPlan:
 
     trains: Literal["decoder"] = "decoder"
     model: str = "emoji"  # whose decoder it learns from
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     data: DataRecipe = field(default_factory=DataRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)

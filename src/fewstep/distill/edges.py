@@ -24,6 +24,7 @@ from fewstep.distill.ema import Ema
 from fewstep.distill.latents import SHARD, Latents, Samples, cache_key
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.pretrain import attention, complete, dtype
+from fewstep.distill.ranges import Count, Decay, Factor, Seed, Share
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
@@ -47,12 +48,12 @@ DRAWN = 64  # scenes that are drawn at once for their edges
 class EdgesRecipe(TeacherRecipe):
     """How the ControlNet is trained: as a teacher is, with its layout."""
 
-    updates: int = 4000
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    ema: float = 0.998
-    pure_noise: float = 0.15  # few steps decide at T where everything is
-    embedding: tuple[int, ...] = (8, 16, 16, 32, 32)  # widths of the hint's network, from its full size to a latent position's
+    updates: Count = 4000
+    batch_size: Count = 32
+    learning_rate: Factor = 5e-4
+    ema: Decay = 0.998
+    pure_noise: Share = 0.15  # few steps decide at T where everything is
+    embedding: tuple[Count, ...] = (8, 16, 16, 32, 32)  # widths of the hint's network, from its full size to a latent position's
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class EdgesPlan:
 
     trains: Literal["controlnet"] = "controlnet"
     model: str = "emoji"  # whose teacher it is to guide
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     data: DataRecipe = field(default_factory=DataRecipe)
     edges: EdgesRecipe = field(default_factory=EdgesRecipe)

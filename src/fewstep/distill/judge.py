@@ -13,6 +13,7 @@ from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.pretrain import complete
+from fewstep.distill.ranges import Count, Factor, Seed
 from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import cosine
 from fewstep.distill.state import Run
@@ -28,10 +29,10 @@ class JudgePlan:
     """A recipe for ``fewstep train`` that makes a judge."""
 
     trains: Literal["judge"] = "judge"
-    updates: int = 2000
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    seed: int = 7919
+    updates: Count = 2000
+    batch_size: Count = 64
+    learning_rate: Factor = 2e-3
+    seed: Seed = 7919
     data: DataRecipe = field(default_factory=DataRecipe)  # the subjects; places, sizes and turns are the judge's own
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fewstep.distill import losses
 from fewstep.distill.ema import Ema
+from fewstep.distill.ranges import Amount, Factor, Weight
 from fewstep.distill.schedules import constant
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
@@ -46,14 +47,10 @@ class PatchCritic(nn.Module):
 class Contest:
     """How much each part of it counts beside L1 and edges."""
 
-    turns: int = 0  # of critic and decoder together
-    learning_rate: float = 1e-4  # the decoder's; the critic's is twice that
-    features: float = 0.1  # weight of the distance in the critic's features, relative to their size
-    adversary: float = 0.5  # the contest's gradient at the decoder's last layer, as a share of the other losses'
-
-    def __post_init__(self) -> None:
-        if min(self.turns, self.learning_rate, self.features, self.adversary) < 0:
-            raise ValueError("a contest's turns, learning_rate, features and adversary are 0 or more")
+    turns: Amount = 0  # of critic and decoder together
+    learning_rate: Factor = 1e-4  # the decoder's; the critic's is twice that
+    features: Weight = 0.1  # weight of the distance in the critic's features, relative to their size
+    adversary: Weight = 0.5  # the contest's gradient at the decoder's last layer, as a share of the other losses'
 
     def phase(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from fewstep.distill.ranges import Amount, Count, Decay, Factor, Seed, Share, Steps, Timestep, Weight
 from fewstep.distill.recipe import ASIDE
 from fewstep.distill.world import DataRecipe
 
@@ -15,27 +16,27 @@ PHASES = ("mse", "convert", "warm", "conditional", "unconditional", "full")  # o
 class Stage:
     """From a teacher of ``teacher_steps`` steps to a student of ``steps``. Updates count both turns, student's and critic's."""
 
-    steps: int
-    teacher_steps: int  # the run's own student of that many steps, or its teacher in the first stage
-    n: int  # teacher steps that one step of the student covers, at most; a jump ends at the clean picture
-    levels: tuple[int, ...] = ()  # where jumps start on the teacher's grid; empty: the student's own timesteps
-    also: tuple[int, ...] = ()  # other step counts of the same student, which is told which it is asked for; each has its own timesteps
-    anywhere: float = 0.0  # share of jumps that start at any noise level, as image-to-image does
-    masked: float = 0.0  # share of samples of which a part is kept, as in inpainting
+    steps: Steps
+    teacher_steps: Steps  # the run's own student of that many steps, or its teacher in the first stage
+    n: Steps  # teacher steps that one step of the student covers, at most; a jump ends at the clean picture
+    levels: tuple[Steps, ...] = ()  # where jumps start on the teacher's grid; empty: the student's own timesteps
+    also: tuple[Steps, ...] = ()  # other step counts of the same student, which is told which it is asked for; each has its own timesteps
+    anywhere: Share = 0.0  # share of jumps that start at any noise level, as image-to-image does
+    masked: Share = 0.0  # share of samples of which a part is kept, as in inpainting
     kind: Literal["mse", "adversarial"] = "adversarial"
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
     begin: str = ""  # a whole student to begin as, of as many steps: a model's, a run's, or a file; empty: as the one of the stage before
-    convert: int = 0  # updates of the MSE conversion to x0-prediction
-    mse: int = 0
-    mse_learning_rate: float = 0.0  # this stage's own; 0: the plan's
-    warm: int = 0  # MSE before the contest, for small budgets: what adversarial updates would spend on getting near
-    conditional: int = 0  # LoRA, conditional critic
-    unconditional: int = 0  # the same LoRA, unconditional critic
-    full: int = 0  # the merged UNet, unconditional critic
-    adapter: int = 0  # the LoRA that ships, from the SVD of the change on, against the whole student; 0: the SVD as it is
-    renoise_t: tuple[int, ...] = ()  # the critic's timesteps for clean latents
-    renoise_weights: tuple[float, ...] = ()
-    late_weights: tuple[float, ...] = ()  # the weights of the last phase, once it is stable; empty: the same
+    convert: Amount = 0  # updates of the MSE conversion to x0-prediction
+    mse: Amount = 0
+    mse_learning_rate: Weight = 0.0  # this stage's own; 0: the plan's
+    warm: Amount = 0  # MSE before the contest, for small budgets: what adversarial updates would spend on getting near
+    conditional: Amount = 0  # LoRA, conditional critic
+    unconditional: Amount = 0  # the same LoRA, unconditional critic
+    full: Amount = 0  # the merged UNet, unconditional critic
+    adapter: Amount = 0  # the LoRA that ships, from the SVD of the change on, against the whole student; 0: the SVD as it is
+    renoise_t: tuple[Timestep, ...] = ()  # the critic's timesteps for clean latents
+    renoise_weights: tuple[Weight, ...] = ()
+    late_weights: tuple[Weight, ...] = ()  # the weights of the last phase, once it is stable; empty: the same
 
     def __post_init__(self) -> None:
         if self.teacher_steps % self.steps or self.n > self.teacher_steps:
@@ -43,6 +44,8 @@ class Stage:
         for weights in (self.renoise_weights, self.late_weights):
             if weights and len(weights) != len(self.renoise_t):
                 raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: {len(self.renoise_t)} renoise_t, but {len(weights)} weights")
+            if weights and not any(weights):
+                raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: of the weights of renoise_t one is above 0")
         if self.renoise_t and not self.renoise_weights:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: renoise_t needs renoise_weights")
         if bool(self.convert) != (self.prediction_type == "sample" and not self.begin):
@@ -54,8 +57,6 @@ class Stage:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage needs no warm updates")
         if self.adapter and self.prediction_type == "sample":
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: a student that predicts x0 ships whole, it has no adapter")
-        if not 0 <= self.anywhere <= 1 or not 0 <= self.masked <= 1:
-            raise ValueError(f"stage {self.name}: anywhere = {self.anywhere}, masked = {self.masked}: they are shares, between 0 and 1")
         if self.kind == "mse" and (self.also or self.masked):
             raise ValueError(f"stage {self.name}: an MSE stage has one step count and whole pictures, leave also and masked out")
         if self.also:
@@ -104,28 +105,22 @@ class Stage:
 class HealthRecipe:
     """How a run watches itself (health.py)."""
 
-    every: int = 100  # updates between looks at fixed prompts; 0: none
+    every: Amount = 100  # updates between looks at fixed prompts; 0: none
     stop: bool = True  # end the run where a rule says that going on is a waste
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"every = {self.every}: updates between two looks, 0 for none")
 
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
     """How a run measures its students beside the teacher (watch/evaluation.py), at each phase's end; which of each stage's students ships."""
 
-    every: int = 0  # updates between evaluations within a phase; 0: at its end alone
-    prompts: int = 16  # held-out ones, where the data are scenes; 0: no evaluation
-    seeds: int = 1  # pictures of each
+    every: Amount = 0  # updates between evaluations within a phase; 0: at its end alone
+    prompts: Amount = 16  # held-out ones, where the data are scenes; 0: no evaluation
+    seeds: Count = 1  # pictures of each
     figure: Literal["auto", "adherence", "clip", "frechet", "fid", "distance"] = "auto"  # that says which student is best; auto: of the first two what there is
     inception: str = ""  # a safetensors file of pytorch-fid's weights, instead of the one in the Hub's cache
     ship: Literal["last", "best"] = "last"  # of each stage's students; the next stage always goes on from the last
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.prompts < 0 or self.seeds < 1:
-            raise ValueError(f"every = {self.every}, prompts = {self.prompts}, seeds = {self.seeds}: give 0 or more, 0 or more, and 1 or more")
         if self.prompts and self.prompts * self.seeds < 2:
             raise ValueError("prompts = 1, seeds = 1: one picture has no spread to compare, give at least two pictures, or prompts = 0")
         if self.ship == "best" and not self.prompts:
@@ -153,34 +148,34 @@ class DistillPlan:
     stages: tuple[Stage, ...]
     method: str = "paper"  # of the phases that follow convert and warm: a name in distill/methods, or the path of a .py file beside this one
     start: str = ""  # "WHERE:STEPS", a run's folder or a model and the step count of a student in it: stages down to it are left out; empty: all
-    scale: float = 1.0  # factor on all updates, to try a recipe out: 0.1 is a tenth of its length
-    seed: int = 0
+    scale: Factor = 1.0  # factor on all updates, to try a recipe out: 0.1 is a tenth of its length
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    guidance_scale: float = 4.0  # of the teacher in the first stage; no later stage has any
-    batch_size: int = 32
-    reuse: int = 1  # how often the phases that follow the teacher by MSE see each batch: its walk is the dearest part of them
-    rank: int = 16
-    alpha: float = 16.0
-    ship_rank: int = 16  # of the LoRAs that ship: the change from teacher to student, by SVD
-    ema: float = 0.99  # of the student in the phases that train the whole UNet
-    mse_learning_rate: float = 3e-4
-    lora_learning_rate: float = 1e-4
-    full_learning_rate: float = 3e-5
-    critic_learning_rate: float = 3e-5
-    r1_weight: float = 0.0
-    r1_sigma: float = 0.05
+    guidance_scale: Weight = 4.0  # of the teacher in the first stage; no later stage has any
+    batch_size: Count = 32
+    reuse: Count = 1  # how often the phases that follow the teacher by MSE see each batch: its walk is the dearest part of them
+    rank: Count = 16
+    alpha: Factor = 16.0
+    ship_rank: Count = 16  # of the LoRAs that ship: the change from teacher to student, by SVD
+    ema: Decay = 0.99  # of the student in the phases that train the whole UNet
+    mse_learning_rate: Factor = 3e-4
+    lora_learning_rate: Factor = 1e-4
+    full_learning_rate: Factor = 3e-5
+    critic_learning_rate: Factor = 3e-5
+    r1_weight: Weight = 0.0
+    r1_sigma: Factor = 0.05
     relativistic: bool = False  # the critic compares the teacher's and the student's from the same start, instead of judging each
     critic_heads: Literal["mid", "every"] = "mid"  # where the critic's heads sit: after the mid-block, or after each level too
     critic_noise: Literal["landing", "every"] = "landing"  # what it sees: landing points as they are (or by renoise_t), or at any higher noise level
-    critic_rank: int = 0  # of a LoRA by which the critic's backbone learns, beside its heads; 0: all of it does, as in the paper
+    critic_rank: Amount = 0  # of a LoRA by which the critic's backbone learns, beside its heads; 0: all of it does, as in the paper
     lora_only: bool = False  # students are LoRAs of that rank on the teacher's weights, of which there is one copy: no phase "full", no x0
     frozen: Literal["float32", "bfloat16"] = "float32"  # what weights that do not learn are held in
     optimizer: Literal["adamw", "fused"] = "adamw"  # where the student learns by MSE; fused: one kernel for all weights
     data: DataRecipe = field(default_factory=DataRecipe)
-    accumulate: int = field(default=1, metadata=ASIDE)  # parts that a batch is worked off in, where memory holds no whole one
+    accumulate: Count = field(default=1, metadata=ASIDE)  # parts that a batch is worked off in, where memory holds no whole one
     checkpointing: bool = field(default=False, metadata=ASIDE)  # compute activations again going backwards instead of keeping them
     sharded: bool = field(default=False, metadata=ASIDE)  # each rank holds its share of what learns, by FSDP; else all of it
-    save_seconds: float = field(default=120.0, metadata=ASIDE)  # between checkpoints
+    save_seconds: Weight = field(default=120.0, metadata=ASIDE)  # between checkpoints
     trains: Literal["students"] = "students"  # what such a recipe makes
     on: str = field(default="", metadata=ASIDE)  # the machine that it is meant for: what "fewstep distill plan" takes without --on
     health: HealthRecipe = field(default_factory=HealthRecipe, metadata=ASIDE)
@@ -188,19 +183,13 @@ class DistillPlan:
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe, metadata=ASIDE)
 
     def __post_init__(self) -> None:
-        if self.scale <= 0:
-            raise ValueError(f"scale = {self.scale}: a factor on the updates, above 0")
         # from here on stages say what is carried out, and nobody else has to know of the two
         object.__setattr__(self, "stages", tuple(stage.scaled(self.scale) if self.scale != 1 else stage for stage in self.stages))
         object.__setattr__(self, "scale", 1.0)
         if self.start:
             object.__setattr__(self, "stages", tuple(stage for stage in self.stages if stage.steps < self.start_steps))
-        if self.accumulate < 1 or self.batch_size % self.accumulate:
+        if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate}: it divides batch_size = {self.batch_size}")
-        if self.reuse < 1:
-            raise ValueError(f"reuse = {self.reuse}: a batch is seen at least once")
-        if self.rank < 1 or self.ship_rank < 1 or self.critic_rank < 0:
-            raise ValueError(f"rank = {self.rank}, ship_rank = {self.ship_rank}, critic_rank = {self.critic_rank}: at least 1, 1 and 0")
         if self.frozen == "bfloat16" and self.precision == "float32":
             raise ValueError('frozen = "bfloat16" goes with precision = "bfloat16" or "auto", not with "float32"')
         if self.lora_only:

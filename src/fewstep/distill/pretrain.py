@@ -18,13 +18,14 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from fewstep.data.emoji import World
 from fewstep.distill import dist
-from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase
+from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase, whole_latents
 from fewstep.distill.feed import open_feed
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.linear_start import linear_start
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.plan import TrackingRecipe
-from fewstep.distill.recipe import ASIDE, read_recipe, recipe_hash
+from fewstep.distill.ranges import Count, Seed, Weight
+from fewstep.distill.recipe import ASIDE, RecipeError, read_recipe, recipe_hash
 from fewstep.distill.sharding import fill, gather
 from fewstep.distill.state import Run
 from fewstep.distill.teacher import TeacherRecipe, teacher_phase
@@ -47,10 +48,10 @@ class TeacherPlan:
 
     trains: Literal["teacher"] = "teacher"
     start: str = ""  # a finished model to go on from: its autoencoder and text encoders stay, its UNet learns on; empty: all from nothing
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 where the processor multiplies it natively
-    guidance_scale: float = 4.0  # that the teacher is sampled with
-    vocabulary_captions: int = 20_000
+    guidance_scale: Weight = 4.0  # that the teacher is sampled with
+    vocabulary_captions: Count = 20_000
     data: DataRecipe = field(default_factory=DataRecipe)
     shape: Shape = field(default_factory=Shape)
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
@@ -61,6 +62,7 @@ class TeacherPlan:
     def __post_init__(self) -> None:
         if self.start and (self.shape, self.autoencoder, self.text) != (Shape(), AutoencoderRecipe(), TextRecipe()):
             raise ValueError(f"start = {self.start!r}: shape, autoencoder and text are that model's own: leave them out")
+        whole_latents(self.autoencoder.crop, self.shape.autoencoder_channels)
         if self.data.shards and not self.start:
             raise ValueError(f"data.shards = {self.data.shards!r}: name the model that encoded them as start: only its UNet can be trained on them")
 
@@ -113,7 +115,10 @@ def teacher_outline(plan: TeacherPlan) -> tuple[Part, ...]:
 def _foundation(run: Run, plan: TeacherPlan, world: World, precision: torch.dtype) -> Bundle:
     """A bundle whose autoencoder and text encoders are trained, and whose UNet is not."""
     wide = World(world.subjects, plan.text.dials, plan.seed + 1)
-    bundle = build_bundle(plan.shape, captions(wide, plan.vocabulary_captions), plan.seed)
+    try:
+        bundle = build_bundle(plan.shape, captions(wide, plan.vocabulary_captions), plan.seed)
+    except (ValueError, RuntimeError) as error:  # the networks' own checks
+        raise RecipeError(f"shape: {error}") from None
     bundle.vae.set_attn_processor(attention())
     bundle.vae.to(memory_format=torch.channels_last)
     crops = World(world.subjects, plan.autoencoder.dials, plan.seed + 2)

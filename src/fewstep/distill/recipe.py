@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from fewstep.distill.ranges import Range
 
 T = TypeVar("T")
 KINDS = ("teacher", "judge", "controlnet", "students", "autoencoder", "decoder")  # of what recipes make
@@ -33,13 +36,14 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
     try:
         return build(kind, table, str(path))
     except RecipeError as error:
-        raise RecipeError(_with_line(str(error), path)) from None
+        changed = {setting.partition("=")[0].strip() for setting in settings}
+        raise RecipeError(_with_line(str(error), path, changed)) from None
 
 
-def _with_line(message: str, path: Path) -> str:
-    """``message`` with the line that the table of the list it names begins on."""
+def _with_line(message: str, path: Path, changed: Collection[str]) -> str:
+    """``message`` with the line that the table of the list it names begins on, where that list is the file's and was not ``changed``."""
     named = re.match(re.escape(str(path)) + r": (\w+)\[(\d+)\]", message)
-    if named is None:
+    if named is None or named[1] in changed:
         return message
     heads = [number for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1) if line.strip().startswith(f"[[{named[1]}]]")]
     place = int(named[2])
@@ -52,6 +56,8 @@ def trained_by(path: Path) -> str:
     Raises RecipeError as :func:`read_recipe`.
     """
     table = _read(path)
+    if not table:
+        raise RecipeError(f'{path} is empty: a recipe says what to train, such as trains = "teacher"; fewstep\'s own lie in recipes/')
     kind = table.get("trains", "students" if "stages" in table or isinstance(table.get("teacher"), str) else "teacher")
     if kind not in KINDS:
         raise RecipeError(f"{path}: trains = {kind!r}: it is one of {', '.join(map(repr, KINDS))}")
@@ -63,13 +69,15 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: there is no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: not a readable TOML file: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: not a readable TOML file: it has lists within lists without end") from None
 
 
 def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """A ``kind`` from a table of plain values; ``where`` stands at the front of every message."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
@@ -114,6 +122,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where}: expected a table, got {value!r}")
         return build(typing.cast(type, hint), value, where)
+    if origin is typing.Annotated:
+        found = _convert(arguments[0], value, where)
+        if isinstance(allowed := arguments[1], Range) and found not in allowed:
+            raise RecipeError(f"{where} = {value!r}: give {allowed}")
+        return found
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             try:
@@ -132,7 +145,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise RecipeError(f"{where}: {value!r} is none of {', '.join(map(repr, arguments))}")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # TOML has inf and nan, and integers of any length
+            raise RecipeError(f"{where} = {value}: give a finite number")
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
@@ -153,7 +168,7 @@ def _apply(table: dict[str, Any], setting: str) -> None:
         raise RecipeError(f"--set {setting}: write it as key=value, for instance --set teacher.learning_rate=1e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *parents, last = key.strip().split(".")
     for parent in parents:

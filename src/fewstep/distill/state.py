@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,7 @@ from torch.optim import Optimizer
 
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
+from fewstep.distill.kept import damaged, read_kept
 from fewstep.distill.recipe import RecipeError
 from fewstep.distill.sharding import fill, local, read_shares, save_shares, share
 
@@ -66,6 +68,14 @@ class State:
     stopped: str = ""  # why the run ended before its end; empty while it goes
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by step count: the best student so far, its file and its figure
 
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """What a run left of itself. Raises RecipeError where it is damaged, or another version's."""
+        saved, usual = read_kept(path, ("recipe", "phase", "done")), vars(cls())
+        if wrong := [key for key, value in saved.items() if not isinstance(value, list if key == "done" else type(usual.get(key)))]:
+            raise RecipeError(damaged(path, f"'{wrong[0]}' is not what this version of fewstep writes"))
+        return cls(**{**saved, "done": tuple(saved["done"])})
+
 
 class Run:
     """The folder of one run. Opening it again goes on where its last checkpoint stood. Only rank 0 writes to it.
@@ -80,12 +90,12 @@ class Run:
         self.state = State(recipe=recipe)
         path = self.folder / "state.json"
         if path.is_file():
-            saved = json.loads(path.read_text())
-            if saved["recipe"] != recipe:
+            saved = State.read(path)
+            if saved.recipe != recipe:
                 raise RecipeError(
-                    f"{self.folder} holds a run of another recipe ({saved['recipe']}, not {recipe}): give another --run, or the recipe it began with"
+                    f"{self.folder} holds a run of another recipe ({saved.recipe}, not {recipe}): give another --run, or the recipe it began with"
                 )
-            self.state = State(**{**saved, "done": tuple(saved["done"])})
+            self.state = saved
         dist.wait()  # every rank has read the state before rank 0 may change it
         self._metrics = self._open("metrics.jsonl", self.state.metrics_bytes)
         self._health = self._open("health.jsonl", self.state.health_bytes)
@@ -117,7 +127,8 @@ class Run:
     def _open(self, name: str, length: int) -> BinaryIO:
         stream = (self.folder / name if dist.rank() == 0 else Path(os.devnull)).open("ab")
         if dist.rank() == 0:
-            stream.truncate(length)
+            stream.truncate(_whole_lines(self.folder / name, length))
+            stream.seek(0, os.SEEK_END)
         return stream
 
     def _append(self, stream: BinaryIO, line: Mapping[str, Any]) -> None:
@@ -184,7 +195,7 @@ class Run:
             like |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
             tensors = read_shares(path, {**like, **moments})
         else:
-            tensors = {key: share(value, moments[key]) if key in moments else value for key, value in load_file(path).items()}
+            tensors = {key: share(value, moments[key]) if key in moments else value for key, value in _read_checkpoint(path).items()}
         for name, model in models.items():
             fill(model, _under(tensors, f"model/{name}/"))
         for name, average in averages.items():
@@ -230,6 +241,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Raises RecipeError where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(damaged(path, getattr(error, "strerror", None) or str(error))) from None
+
+
+def _whole_lines(path: Path, length: int) -> int:
+    """``length``, or where a file is shorter, for somebody cut it, where its last whole line ends; stderr says so."""
+    if (size := path.stat().st_size) >= length:
+        return length
+    print(f"fewstep: {path} has lost {length - size:,} bytes at its end: the run goes on without these lines", file=sys.stderr)
+    return path.read_bytes().rfind(b"\n") + 1
 
 
 def _remove(path: Path) -> None:

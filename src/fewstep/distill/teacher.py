@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import Cache, Samples, Text
+from fewstep.distill.ranges import Count, Decay, Factor, Share, Weight
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.models.bundle import Bundle
@@ -24,14 +25,14 @@ from fewstep.schedule import TRAIN_TIMESTEPS, add_noise, alphas_cumprod
 class TeacherRecipe:
     """How the teacher's UNet is trained."""
 
-    updates: int = 6000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    ema: float = 0.9995
-    dropout: float = 0.1  # share of null prompts, for classifier-free guidance
-    snr_gamma: float = 5.0  # min-SNR weighting, min(SNR, γ) / SNR; 0: none
-    debias: float = 0.0  # weight of high noise, max(1, SNR^-debias): an error in x0 weighs SNR times as much in ε, next to nothing at T
-    pure_noise: float = 0.04  # share of samples at T, where the input holds no picture at all
+    updates: Count = 6000
+    batch_size: Count = 64
+    learning_rate: Factor = 1e-3
+    ema: Decay = 0.9995
+    dropout: Share = 0.1  # share of null prompts, for classifier-free guidance
+    snr_gamma: Weight = 5.0  # min-SNR weighting, min(SNR, γ) / SNR; 0: none
+    debias: Weight = 0.0  # weight of high noise, max(1, SNR^-debias): an error in x0 weighs SNR times as much in ε, next to nothing at T
+    pure_noise: Share = 0.04  # share of samples at T, where the input holds no picture at all
 
 
 def teacher_phase(bundle: Bundle, latents: Cache, text: Text, recipe: TeacherRecipe, precision: torch.dtype) -> Phase:

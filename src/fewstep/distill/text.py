@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fewstep.data.emoji import Dials, World
 from fewstep.distill.ema import Ema
 from fewstep.distill.latents import to_tensor
+from fewstep.distill.ranges import Count, Decay, Factor
 from fewstep.distill.schedules import cosine
 from fewstep.distill.trainer import Losses, Phase
 from fewstep.distill.workers import spare
@@ -22,11 +23,11 @@ from fewstep.models.bundle import Bundle
 class TextRecipe:
     """How the text encoders are trained."""
 
-    updates: int = 2500
-    batch_size: int = 96
-    size: int = 64  # pixels a side of the renders
-    learning_rate: float = 1e-3
-    ema: float = 0.995
+    updates: Count = 2500
+    batch_size: Count = 96
+    size: Count = 64  # pixels a side of the renders
+    learning_rate: Factor = 1e-3
+    ema: Decay = 0.995
     dials: Dials = field(default_factory=lambda: Dials(keyword=0.3, sized=0.2, place=0.3, repaint=0.15, pair=0.1, bare=0.05))
 
 

@@ -12,6 +12,7 @@ from fewstep.data.emoji import COLOURS, PAINTS, Dials, World
 from fewstep.data.places import PLACES
 from fewstep.data.subjects import BETWEEN, choose, read_subjects
 from fewstep.distill.drawn import DRAWN, drawn_subjects
+from fewstep.distill.ranges import Count, Seed
 from fewstep.distill.recipe import RecipeError
 
 COMPARED = 4  # scenes that tell one source's drawings from another's
@@ -23,8 +24,8 @@ class DataRecipe:
 
     source: str = "shapes"  # a folder with emoji, NotoColorEmoji.ttf, "emoji" (as the embedded model draws them) or "shapes"
     subjects: int | str = 120  # how many: a number, "groups" or "all"
-    pictures: int = 10_240  # scenes whose latents are cached
-    seed: int = 11
+    pictures: Count = 10_240  # scenes whose latents are cached
+    seed: Seed = 11
     dials: Dials = field(default_factory=Dials)
     # of pictures that fewstep data prepare made, instead; not in repr, which names what rendered scenes are cached under
     shards: str = field(default="", repr=False)  # their folder

@@ -34,6 +34,12 @@ class Shape:
     autoencoder_groups: int = 4
     sample_size: int = 16  # latents a side of a square picture
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 3 if name == "text_length" else 1  # a text has a beginning and an end
+            if min(value if isinstance(value, tuple) else (value,), default=0) < least:
+                raise ValueError(f"{name} = {value}: give {least} or more")
+
 
 def build_bundle(shape: Shape, captions: Iterable[str], seed: int = 0) -> Bundle:
     """A bundle with random weights and a vocabulary trained on ``captions``."""

@@ -35,8 +35,8 @@ def test_the_gradients_ratio_is_the_students_over_the_critics() -> None:
     assert {y for _, y in curves(lines)["a/full"]["contest/gradients"]} == {0.25}
 
 
-def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"update": 1}\n{"upda')
+def test_a_line_that_is_damaged_or_still_being_written_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xff\0\n3\n{"update": 1}\n{"upda')
     assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"update": 1}]
 
 

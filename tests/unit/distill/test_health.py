@@ -201,6 +201,9 @@ def test_a_process_that_is_gone_is_told_from_one_that_runs(tmp_path: Path) -> No
     path.write_text(json.dumps(json.loads(path.read_text()) | {"process": 2**22 + 1}))
     assert read_status(run.folder)["state"] == "gone"
     assert lines(read_status(run.folder))[0].startswith("gone")
+    for content in ("", "[]", "{}"):  # somebody's editor, or a full disk
+        path.write_text(content)
+        assert read_status(run.folder)["state"] == "silent" and read_status(run.folder)["update"] == UPDATES
     with pytest.raises(RecipeError, match="holds no run"):
         read_status(tmp_path)
 

@@ -215,7 +215,7 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
         (["method=mse"], "method 'mse' has no phase 'conditional'"),
         (["method=lcm", "stages=[{teacher_steps=8, steps=2, n=3, full=2}]"], "lands on level 1"),
         (["method=lcm", "stages=[{teacher_steps=8, steps=4, n=2, full=2}, {teacher_steps=4, steps=2, n=2, full=2}]"], "draws fresh noise"),
-        (["scale=0"], "above 0"),
+        (["scale=0"], "more than 0"),
         (["start=emoji"], "a run or model and a step count"),
         (["start=emoji:1"], "no stage leads on"),
         (["start=emoji:4"], "no earlier stage makes a 8-step student"),

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from fewstep.distill.plan import DistillPlan
-from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
+from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash, trained_by
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
             "stages[1]: objective: 'l2' is none of 'mse', 'adversarial'",
         ),
         ('name = "t"\n[[stages]]\nsteps = 0', "stages[0]: steps = 0: give at least 1"),
+        ('name = "t"\n[inner]\nrate = nan', "inner: rate = nan: give a finite number"),
         ("name = ", "not a readable TOML file"),
     ],
 )
@@ -124,6 +125,11 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         read_recipe(tmp_path / "none.toml", Whole)
     with pytest.raises(RecipeError, match="not a readable TOML file"):
         read_recipe(tmp_path, Whole)
+    for text in ("a = " + "[" * 5000, "a = " + "9" * 5000):
+        with pytest.raises(RecipeError, match="not a readable TOML file"):
+            read_recipe(write(tmp_path, text), Whole)
+    with pytest.raises(RecipeError, match=r"recipe\.toml is empty"):
+        trained_by(write(tmp_path, "# nothing"))
     (tmp_path / "latin.toml").write_bytes(b'name = "\xff\xfe"')
     with pytest.raises(RecipeError, match="not a readable TOML file"):
         read_recipe(tmp_path / "latin.toml", Whole)

@@ -9,7 +9,7 @@ import pytest
 from fewstep.distill.command import MAKERS
 from fewstep.distill.described import PLANS, read_any
 from fewstep.distill.plan import DistillPlan
-from fewstep.distill.pretrain import TeacherPlan
+from fewstep.distill.pretrain import TeacherPlan, train_teacher
 from fewstep.distill.recipe import KINDS, RecipeError, read_recipe, trained_by
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -35,7 +35,8 @@ def test_emoji_walks_the_papers_stages() -> None:
     ("setting", "sentence"),
     [
         ("stages=[]", "at least one"),
-        ("reuse=0", "at least once"),
+        ("reuse=0", "reuse = 0: give 1 or more"),
+        ("stages=[{teacher_steps=4, steps=1, n=4, renoise_t=[9], renoise_weights=[0]}]", "one is above 0"),
         ("stages=[{teacher_steps=32, steps=8, n=4, mse=1}]", "kind 'mse'"),
         ("stages=[{kind='mse', teacher_steps=128, steps=32, n=4, mse=1, warm=1}]", "no warm updates"),
         ("stages=[{teacher_steps=4, steps=1, n=4, prediction_type='sample', convert=1, adapter=1}]", "ships whole"),
@@ -48,6 +49,42 @@ def test_emoji_walks_the_papers_stages() -> None:
 def test_a_contradiction_is_a_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(RecipeError, match=sentence):
         read_recipe(RECIPES / "emoji.toml", DistillPlan, [setting])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting", "sentence"),
+    [
+        ("emoji.toml", "batch_size=-4", "batch_size = -4: give 1 or more"),
+        ("emoji.toml", "mse_learning_rate=-1", "give more than 0"),
+        ("emoji.toml", "ema=1", "ema = 1: give 0 or more, less than 1"),
+        ("emoji.toml", "scale=inf", "give a finite number"),
+        ("emoji.toml", "data.seed=-1", "data: seed = -1: give 0 or more"),
+        ("emoji.toml", "evaluation.every=-1", "give 0 or more"),
+        ("emoji.toml", "stages=[{teacher_steps=2000, steps=8, n=4}]", "^[^,]*: stages.0.: teacher_steps = 2000: give 1 or more, at most 1000"),
+        ("emoji.toml", "stages=[{teacher_steps=8, steps=4, n=2, full=-1}]", "full = -1: give 0 or more"),
+        ("emoji.toml", "stages=[{teacher_steps=4, steps=2, n=2, renoise_t=[5000], renoise_weights=[1]}]", "renoise_t.0. = 5000: give 0 or more, at most 999"),
+        ("emoji-teacher.toml", "teacher.learning_rate=0", "give more than 0"),
+        ("emoji-teacher.toml", "teacher.updates=-1", "give 1 or more"),
+        ("emoji-teacher.toml", "teacher.dropout=nan", "give a finite number"),
+        ("emoji-teacher.toml", "autoencoder.crop=40", "a latent is 16 pixels a side"),
+        ("emoji-teacher.toml", "shape.text_length=2", "give 3 or more"),
+        ("emoji-teacher.toml", "shape.unet_channels=[]", "give 1 or more"),
+        ("emoji-autoencoder.toml", "autoencoder.crop=40", "a latent is 16 pixels a side"),
+        ("emoji-autoencoder.toml", "autoencoder.noise=-1", "give 0 or more"),
+        ("emoji-decoder.toml", "decoder.pictures=0", "give 1 or more"),
+        ("emoji-decoder.toml", "decoder.contest.turns=-1", "give 0 or more"),
+        ("emoji-edges.toml", "edges.batch_size=0", "give 1 or more"),
+        ("emoji-judge.toml", "updates=0", "give 1 or more"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_is_done(recipe: str, setting: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        read_recipe(RECIPES / recipe, PLANS[trained_by(RECIPES / recipe)], [setting])
+
+
+def test_networks_that_cannot_be_built_are_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="shape: .*divisible"):
+        train_teacher(RECIPES / "emoji-teacher.toml", tmp_path, ["data.source=shapes", "data.subjects=8", "vocabulary_captions=50", "shape.unet_groups=7"])
 
 
 def test_a_teacher_that_goes_on_keeps_the_shape_it_has() -> None:

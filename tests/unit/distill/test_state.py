@@ -74,6 +74,61 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert logged(tmp_path) == [1]
 
 
+def test_state_says_how_long_the_lines_are_once_they_are_cut_back(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    advance(run, *mine)
+    reopened = Run(tmp_path, "r")  # one line is cut off
+    reopened.finish()  # and the state is written before there is another
+    assert State.read(tmp_path / "state.json").metrics_bytes == (tmp_path / "metrics.jsonl").stat().st_size
+
+
+def test_lines_that_somebody_cut_are_missed_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    for _ in range(3):
+        advance(run, *mine)
+    run.save(*mine)
+    os.truncate(tmp_path / "metrics.jsonl", (tmp_path / "metrics.jsonl").stat().st_size - 5)
+    reopened = Run(tmp_path, "r")
+    assert "metrics.jsonl has lost 5 bytes" in capsys.readouterr().err
+    advance(reopened, *mine)
+    assert logged(tmp_path) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "no whole JSON"),
+        ("{", "no whole JSON"),
+        ("[]", "does not say 'recipe'"),
+        ("3", "no whole JSON"),
+        ('{"recipe": "r"}', "does not say 'phase'"),
+        ('{"recipe": "r", "phase": "p", "done": [], "update": "many"}', "'update' is not what this version of fewstep writes"),
+        ('{"recipe": "r", "phase": "p", "done": [], "mood": 1}', "'mood' is not what this version of fewstep writes"),
+    ],
+)
+def test_a_damaged_state_is_a_sentence_with_the_way_out(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(RecipeError, match=rf"state\.json cannot be used \(.*{says}.*--run"):
+        Run(tmp_path, "r")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"half"])
+def test_a_damaged_checkpoint_is_a_sentence_with_the_way_out(tmp_path: Path, content: bytes | None) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    file = tmp_path / run.state.checkpoint
+    file.unlink() if content is None else file.write_bytes(content)
+    reopened = Run(tmp_path, "r")
+    with pytest.raises(RecipeError, match=rf"{file.name} cannot be used \(.*--run"):
+        reopened.load(*mine)
+
+
 @pytest.mark.parametrize("where", ["save_file", "replace", "unlink"])
 def test_a_kill_while_saving_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Half a checkpoint; a whole one that state.json does not name yet; the old one not yet removed."""

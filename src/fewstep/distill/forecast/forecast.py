@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -19,6 +18,7 @@ from fewstep.distill.forecast.machines import Machine, machine
 from fewstep.distill.forecast.rehearsal import Cost, Setting, encoding, rehearse
 from fewstep.distill.forecast.trials import phases, rehearse_alone
 from fewstep.distill.judge import JudgePlan
+from fewstep.distill.kept import read_kept
 from fewstep.distill.outline import read_outline
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.pretrain import TeacherPlan, dtype
@@ -179,7 +179,7 @@ def _spent(run: Path | None, plan: AnyPlan) -> dict[str, float]:
     """Seconds an update of the phases that a run of this recipe has behind it."""
     if run is None or not (run / "state.json").is_file():
         return {}
-    saved = json.loads((run / "state.json").read_text(encoding="utf8"))
+    saved = read_kept(run / "state.json", ("recipe", "phase", "update", "done", "spent"))
     if saved["recipe"] != recipe_hash(plan):
         return {}
     counts = {part.name: part.updates for part in read_outline(run)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,13 +18,14 @@ APART = ("phase", "turn", "update", "samples")  # of a line, what is no figure
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's JSONL file; nothing where there is none. A last line that is still being written is left out."""
+    """The lines of a run's JSONL file; nothing where there is none. One that is still being written, or is damaged, is left out."""
     if not path.is_file():
         return
-    with path.open(encoding="utf8") as stream:
+    with path.open(encoding="utf8", errors="replace") as stream:
         for text in stream:
-            if text.endswith("\n"):
-                yield json.loads(text)
+            with suppress(ValueError):
+                if text.endswith("\n") and isinstance(line := json.loads(text), dict):
+                    yield line
 
 
 def curves(lines: Iterable[Mapping[str, Any]], looks: Iterable[Mapping[str, Any]] = (), updates: Mapping[str, int] | None = None) -> Curves:

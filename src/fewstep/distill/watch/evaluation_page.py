@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from fewstep.distill.kept import read_kept
 from fewstep.distill.outline import read_outline
 from fewstep.distill.watch.chart import chart
 from fewstep.distill.watch.film import STYLE, column, source
@@ -21,13 +21,13 @@ Line = Mapping[str, Any]  # of one evaluation: phase, update, at (updates of the
 
 def read(folder: Path, until: int | None = None) -> list[Line]:
     """The evaluations of the run in ``folder``, in order, those after its update ``until`` left out: a run that goes on may have lost them."""
-    lines = [json.loads(path.read_text(encoding="utf8")) for path in (folder / FOLDER).glob("*.json") if path.name != INDEX]
+    lines = [read_kept(path) for path in (folder / FOLDER).glob("*.json") if path.name != INDEX]
     return sorted((line for line in lines if until is None or line["at"] <= until), key=lambda line: line["at"])
 
 
 def page(folder: Path, until: int) -> str:
     """One page of HTML that asks for nothing else: the evaluations of the run in ``folder`` up to its update ``until``."""
-    asked, lines = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf8")), read(folder, until)
+    asked, lines = read_kept(folder / FOLDER / INDEX), read(folder, until)
     latest = lines[-1]
     about = {
         "evaluated": f"{latest['phase']}, update {latest['update']}",
@@ -47,7 +47,7 @@ def section(folder: Path) -> str:
     lines = read(folder)
     if not lines:
         return ""
-    asked = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf8"))
+    asked = read_kept(folder / FOLDER / INDEX)
     link = f"{FOLDER}/{_stem(lines[-1])}.html"
     return f'<h2>Evaluation</h2>\n{_table(asked, lines)}\n<p><a href="{escape(link)}">{len(asked["prompts"])} prompts, picture by picture</a></p>'
 

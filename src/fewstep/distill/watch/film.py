@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fewstep.distill.kept import read_kept
 from fewstep.distill.state import write_text
 from fewstep.distill.watch.curves import read_lines
 from fewstep.distill.watch.status import duration
@@ -129,7 +130,7 @@ def film(folder: Path) -> str:
     shown = frames(folder) if index.is_file() else []
     if not shown:
         return ""
-    about = json.loads(index.read_text(encoding="utf8"))
+    about = read_kept(index)
     columns: dict[int, list[Frame]] = {}
     for frame in shown:
         columns.setdefault(frame.steps, []).append(frame)

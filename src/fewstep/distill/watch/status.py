@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fewstep.distill.kept import read_kept
 from fewstep.distill.recipe import RecipeError
 from fewstep.engine.files import write_bytes
 from fewstep.evals.figures import told
 from fewstep.evals.table import called
 
 STATUS = "status.json"
+SAID = ("state", "why", "phase", "update", "updates", "pictures", "seconds", "lights", "time", "process", "host")  # what it has in it at least
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -24,8 +26,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     ``state`` is running, stopped (by a rule or a signal), gone (without a word) or done. Raises RecipeError on a folder without a run.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf8"))
-    except FileNotFoundError:
+        found = read_kept(folder / STATUS, SAID)
+    except RecipeError:
         if (folder / "teacher" / STATUS).is_file():  # the run begins with its teacher's own
             return read_status(folder / "teacher")
         if not (folder / "state.json").is_file():
@@ -97,11 +99,11 @@ def duration(seconds: float) -> str:
 
 def _silent(folder: Path) -> dict[str, Any]:
     """What state.json alone says: of a run that has said nothing yet, or was begun before runs spoke."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf8"))
+    state = read_kept(folder / "state.json", ("phase", "update", "samples", "seconds", "done"))
     phase = state["phase"] or (state["done"][-1] if state["done"] else "")
     return {
         "state": "silent",
-        "why": "it has written no status.json: only its last checkpoint is known",
+        "why": f"it has no whole {STATUS}: only its last checkpoint is known",
         "phase": phase,
         "update": state["update"],
         "updates": None,

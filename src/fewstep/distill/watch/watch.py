@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fewstep.distill import dist
+from fewstep.distill.kept import read_kept
 from fewstep.distill.outline import OUTLINE, Part, seconds_left, write_outline
 from fewstep.distill.plan import EvaluationRecipe, HealthRecipe, TrackingRecipe
 from fewstep.distill.sharding import in_shares
@@ -105,7 +106,7 @@ class Watch:
     def _tell(self, phase: Phase, run: Run) -> None:
         if dist.rank() == 0:
             self._write_status(phase.name, phase.updates, phase.batch_size)
-            print(sentence(json.loads((run.folder / STATUS).read_text(encoding="utf8"))), flush=True)
+            print(sentence(read_kept(run.folder / STATUS)), flush=True)
 
     def _report(self, phase: Phase, run: Run) -> None:
         if dist.rank() == 0:
