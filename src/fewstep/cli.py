@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code, sentence = explained
         print(sentence if type(error).__name__ == "NoArgsIsHelpError" else f"fewstep: {sentence}", file=sys.stderr)
         sys.exit(code)
+    except KeyboardInterrupt:  # before a verb has its own way to end
+        sys.exit(INTERRUPTED)
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:
@@ -124,7 +126,7 @@ def generate(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw. Several prompts give a picture each.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network evaluations: 1, 2, 4 or 8.  [default: 4]", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first picture; the next ones count up. Random by default.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Pictures of each prompt.")] = 1,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels.")] = None,
     aspect: Annotated[str | None, typer.Option(metavar="|".join(ASPECTS), help="Shape, instead of a size.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .png, .webp or .jpg file, or a folder.")] = None,

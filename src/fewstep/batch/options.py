@@ -13,6 +13,7 @@ from fewstep.batch.output import is_bucket
 from fewstep.batch.score import SCORES
 from fewstep.engine.files import DEFAULT, FORMATS
 from fewstep.engine.model import check_choice
+from fewstep.engine.output import check_writable
 from fewstep.engine.request import MOST_BATCH, RequestError
 from fewstep.engine.where import HERE, Where
 
@@ -66,8 +67,9 @@ class Options:
         self._check_out()
         self._check_cluster()
         for option, path in (("--json", self.json), ("--metrics", self.metrics)):
-            if path is not None and path != STDOUT and not path.absolute().parent.is_dir():
-                raise RequestError(f"{option} {path}: there is no folder {path.absolute().parent}; make it, or name another file")
+            check_writable(option, None if path == STDOUT else path)
+            if path is not None and path.absolute() == self.manifest.absolute():
+                raise RequestError(f"{option} {path} is the list itself: name another file")
 
     def _check_out(self) -> None:
         if re.match(r"[a-z0-9+.-]{2,}:", self.out) and not is_bucket(self.out):

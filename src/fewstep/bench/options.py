@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from fewstep.engine.device import cores
 from fewstep.engine.model import Model, check_choice, open_model
+from fewstep.engine.output import check_writable
 from fewstep.engine.request import BACKENDS, RequestError, listed
 
 SECTIONS = ("compare", "memory", "standard", "stages", "growth", "startup")
@@ -63,7 +63,7 @@ def settle(
         raise RequestError(f"--threads {threads}: give 1 to {there}: this process may use no more cores (affinity, quota, OMP_NUM_THREADS)")
     if rounds is not None and not 1 <= rounds <= 1000:
         raise RequestError(f"--rounds {rounds}: give 1 to 1000")
-    check_writable(json)
+    check_writable("--json", json / "results.json" if json and json.is_dir() else json)
     return Options(
         model=model,
         architecture=architecture,
@@ -92,13 +92,6 @@ def check_installed() -> None:
     """Raises RequestError unless there is what the benchmark compares with."""
     if missing := [package for package in ("torch", "diffusers") if find_spec(package) is None]:
         raise RequestError(f"bench compares with diffusers, and {listed(missing)} is not installed: python -m pip install 'fewstep[sdxl]'")
-
-
-def check_writable(path: Path | None) -> None:
-    """Raises RequestError unless a file can be written at ``path``, or into it where it is a folder."""
-    folder = None if path is None else path if path.is_dir() else path.absolute().parent
-    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise RequestError(f"--json {path}: {folder} is no folder that can be written into: make it, or name another file")
 
 
 def open_checked(options: Options) -> tuple[Model, Options]:

@@ -26,7 +26,7 @@ class RecipeError(ValueError):
 
 
 def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
-    """Read ``path`` into the dataclass ``kind``, after applying ``settings`` such as ``"teacher.learning_rate=1e-4"``.
+    """Read ``path`` into the dataclass ``kind``, after applying ``settings`` such as ``"teacher.learning_rate=1e-4"`` or ``"stages.0.full=40"``.
 
     Raises RecipeError on a file that is missing or no TOML, an unknown key, a missing one, a wrong type or a contradiction.
     """
@@ -36,7 +36,7 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
     try:
         return build(kind, table, str(path))
     except RecipeError as error:
-        changed = {setting.partition("=")[0].strip() for setting in settings}
+        changed = {re.split(r"[=.]", setting)[0].strip() for setting in settings}
         raise RecipeError(_with_line(str(error), path, changed)) from None
 
 
@@ -171,8 +171,14 @@ def _apply(table: dict[str, Any], setting: str) -> None:
     except (ValueError, RecursionError):
         value = text
     *parents, last = key.strip().split(".")
+    inner: Any = table
     for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
+        if isinstance(inner, list) and parent.isdecimal() and int(parent) < len(inner):
+            inner = inner[int(parent)]
+        else:
+            inner = inner.setdefault(parent, {}) if isinstance(inner, dict) else None
+        if not isinstance(inner, (dict, list)):
             raise RecipeError(f"--set {setting}: '{parent}' is no table")
-    table[last] = value
+    if not isinstance(inner, dict):
+        raise RecipeError(f"--set {setting}: '{parents[-1]}' is a list: name one of it by its number from 0, such as {parents[-1]}.0.{last}")
+    inner[last] = value

@@ -270,6 +270,13 @@ class Engine:
                 changed = self.backend.adapt(settled.loras)
                 self.backend.prepare(settled.steps, decoder, attends, settled.tile)
                 return self.backend, {"adapters": time.perf_counter() - began} if changed else {}
+            except WeightsError as error:
+                if not settled.loras:
+                    raise
+                said = str(error)  # for a server's clients too, whom its folders are no business of
+                for lora in settled.loras:
+                    said = said.replace(str(lora.path), lora.path.name)
+                raise RequestError(said) from None
             except (BackendError, MemoryError) as error:
                 if not self._others:
                     raise

@@ -55,11 +55,28 @@ def open_output(out: Path | None, count: int, kind: str | None = None) -> Output
         place = Output(out, format=kind or DEFAULT)
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.folder, prefix=".fewstep-"):
-            pass
+        _try(place.folder)
     except OSError as error:
         raise RequestError(f"{out or place.folder.resolve()} cannot be written ({error.strerror}): give another place with --out") from None
     return place
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Raises RequestError unless a file can be written at ``path``, if one is asked for: what is worked out for long is not lost for its name."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise RequestError(f"{option} {path} is a folder: give the name of a file")
+    try:
+        _try(path.absolute().parent)
+    except OSError as error:
+        raise RequestError(f"{option} {path}: {path.absolute().parent} cannot be written ({error.strerror}): make it, or name another file") from None
+
+
+def _try(folder: Path) -> None:
+    """Raises OSError where ``folder`` takes no file."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".fewstep-"):
+        pass
 
 
 def slug(prompt: str) -> str:

@@ -77,6 +77,8 @@ def generate(
     if sheet is not None:
         if format_of(sheet) != "png":
             raise RequestError(f"--sheet {sheet}: a sheet is a PNG: give a name that ends in .png")
+        if output.file and sheet.absolute() == (output.folder / output.file).absolute():
+            raise RequestError(f"--sheet {sheet} is the picture's own name: give it another")
         open_output(sheet, 1)
     words = read_words(opened.folder)
     texts = dict.fromkeys(text for one in requests for text in (one.prompt, one.blend, one.prompt_2) if text is not None)
@@ -103,6 +105,7 @@ def run(
     finished = failed = 0
     last: Picture | None = None
     sprites: list[tuple[str, Image]] = []
+    made: set[Path] = set()
     total = len(requests)
     try:
         with waiting(f"loading {model}"):
@@ -131,12 +134,15 @@ def run(
                 finished, last = finished + 1, picture
                 if sheet is not None:
                     sprites.append((path.stem, picture.image))
+                    made.add(path.absolute())
                 tell(as_json(picture, path) if json else as_line(picture, path), sys.stdout)
 
             beside(write, pictures)
         if sheet is not None and sprites:
             from fewstep.engine.sheet import write_sheet
 
+            if sheet.absolute() in made:
+                raise RequestError(f"--sheet {sheet} is the name of a picture that was made now: it stays, and there is no sheet")
             print(f"the sheet is {sheet}, its atlas {write_sheet(sprites, sheet)}", file=sys.stderr)
         if last and finished == 1 and not json and can_show(sys.stdout):
             more = [] if loading.get("base") or loading.get("few_step") else next_step(last, engine.limits, model)

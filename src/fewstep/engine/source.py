@@ -67,6 +67,8 @@ def prepare(image: Image.Image, mask: Image.Image | None, margins: tuple[int, in
         image = ImageOps.fit(to_rgb(image), inner, Image.Resampling.LANCZOS) if image.size != inner else to_rgb(image)
         if mask is not None:
             mask = ImageOps.fit(to_gray(mask), inner, Image.Resampling.BILINEAR) if mask.size != inner else to_gray(mask)
+    except RequestError:
+        raise
     except (OSError, ValueError, SyntaxError, struct.error):
         raise RequestError("the image or its mask is damaged: give whole ones") from None
     if margins is not None:
@@ -95,18 +97,21 @@ def digest(pixels: Bytes) -> str:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """``image`` without transparency, on white."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith(("I", "F")):
-        raise RequestError(f"the image has pixels of kind '{image.mode}': give one of 8 bits a colour")
-    return _on(image, WHITE).convert("RGB")
+    return image if image.mode == "RGB" else _on(_of_bytes(image, "image"), WHITE).convert("RGB")
 
 
 def to_gray(mask: Image.Image) -> Image.Image:
     """``mask`` in grey; what is transparent counts as black."""
-    if mask.mode.startswith(("I", "F")):
-        raise RequestError(f"the mask has pixels of kind '{mask.mode}': give one of 8 bits a colour")
-    return _on(mask, (0, 0, 0)).convert("L")
+    return _on(_of_bytes(mask, "mask"), (0, 0, 0)).convert("L")
+
+
+def _of_bytes(image: Image.Image, what: str) -> Image.Image:
+    """``image`` in 8 bits a colour: 16 of grey, as depth maps have them, are scaled down. Raises RequestError on numbers without a scale."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise RequestError(f"the {what} has pixels of kind '{image.mode}': give one of 8 or 16 bits a colour")
+    return image
 
 
 def _on(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from fewstep.data.emoji import Dials, World
 from fewstep.data.subjects import read_subjects
 from fewstep.engine.device import best_device
 from fewstep.engine.model import open_model
+from fewstep.engine.output import check_writable
 from fewstep.evals.judge import JUDGE, load_judge
 from fewstep.evals.prompts import GROUPS, ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
@@ -45,12 +45,12 @@ def world_of(words: dict[str, list[str]], source: Path, where: Path) -> World:
 def run(folder: Path, source: Path | None = None, json: Path | None = None, html: Path | None = None, count: int = 500, precision: str = "auto") -> Report:
     """Measure the model in ``folder`` and all its students over ``count`` prompts, computed in ``precision``, print the table, and write it where asked.
 
-    Raises FileNotFoundError or PermissionError, before any work, if there are no drawings or an output cannot be written.
+    Raises FileNotFoundError or RequestError, before any work, if there are no drawings or an output cannot be written.
     """
     if source is None:
         raise FileNotFoundError("evaluate compares with real renders: give their drawings, --source FOLDER of googlefonts/noto-emoji")
-    for path in (json, html):
-        _check_writable(path)
+    check_writable("--json", json)
+    check_writable("--html", html)
     bundle, device = load_bundle(folder), best_device()
     world = world_of(bundle.words, source, folder)
     judge = load_judge(Path(folder) / JUDGE, device)
@@ -79,13 +79,3 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
     if html:
         report.to_html(html)
     return report
-
-
-def _check_writable(path: Path | None) -> None:
-    if path is None:
-        return
-    parent = Path(path).absolute().parent
-    if not parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {parent} does not exist; make it, or name another file")
-    if Path(path).is_dir() or not os.access(parent, os.W_OK):
-        raise PermissionError(f"{path}: cannot be written; name another file")

@@ -8,6 +8,7 @@ words.json                 what the model was taught to draw: subjects and their
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,9 +193,12 @@ def _assemble(folder: Path, fill: Callable[[str, nn.Module], None], stamp: Calla
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a safetensors file whole or not at all; the same content gives the same bytes."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        with temporary.open("wb"):  # where this cannot be, it says so in the system's words, which safetensors does not
+            mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(mode)  # safetensors' files are for their owner alone
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -11,6 +11,7 @@ import binascii
 import hmac
 import ipaddress
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection
@@ -33,6 +34,8 @@ from fewstep.serve.wire import LARGEST_BODY
 
 OPEN = ("/healthz", "/readyz", "/health")  # to whoever watches whether the server lives
 FREE = (f"{A1111}interrupt", f"{A1111}skip")  # they end work and make none, so the rate does not count them
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+/?", re.IGNORECASE)  # of a page, with a slash that people add
+HOST = re.compile(r"[^\s/:@]+")
 DEFAULT_RATE = Rate(300, 60)  # of a server that others than this machine reach
 WRONG_KEYS = Rate(20, 60)  # from one address; until then the right one is not heard either, or who guesses would lose nothing
 PATIENCE = 30.0  # seconds that a client has for the next piece of a body
@@ -63,6 +66,13 @@ class Access:
             raise RequestError("--api-key is empty or not plain ASCII: give a long random text")
         if not (self.keys or self.no_auth or is_loopback(self.host)):
             raise RequestError(f"--host {self.host} lets other machines in: give --api-key, or --no-auth if everybody may")
+        for origin in self.origins:
+            if not ORIGIN.fullmatch(origin):
+                raise RequestError(f"--allow-origin {origin}: give what a browser calls the page's origin, such as https://name or http://name:8000")
+        object.__setattr__(self, "origins", tuple(origin.lower().rstrip("/") for origin in self.origins))  # as browsers send them
+        for name in self.hosts:
+            if not HOST.fullmatch(name):
+                raise RequestError(f"--allow-host {name}: give a name alone, such as pictures.example")
         if self.rate is not None:
             Rate.parse(self.rate)
 
@@ -80,7 +90,7 @@ class Access:
 
     def trusts(self, origin: str | None, host: str) -> bool:
         """Whether a page of ``origin`` may ask: none at all is no browser, and the server's own pages may."""
-        return origin is None or origin in self.origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+        return origin is None or origin.lower() in {f"http://{host}".lower(), f"https://{host}".lower(), *self.origins}
 
     def owner(self, authorization: str, client: str) -> str | None:
         """Whose turn a request takes, None if it has no key of ours."""

@@ -69,6 +69,8 @@ def steps_near(limits: Limits, steps: int | None) -> int:
 def steps_from_image(limits: Limits, steps: int | None, masked: bool) -> int | None:
     """``steps`` for a picture that begins from an image: without a mask at least 2, for one step leaves nothing of it, but where it begins anywhere."""
     wanted = limits.default_steps if steps is None else steps
+    if wanted < 1:
+        return steps  # which steps_near refuses
     return steps if masked else wanted if wanted in limits.anywhere else max(wanted, 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ class Rack:
 
         def stack(loras: Loras | None, steps: int) -> Stack:
             files = self.files() if loras else {}
-            return limits.stack(None if loras is None else [(_find(str(name), files), weight) for name, weight in loras], steps)
+            try:
+                return limits.stack(None if loras is None else [(_find(str(name), files), weight) for name, weight in loras], steps)
+            except RequestError as problem:
+                raise RequestError(str(problem).replace(f"{self.folder}{os.sep}", "")) from None
 
         return dataclasses.replace(limits, stack=stack)
 

@@ -196,7 +196,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "a dry run elsewhere": (("prompts.txt", "--out", "o", "--on", "ray", "--dry-run"), "give it without --on ray"),
     "a file": (("prompts.txt", "--out", "rows.csv"), "rows.csv cannot be written"),
     "other files": (("prompts.txt", "--out", "."), "holds other files"),
-    "no place for the summary": (("prompts.txt", "--out", "o", "--json", "none/s.json"), "there is no folder"),
+    "no place for the summary": (("prompts.txt", "--out", "o", "--json", "none/s.json"), "none cannot be written"),
+    "a folder for the summary": (("prompts.txt", "--out", "o", "--json", "."), "--json . is a folder"),
+    "a folder for the progress": (("prompts.txt", "--out", "o", "--metrics", ""), "--metrics . is a folder"),
+    "the list for the summary": (("prompts.txt", "--out", "o", "--json", "prompts.txt"), "is the list itself"),
     "no YAML": (("rows.yaml", "--out", "o"), "a YAML manifest is a list"),
 }
 

@@ -43,7 +43,7 @@ def test_in_a_list_each_counts_once() -> None:
         ({"threads": 0}, "--threads 0: give 1 to 2: this process may use no more cores (affinity, quota, OMP_NUM_THREADS)"),
         ({"rounds": 0}, "--rounds 0: give 1 to 1000"),
         ({"architecture": "flux"}, "--architecture 'flux': there is sdxl; leave it out to measure --model"),
-        ({"json": Path("/no/such/folder/a.json")}, "--json /no/such/folder/a.json: /no/such/folder is no folder that can be written into"),
+        ({"json": Path("/no/such/folder/a.json")}, "--json /no/such/folder/a.json: /no/such/folder cannot be written"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(given: dict[str, Any], sentence: str) -> None:

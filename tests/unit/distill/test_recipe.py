@@ -143,6 +143,14 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
     assert (recipe.subjects, recipe.name, recipe.size, recipe.source) == (120, "plain words", (16, 16), Path("a=b"))
 
 
+def test_a_setting_reaches_one_of_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, FULL)
+    assert [stage.steps for stage in read_recipe(path, Whole, ["stages.1.steps=2"]).stages] == [8, 2]
+    for setting, said in (("stages.2.steps=2", "'2' is no table"), ("stages.steps=2", r"by its number from 0, such as stages\.0\.steps")):
+        with pytest.raises(RecipeError, match=said):
+            read_recipe(path, Whole, [setting])
+
+
 def test_a_setting_may_name_a_table_that_the_file_leaves_out(tmp_path: Path) -> None:
     assert read_recipe(write(tmp_path, 'name = "t"'), Whole, ["inner.width=4"]).inner == Inner(width=4)
 
@@ -155,7 +163,7 @@ def test_a_setting_may_name_a_table_that_the_file_leaves_out(tmp_path: Path) -> 
         ("inner.colour=3", "unknown key 'colour'"),
         ("name.first=3", "'name' is no table"),
         ("inner.width=wide", "expected int, got 'wide'"),
-        ("stages.steps=3", "'stages' is no table"),
+        ("stages.steps=3", "'stages' is a list"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, setting: str, says: str) -> None:

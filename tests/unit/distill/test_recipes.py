@@ -83,7 +83,7 @@ def test_a_number_that_cannot_be_is_refused_before_anything_is_done(recipe: str,
 
 
 def test_networks_that_cannot_be_built_are_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="shape: .*divisible"):
+    with pytest.raises(RecipeError, match=r"shape: .*divisible"):
         train_teacher(RECIPES / "emoji-teacher.toml", tmp_path, ["data.source=shapes", "data.subjects=8", "vocabulary_captions=50", "shape.unet_groups=7"])
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep.engine.request import RequestError
+from fewstep.engine.files import read_record
+from fewstep.engine.request import Request, RequestError
+from fewstep.engine.run import generate
 from fewstep.engine.sheet import MOST_SIDE, pack, write_sheet
 
 
@@ -35,6 +37,18 @@ def test_each_is_found_where_the_atlas_says(tmp_path: Path, count: int, mode: st
             taken[y : y + h, x : x + w] += 1
     assert atlas["image"] == "all.png"
     assert taken.max() == 1, "none lies on another"
+
+
+def test_a_sheet_never_takes_a_pictures_name(tiny: Path, tmp_path: Path) -> None:
+    def make(out: Path, sheet: Path) -> int:
+        return generate(str(tiny), [Request("a red apple", 3, 1)], None, (out, None, sheet), False, None, "eager", "full", None)
+
+    with pytest.raises(RequestError, match="the picture's own name"):
+        make(tmp_path / "a.png", tmp_path / "a.png")
+    with pytest.raises(RequestError, match="a picture that was made now"):
+        make(tmp_path, tmp_path / "a-red-apple-3.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a-red-apple-3.png"]
+    assert read_record(tmp_path / "a-red-apple-3.png").seed == 3
 
 
 def test_what_is_no_sheet() -> None:

@@ -98,9 +98,18 @@ def test_colours_without_transparency() -> None:
     assert to_gray(Image.new("RGBA", (4, 4), (255, 255, 255, 0))).getpixel((0, 0)) == 0
     assert to_rgb(Image.new("L", (4, 4), 9)).getpixel((0, 0)) == (9, 9, 9)
     assert to_rgb(Image.new("CMYK", (4, 4))).mode == to_rgb(Image.new("P", (4, 4))).mode == to_rgb(Image.new("1", (4, 4))).mode == "RGB"
-    for deep in ("I;16", "F", "I"):
-        with pytest.raises(RequestError, match="8 bits a colour"):
-            to_rgb(Image.new(deep, (4, 4)))
+    for deep in ("F", "I"):
+        with pytest.raises(RequestError, match=r"image has .* 8 or 16 bits a colour"):
+            prepare(Image.new(deep, (64, 64)), None, None, 64, 64, 8)
+        with pytest.raises(RequestError, match=r"mask has .* 8 or 16 bits a colour"):
+            prepare(Image.new("RGB", (64, 64)), Image.new(deep, (64, 64)), None, 64, 64, 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_grey_of_16_bits_is_scaled_down(order: str) -> None:
+    depth = Image.fromarray(np.array([[0, 0x7FFF, 0x8000, 0xFFFF]], order + "u2"))
+    assert np.asarray(to_gray(depth)).tolist() == [[0, 127, 128, 255]]
+    assert to_rgb(open_image(file(Image.fromarray(np.full((4, 4), 0x8000, np.uint16)), "PNG"))).getpixel((0, 0)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.unit.evals.synthetic import SUBJECTS
 
+from fewstep.engine.request import RequestError
 from fewstep.evals import run as room
 from fewstep.evals.judge import Judge, save_judge
 from fewstep.models.weights import WeightsError
@@ -44,9 +45,9 @@ def test_the_files_hold_a_row_for_each_student_and_name_model_and_judge(folder, 
 def test_what_is_missing_is_said_before_any_work(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="--source"):
         room.run(folder)
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+    with pytest.raises(RequestError, match="nowhere cannot be written"):
         room.run(folder, tmp_path, json=tmp_path / "nowhere" / "table.json")
-    with pytest.raises(PermissionError, match="cannot be written"):
+    with pytest.raises(RequestError, match=r"--html .* is a folder"):
         room.run(folder, tmp_path, html=tmp_path)
     (folder / room.JUDGE).unlink()
     with pytest.raises(WeightsError, match="no such judge"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from tests.hub import fill
 from tests.tiny import SDXL, SMALLER, tiny_bundle
 
+from fewstep.cli import explain
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import Model, open_model
 from fewstep.engine.request import Request, RequestError
@@ -118,6 +120,15 @@ def test_a_teacher_is_stamped_with_the_steps_asked_for(exported: dict[int, Path]
     stamp = read_stamp(exported[24] / "unet" / WEIGHTS)
     assert stamp is not None
     assert (stamp.kind, stamp.steps, stamp.guidance_scale) == ("teacher", 24, 5.0)
+
+
+def test_weights_are_as_readable_as_other_files_and_a_place_without_room_says_so(tmp_path: Path) -> None:
+    save_weights(LORA, tmp_path / "a.safetensors", {})
+    (tmp_path / "card.md").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "card.md").stat().st_mode
+    with pytest.raises(FileNotFoundError) as caught:
+        save_weights(LORA, tmp_path / "nowhere" / "a.safetensors", {})
+    assert explain(caught.value) == (2, f"{tmp_path / 'nowhere'}/.a.safetensors.{os.getpid()}.tmp: No such file or directory")
 
 
 def test_the_folder_is_small_and_says_how_to_sample(exported: dict[int, Path]) -> None:

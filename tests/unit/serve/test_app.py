@@ -319,6 +319,24 @@ def test_the_host_header_is_one_of_ours(bound: str, host: str, known: bool) -> N
     assert Access(bound, no_auth=True, hosts=("studio.example",)).knows(host) == known
 
 
+@pytest.mark.parametrize("given", ["https://Studio.example", "https://studio.example/"])
+def test_an_origin_is_known_however_it_is_written(given: str) -> None:
+    assert Access(origins=(given,)).trusts("https://studio.example", "localhost:7860")
+    assert not Access(origins=(given,)).trusts("http://studio.example", "localhost:7860")
+
+
+@pytest.mark.parametrize("given", [{"origins": (origin,)} for origin in ("studio.example", "https://", "https://a.example/page", "*")])
+def test_an_origin_that_no_page_has_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"--allow-origin .*such as https://name"):
+        Access(**given)
+
+
+@pytest.mark.parametrize("name", ["", "http://studio.example", "studio.example:7860"])
+def test_a_host_that_no_header_names_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=r"--allow-host .*a name alone"):
+        Access(hosts=(name,))
+
+
 def test_a_request_by_another_name_is_refused(client: TestClient) -> None:
     assert problem(client.get("/healthz", headers={"host": "evil.example"}), 421)["code"] == "wrong_host"
 

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import struct
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,11 @@ def test_what_is_varied_and_told(client: TestClient) -> None:
 )
 def test_what_cannot_be_had_is_refused_in_a_sentence(client: TestClient, body: dict[str, object], said: str) -> None:
     assert said in problem(client.post("/v1/generate", json={"prompt": "x", **body}), 400)["message"]
+
+
+def test_base64_in_lines_is_taken(client: TestClient) -> None:
+    broken = "\r\n".join(textwrap.wrap(text(), 76))
+    assert client.post("/v1/generate", json={"prompt": "x", "image": broken}).status_code == 200
 
 
 def test_a_session_keeps_what_it_was_sent(client: TestClient) -> None:

@@ -70,6 +70,20 @@ def test_they_are_listed_by_name_and_lead_to_no_folder(client: TestClient, folde
     assert str(folder) not in str(listed)
 
 
+@pytest.mark.parametrize("factor", [float("nan"), 3e38])
+def test_one_that_cannot_be_used_is_a_sentence_without_the_servers_folders(engine: Engine, tiny: Path, tmp_path: Path, factor: float) -> None:
+    content = loras.kohya(loras.factors(load_bundle(tiny), 3))
+    loras.write({key: value * factor if "lora_up" in key else value for key, value in content.items()}, tmp_path / "broken.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"half")
+    app, _ = open_app(engine, ("full",), Access(), rack=Rack(tmp_path))
+    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
+        for name in ("broken", "cut"):
+            answer = generate(client, {"name": name, "weight": 1.0})
+            assert answer.status_code == 400, answer.text
+            assert f"{name}.safetensors" in answer.text and str(tmp_path) not in answer.text
+        assert generate(client).status_code == 200
+
+
 def test_the_native_api_puts_them_over_the_weights(client: TestClient, pictures: dict[str, bytes]) -> None:
     for name in ("style", "other one", "style", ""):
         answer = generate(client, *[{"name": name, "weight": 0.5}] * bool(name))

@@ -64,6 +64,8 @@ def test_names_of_sizes() -> None:
 def test_an_image_without_a_mask_needs_two_steps() -> None:
     assert [steps_from_image(LIMITS, steps, masked=False) for steps in (None, 1, 20)] == [4, 2, 20]
     assert steps_from_image(LIMITS, 1, masked=True) == 1
+    with pytest.raises(RequestError, match="steps = 0"):
+        nearest(LIMITS, steps_from_image(LIMITS, 0, masked=False), None)
     assert steps_from_image(replace(LIMITS, anywhere=frozenset({1})), 1, masked=False) == 1
 
 
