@@ -19,7 +19,7 @@ from fewstep.serve.scheduler import Scheduler
 from fewstep.serve.session import Session
 from fewstep.serve.shares import Shares
 from fewstep.serve.tickets import Outlet, Tickets
-from fewstep.serve.wire import Ask, error, explain, frame_bytes, jpeg, picture_in, refuse, sentence
+from fewstep.serve.wire import Ask, Numbered, error, explain, frame_bytes, jpeg, picture_in, refuse, sentence
 
 MOST_SESSIONS = 64
 MOST_STEPS = 8  # a session is for pictures that come at once
@@ -88,7 +88,7 @@ async def ask(session: Session, kept: Kept, text: str) -> dict[str, object] | No
         wanted = Ask.model_validate_json(text)
     except ValidationError as problem:
         message, field = explain(list(problem.errors(include_input=False, include_url=False)))
-        return error(message, 400, field, "invalid_request")
+        return {**error(message, 400, field, "invalid_request"), **numbered(text)}
     try:
         if (wanted.steps or 0) > MOST_STEPS:
             raise RequestError(f"steps = {wanted.steps}: a live session takes at most {MOST_STEPS}")
@@ -98,6 +98,14 @@ async def ask(session: Session, kept: Kept, text: str) -> dict[str, object] | No
     except RequestError as problem:
         return {**error(sentence(problem), 400, None, "invalid_request"), "generation": wanted.generation}
     return None
+
+
+def numbered(text: str) -> dict[str, int]:
+    """The generation of a message that is wrong in other ways; none where that is, too."""
+    try:
+        return Numbered.model_validate_json(text).model_dump()
+    except ValidationError:
+        return {}
 
 
 def settle(session: Session, kept: Kept, wanted: Ask) -> Settled:

@@ -121,10 +121,19 @@ class Generate(Wanted):
         return super().requests(count)
 
 
-class Ask(Wanted):
-    """A message to a live session."""
+class Numbered(BaseModel):
+    """What of a message is enough to say which one an answer is to."""
+
+    model_config = ConfigDict(strict=True)
 
     generation: int = Field(ge=1, le=LARGEST_GENERATION, description="A number that grows with each message.")
+
+
+class Ask(Numbered, Wanted):
+    """A message to a live session."""
+
+    model_config = ConfigDict(extra="forbid")
+
     previews: bool = Field(False, description="Show the steps on the way, too.")
     image: str | bool | None = Field(None, description="True is the image that was sent before.")  # type: ignore[assignment]
     mask: str | bool | None = Field(None, description="True is the mask that was sent before.")  # type: ignore[assignment]
@@ -147,6 +156,8 @@ def explain(problems: list[Any]) -> tuple[str, str | None]:
     field = ".".join(str(part) for part in first["loc"] if part != "body")[:80]
     if first["type"] == "json_invalid":
         return "the body is not valid JSON", None
+    if first["type"] in ("model_attributes_type", "model_type") and not field:  # what curl sends unless told otherwise is a form
+        return "the body is no JSON object: send one, with the header Content-Type: application/json", None
     if first["type"] == "extra_forbidden":
         return f"{field!a}: there is no such field", field
     said = first["msg"].removeprefix("Value error, ")

@@ -178,7 +178,7 @@ def test_what_there_is(client: TestClient) -> None:
         ({"prompt": "x", "count": 16, "width": 128, "stream": True}, "16 pictures of 128x64"),
         ({"prompt": "x", "guidance": 7}, "'guidance': there is no such field"),
         ({"prompt": "x" * (LONGEST_PROMPT + 1)}, f"at most {LONGEST_PROMPT}"),
-        ([], "the body: "),
+        ([], "the body is no JSON object: send one, with the header Content-Type: application/json"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_a_sentence(client: TestClient, body: Any, said: str) -> None:
@@ -443,6 +443,13 @@ def test_a_bad_message_is_answered_in_words_and_the_session_goes_on(client: Test
         assert said in json.loads(socket.receive_text())["error"]["message"]
         socket.send_json({"prompt": "pizza", "generation": 1})
         assert unpack(socket.receive_bytes())[0]["generation"] == 1
+
+
+@pytest.mark.parametrize(("wrong", "number"), [({"stream": True}, 7), ({"steps": 3}, 7), ({"prompt": 7}, 7), ({"generation": 0}, None)])
+def test_a_bad_message_is_answered_by_its_number_where_it_has_one(client: TestClient, wrong: dict[str, Any], number: int | None) -> None:
+    with client.websocket_connect(LIVE) as socket:
+        socket.send_json({"prompt": "x", "generation": 7, **wrong})
+        assert json.loads(socket.receive_text()).get("generation") == number
 
 
 def test_a_session_whose_picture_fails_is_told_and_closed() -> None:
