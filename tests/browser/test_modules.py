@@ -68,6 +68,7 @@ def test_a_zip_is_one_that_others_open(studio: Studio) -> None:
         ("a,b\n1,2", [["a", "b"], ["1", "2"]]),
         ('a,b\r\n"x, y","say ""hi"""\r\n', [["a", "b"], ["x, y", 'say "hi"']]),
         ('a\tb\n1,5\t"two\nlines"', [["a", "b"], ["1,5", "two\nlines"]]),
+        ('a;"b,c"\n1,5;2', [["a", "b,c"], ["1,5", "2"]]),
         ("a,b\n\n , \n1,", [["a", "b"], ["1", ""]]),
     ],
 )

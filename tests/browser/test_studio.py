@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageStat, PngImagePlugin
 from tests.browser.stage import Studio, free_port, nearest, serving, until
 
 from fewstep.data.emoji import COLOURS
@@ -22,10 +22,10 @@ from fewstep.data.emoji import COLOURS
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 APPLE, OWL = "a red apple on a blue background", "an owl on a yellow background"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web"
-DROP = """([data, name]) => {
+DROP = """([data, name, type]) => {
     const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
     const files = new DataTransfer();
-    files.items.add(new File([bytes], name, { type: "image/png" }));
+    files.items.add(new File([bytes], name, { type }));
     for (const kind of ["dragenter", "dragover", "drop"]) {
         document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true }));
     }
@@ -48,8 +48,8 @@ def generated(url: str, **wanted: Any) -> bytes:
     return answer.content
 
 
-def drop(studio: Studio, content: bytes) -> None:
-    studio.run(DROP, [base64.b64encode(content).decode(), "picture.png"])
+def drop(studio: Studio, content: bytes, name: str = "picture.png", kind: str = "image/png") -> None:
+    studio.run(DROP, [base64.b64encode(content).decode(), name, kind])
 
 
 def canvas_of(studio: Studio, which: str = "#picture") -> Image.Image:
@@ -152,7 +152,14 @@ def test_a_dropped_picture_restores_its_settings_and_a_download_says_how_it_was_
     stream = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stream, "PNG")
     drop(studio, stream.getvalue())
-    assert studio.page.get_by_text("This picture does not say how it was made.").is_visible()
+    studio.page.get_by_text("This picture does not say how it was made.").wait_for()
+    broken = PngImagePlugin.PngInfo()
+    broken.add_text("fewstep", '{"prompt": ')
+    Image.new("RGB", (8, 8)).save(stream := io.BytesIO(), "PNG", pnginfo=broken)
+    drop(studio, stream.getvalue())
+    studio.page.get_by_text("What this picture says of how it was made is damaged.").wait_for()
+    drop(studio, b"subject;colour", "list.csv", "text/csv")
+    studio.page.get_by_text("list.csv is no picture. Lists and tables go to Batch.").wait_for()
 
 
 def test_a_picture_of_the_teachers_is_restored_as_near_as_the_students_come(studio: Studio) -> None:
@@ -383,6 +390,18 @@ def test_a_batch_comes_as_a_zip(studio: Studio) -> None:
     assert sizes == [(256, 256), (192, 336)] * 2
     page.locator("#batch-template").fill("a {size} {subject}")
     assert "no column “size”" in page.locator("#batch-said").inner_text()
+
+
+def test_a_list_is_opened_and_what_is_none_is_told(studio: Studio) -> None:
+    studio.open("batch")
+    drop(studio, b"subject;colour\nfox;purple\nowl;yellow\n", "list.csv", "text/csv")
+    studio.page.get_by_role("button", name="Make 2 pictures").wait_for()
+    png = {"name": "picture.png", "mimeType": "image/png", "buffer": generated(studio.url, prompt=APPLE, steps=1)}
+    studio.page.locator("input[type=file]").set_input_files(png)
+    studio.page.get_by_text("picture.png is no list.").wait_for()
+    assert studio.page.get_by_role("button", name="Make 2 pictures").is_visible()
+    studio.page.locator("input[type=file]").set_input_files({"name": "prompts.txt", "mimeType": "text/plain", "buffer": b"a fox\nan owl\na pizza\n"})
+    studio.page.get_by_role("button", name="Make 3 pictures").wait_for()
 
 
 # how far the columns on either side of a seam between tiles are from each other, in mean distances between neighbours within a tile

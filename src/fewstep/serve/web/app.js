@@ -9,7 +9,7 @@ import { demo } from "./studio/demo.js";
 import { createDial } from "./studio/dial.js";
 import { createDirector } from "./studio/director.js";
 import { $, pause, time } from "./studio/dom.js";
-import { createDrop } from "./studio/drop.js";
+import { createDrop, isPicture } from "./studio/drop.js";
 import { createGauge } from "./studio/gauge.js";
 import { createHistory } from "./studio/history.js";
 import { askKey, keptKey } from "./studio/key.js";
@@ -85,6 +85,7 @@ async function start() {
   $("copy").onclick = () => copy(finished(), notices);
   createDrop($("drop"), async (file) => {
     const room = rooms.current();
+    if (!isPicture(file)) return room.open ? room.open(file) : notices.say(`${file.name} is no picture. Lists and tables go to Batch.`);
     if (room.take) return room.take(file);
     try {
       const { settings, lost } = fromRecord(await readRecord(file), model);

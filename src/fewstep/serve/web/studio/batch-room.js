@@ -10,6 +10,7 @@ import { segments } from "./segments.js";
 import { randomSeed } from "./settings.js";
 import { zip } from "./zip.js";
 
+const LONGEST = 1 << 20; // bytes of a list
 const MOST = 500; // pictures of one batch: they are held in memory until they are downloaded
 const SHORT = { "1:1": "Square", "3:4": "Portrait", "9:16": "Story", "4:3": "Landscape", "16:9": "Wide" };
 const LINES = ["a red apple on a blue background", "an owl on a yellow background", "a rocket on a black background", "a cupcake on a pink background"].join("\n");
@@ -49,10 +50,13 @@ export function build(room, studio) {
     become(wish);
   });
   const opener = el("input", { type: "file", accept: ".csv,.tsv,.txt,text/csv,text/plain", hidden: true });
-  const open = button("open", "Open a file");
-  open.onclick = () => opener.click();
-  opener.onchange = async () => opener.files[0] && read(await opener.files[0].text(), /\.[ct]sv$/i.test(opener.files[0].name));
-  $("batch-kind").append(choice.element, open, opener);
+  const ask = button("open", "Open a file");
+  ask.onclick = () => opener.click();
+  opener.onchange = async () => {
+    if (opener.files[0]) await open(opener.files[0]);
+    opener.value = ""; // so that the same file can be opened again
+  };
+  $("batch-kind").append(choice.element, ask, opener);
   $("batch-kind").className = "row";
   template.value = TEMPLATE;
   for (const aspect of ["1:1", "3:4", "9:16", "4:3", "16:9"].filter((one) => one in model.sizes)) {
@@ -70,9 +74,13 @@ export function build(room, studio) {
     plan();
   }
 
-  function read(content, isTable) {
-    texts[isTable ? "table" : "lines"] = content.trim();
-    become(isTable ? "table" : "lines");
+  /** @param {File} file */
+  async function open(file) {
+    const content = file.size <= LONGEST ? await file.text() : "\0";
+    if (content.includes("\0")) return notices.say(`${file.name} is no list. Open a text of prompts, one a line, or a table as .csv or .tsv.`);
+    const wish = /\.[ct]sv$/i.test(file.name) ? "table" : "lines";
+    texts[wish] = content.trim();
+    become(wish);
   }
 
   /** All pictures of the batch, or an empty list and why. */
@@ -149,5 +157,5 @@ export function build(room, studio) {
   };
   go.onclick = () => (running ? running.abort() : run().catch(notices.problem));
   become("lines");
-  return {};
+  return { open };
 }

@@ -1,8 +1,11 @@
 /** Tables as text, and templates with {columns}. Pure. */
 
+const SEPARATORS = ["\t", ",", ";"]; // the last is what spreadsheets write where a comma is in numbers
+
 /** Rows of a CSV or tab-separated text, as RFC 4180 has it. @param {string} text @returns {string[][]} */
 export function parseCsv(text) {
-  const separator = (text.split("\n", 1)[0].match(/\t/) ?? [","])[0];
+  const names = text.split("\n", 1)[0].replace(/"[^"]*"/g, "");
+  const separator = SEPARATORS.find((one) => names.includes(one)) ?? ",";
   const rows = [[""]];
   let quoted = false;
   for (let at = 0; at < text.length; at += 1) {

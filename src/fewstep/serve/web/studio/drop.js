@@ -1,4 +1,7 @@
-/** Pictures that are dropped on the page or pasted into it. */
+/** Files that are dropped on the page, or pictures pasted into it. */
+
+/** @param {File} file */
+export const isPicture = (file) => file.type.startsWith("image/");
 
 /** @param {HTMLElement} veil shown while a file is over the page @param {(file: File) => void} take */
 export function createDrop(veil, take) {
@@ -23,11 +26,12 @@ export function createDrop(veil, take) {
     veil.hidden = true;
     if (!holds(event)) return;
     event.preventDefault();
-    const file = [...event.dataTransfer.files].find((one) => one.type.startsWith("image/"));
+    const files = [...event.dataTransfer.files];
+    const file = files.find(isPicture) ?? files[0];
     if (file) take(file);
   });
   addEventListener("paste", (event) => {
-    const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+    const file = [...(event.clipboardData?.files ?? [])].find(isPicture);
     if (!file) return;
     event.preventDefault();
     take(file);

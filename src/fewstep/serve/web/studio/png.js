@@ -14,7 +14,7 @@ export async function readRecord(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   if (SIGNATURE.every((byte, i) => bytes[i] === byte)) {
     const texts = await pngTexts(bytes);
-    if (texts.fewstep) return JSON.parse(texts.fewstep);
+    if (texts.fewstep) return recordIn(texts.fewstep);
     if (texts.parameters) return fromParameters(texts.parameters);
   } else {
     const record = makersNote(bytes);
@@ -98,9 +98,17 @@ function makersNote(bytes) {
       else if (text[at] === '"') quoted = false;
     } else if (text[at] === '"') quoted = true;
     else if (text[at] === "{") depth += 1;
-    else if (text[at] === "}" && (depth -= 1) === 0) return JSON.parse(text.slice(from, at + 1));
+    else if (text[at] === "}" && (depth -= 1) === 0) return recordIn(text.slice(from, at + 1));
   }
   return null;
+}
+
+function recordIn(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error("what this picture says of how it was made is damaged");
+  }
 }
 
 const latin = (bytes) => new TextDecoder("latin1").decode(bytes);
