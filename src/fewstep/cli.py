@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 some pictures failed, 2 bad input, 130 interrupted. Nothin
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from errno import ENOSPC
@@ -66,6 +67,9 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # whoever started this has closed it
+            setattr(sys, name, Path(os.devnull).open("w"))
     try:
         sys.exit(app(arguments, prog_name="fewstep", standalone_mode=False) or 0)
     except Exception as error:

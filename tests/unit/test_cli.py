@@ -83,6 +83,12 @@ except SystemExit: print(time.process_time())"""
     assert min(float(python("-c", code).stdout.splitlines()[-1]) for _ in range(3)) < 0.3
 
 
+def test_streams_that_are_closed_take_nothing_with_them(tiny: Path, tmp_path: Path) -> None:
+    made = f"{sys.executable} -m fewstep generate x --model {tiny} --steps 1 --out {tmp_path / 'a.png'} >&- 2>&-"
+    assert subprocess.run(made, shell=True).returncode == 0
+    assert (tmp_path / "a.png").is_file()
+
+
 def test_every_verb_is_there(fewstep: Run) -> None:
     answer = fewstep("--help")
     assert answer.code == 0

@@ -80,8 +80,11 @@ def prepare(
         score = Score(scorer or "")
     from fewstep.data.encode import encoders_key
     from fewstep.data.prepare import Aim, Candidates, here, prepare
+    from fewstep.engine.backends.eager import check_device
     from fewstep.models.bundle import load_bundle
 
+    if device and on == HERE:
+        check_device(device)
     bundle = load_bundle(folder, (device or best_device()) if on == HERE else "cpu", unet=False)
     rules = Rules(bundle.factor * int(bundle.unet.config.sample_size), min_side, min_sharpness, min_words, same_caption, min_score)
     aim = Aim(encoders_key(bundle), model, rules, score)

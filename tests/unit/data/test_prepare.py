@@ -221,6 +221,7 @@ BAD = {
     "a scorer without a score": (("in", "--scorer", "a:b"), "without --min-score"),
     "no scorer": (("in", "--scorer", "nowhere:nothing", "--min-score", "5"), "cannot be imported"),
     "no model": (("in", "--model", "nothing"), "there is no model"),
+    "no such device": (("in", "--device", "abacus"), "torch cannot compute on a device .abacus. here"),
     "nothing kept": (("in", "--min-side", "9999"), "none of 2 pictures was kept"),
 }
 
