@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # whoever started this has closed it
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process lives
     try:
         sys.exit(app(arguments, prog_name="fewstep", standalone_mode=False) or 0)
     except Exception as error:
