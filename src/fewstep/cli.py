@@ -254,7 +254,7 @@ app.command()(distill)
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")] = "emoji",
-    source: Annotated[Path | None, typer.Option(help="Where the emoji are drawn from, as for 'data'.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Where the emoji are drawn from, as for 'data'; needed.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and sample grids.")] = None,
     count: Annotated[int, typer.Option(min=2, help="Held-out prompts.")] = 500,
