@@ -37,7 +37,9 @@ def distill(
     settings: Settings = None,
     start: Annotated[str | None, typer.Option("--from", metavar="RUN:STEPS", help="Go on from that student of another run, or a model's.")] = None,
     json: Annotated[Path | None, typer.Option(help="With plan and status: write it as JSON.")] = None,
-    on: Annotated[str | None, typer.Option("--on", metavar="cpu|1x24gb|1x80gb|8x80gb", help="With plan: for which machine.  [default: the recipe's own, else this one]")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="cpu|1x24gb|1x80gb|8x80gb", help="With plan: for which machine.  [default: the recipe's own, else this one]")
+    ] = None,
 ) -> None:
     """Distil students from a teacher, stage by stage, or a smaller autoencoder or decoder, as a recipe says. Goes on where it was stopped.
 

@@ -66,6 +66,7 @@ def train_autoencoder(path: Path, folder: Path, settings: Sequence[str] = ()) ->
     """
     dist.start()
     plan = read_recipe(path, CompactPlan, settings)
+    dist.check(recipe_hash(plan), {"autoencoder.batch_size": plan.autoencoder.batch_size})
     run = Run(folder, recipe_hash(plan))
     done = folder / "vae"
     if (done / "config.json").is_file():

@@ -80,6 +80,7 @@ def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     """
     dist.start()
     plan = read_recipe(path, DecoderPlan, settings)
+    dist.check(recipe_hash(plan), {"decoder.batch_size": plan.decoder.batch_size})
     run = Run(folder, recipe_hash(plan))
     if (folder / TINY / WEIGHTS).is_file():
         return folder / TINY

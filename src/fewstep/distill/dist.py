@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from fewstep.distill.recipe import RecipeError
 
 
 def start() -> None:
@@ -81,6 +83,15 @@ def alike(number: int) -> bool:
     ends = torch.tensor([number, -number], dtype=torch.int64, device=device())
     distributed.all_reduce(ends, op=distributed.ReduceOp.MAX)
     return bool(ends[0] == -ends[1])
+
+
+def check(recipe: str, batches: Mapping[str, int]) -> None:
+    """Raises RecipeError unless all ranks have the same ``recipe``, by its hash, and share its ``batches``, by their keys, out evenly."""
+    for key, size in batches.items():
+        if size % world():
+            raise RecipeError(f"{key} = {size}: {world()} ranks do not divide it")
+    if not alike(int(recipe, 16)):
+        raise RecipeError("the ranks have different recipes: start all of them with the same file and the same --set")
 
 
 def wait() -> None:

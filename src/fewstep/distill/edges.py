@@ -75,6 +75,7 @@ def train_edges(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     """
     dist.start()
     plan = read_recipe(path, EdgesPlan, settings)
+    dist.check(recipe_hash(plan), {"edges.batch_size": plan.edges.batch_size})
     run, finished = Run(folder, recipe_hash(plan)), folder / OWN
     if (finished / "config.json").is_file():
         return finished

@@ -22,6 +22,14 @@ def read_kept(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     return found
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The same of a file that only tells what was; None where it is missing or damaged, for that ends no run."""
+    try:
+        return read_kept(path)
+    except RecipeError:
+        return None
+
+
 def damaged(path: Path, reason: str) -> str:
     """The sentence on a file of a run's folder that the run cannot go on from."""
     return (

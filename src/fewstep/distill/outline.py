@@ -49,7 +49,7 @@ def paper_passes(plan: DistillPlan, stage: Stage, phase: str) -> float:
     The teacher walks n steps, each with guidance twice; where batches come again (``reuse``), its walk is remembered. Where a stage keeps
     pictures in part, it paints beside them first.
     """
-    guided = 2 if stage.kind == "mse" and plan.guidance_scale > 1 else 1
+    guided = 2 if plan.guidance_of(stage) > 1 else 1
     teacher, learn, painted = stage.n * guided, 3.0, stage.painted
     if phase in ("mse", "warm"):
         return (teacher + painted) / plan.reuse + learn

@@ -53,8 +53,10 @@ class Stage:
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: {wanted}")
         if (self.kind == "mse") != bool(self.mse):
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: kind 'mse' and only that has mse updates")
-        if self.kind == "mse" and self.warm:
-            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage needs no warm updates")
+        if self.kind == "mse" and (others := [phase for phase in PHASES[1:] if getattr(self, phase)]):
+            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage has no {others[0]} updates")
+        if self.kind == "mse" and self.prediction_type == "sample":
+            raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: an MSE stage predicts ε, leave prediction_type out")
         if self.adapter and self.prediction_type == "sample":
             raise ValueError(f"stage {self.teacher_steps} -> {self.steps}: a student that predicts x0 ships whole, it has no adapter")
         if self.kind == "mse" and (self.also or self.masked):
@@ -149,7 +151,7 @@ class DistillPlan:
     method: str = "paper"  # of the phases that follow convert and warm: a name in distill/methods, or the path of a .py file beside this one
     start: str = ""  # "WHERE:STEPS", a run's folder or a model and the step count of a student in it: stages down to it are left out; empty: all
     scale: Factor = 1.0  # factor on all updates, to try a recipe out: 0.1 is a tenth of its length
-    seed: Seed = 0
+    seed: Seed = 0  # of LoRAs and critics as they begin; noise and the order of pictures hang on data.seed
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     guidance_scale: Weight = 4.0  # of the teacher in the first stage; no later stage has any
     batch_size: Count = 32
@@ -161,7 +163,7 @@ class DistillPlan:
     mse_learning_rate: Factor = 3e-4
     lora_learning_rate: Factor = 1e-4
     full_learning_rate: Factor = 3e-5
-    critic_learning_rate: Factor = 3e-5
+    critic_learning_rate: Weight = 3e-5  # of whatever learns beside the student; 0: the student's of the same phase, as in the paper
     r1_weight: Weight = 0.0
     r1_sigma: Factor = 0.05
     relativistic: bool = False  # the critic compares the teacher's and the student's from the same start, instead of judging each
@@ -210,6 +212,10 @@ class DistillPlan:
                 raise ValueError(
                     f"stage {stage.name}: the {stage.teacher_steps}-step student of {made[stage.teacher_steps].name} predicts x0, and teaches nobody"
                 )
+            if index and not stage.begin and self.stages[index - 1].prediction_type == "sample":
+                raise ValueError(
+                    f"stage {stage.name}: it goes on from the student of {self.stages[index - 1].name}, which predicts x0: give begin, or another order"
+                )
             if twice := [steps for steps in stage.counts if steps in made or (steps in known and index < last)]:
                 raise ValueError(f"stage {stage.name}: there is a {twice[0]}-step student already, and each has one file: leave one of the two out")
             if stage.also and (self.sharded or self.evaluation.ship == "best"):
@@ -230,6 +236,10 @@ class DistillPlan:
                 raise ValueError(f"stage {stage.name}: lora_only, and late_weights are those of 'full', which it does without: leave them out")
             if stage.full or stage.adapter:
                 raise ValueError(f"stage {stage.name}: lora_only, but it has updates of '{'full' if stage.full else 'adapter'}': leave them out")
+
+    def guidance_of(self, stage: Stage) -> float:
+        """Of a stage's teacher: the run's own, which teaches the first stage, is guided; its students have guidance in them (section 3.6)."""
+        return self.guidance_scale if not self.start and stage.name == self.stages[0].name else 0.0
 
     @property
     def start_steps(self) -> int:

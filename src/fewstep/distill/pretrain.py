@@ -74,6 +74,10 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     """
     dist.start()
     plan = read_recipe(path, TeacherPlan, settings)
+    dist.check(
+        recipe_hash(plan),
+        {f"{part}.batch_size": getattr(plan, part).batch_size for part in (("teacher",) if plan.start else ("autoencoder", "text", "teacher"))},
+    )
     run = Run(folder, recipe_hash(plan))
     model = folder / "model"
     if (model / "model_index.json").is_file():

@@ -180,5 +180,6 @@ def _apply(table: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, (dict, list)):
             raise RecipeError(f"--set {setting}: '{parent}' is no table")
     if not isinstance(inner, dict):
-        raise RecipeError(f"--set {setting}: '{parents[-1]}' is a list: name one of it by its number from 0, such as {parents[-1]}.0.{last}")
+        one = f"{parents[-1]}.{last if last.isdecimal() else 0}.{'KEY' if last.isdecimal() else last}"
+        raise RecipeError(f"--set {setting}: '{parents[-1]}' is a list: name a value of one in it, counted from 0, such as {one}")
     inner[last] = value

@@ -37,6 +37,8 @@ def spread(network: Any, precision: torch.dtype) -> None:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     # after a look or a critic's turn no backward pass would bring the rest into shares again
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    # now, while all that learns does: a group keeps for good what it finds at its first forward pass, where another's turn may have it frozen
+    network._get_fsdp_state()._lazy_init()
 
 
 def units(network: nn.Module) -> Iterator[nn.Module]:

@@ -97,6 +97,8 @@ class Run:
                 )
             self.state = saved
         dist.wait()  # every rank has read the state before rank 0 may change it
+        if dist.rank() == 0:
+            self._sweep()
         self._metrics = self._open("metrics.jsonl", self.state.metrics_bytes)
         self._health = self._open("health.jsonl", self.state.health_bytes)
         self.latest: dict[str, Any] = {}  # the line that was logged last
@@ -123,6 +125,12 @@ class Run:
                     return stream  # a file system without locks
                 raise RecipeError(f"{self.folder} is being carried out by another process: wait for it or end it, or give another --run") from None
         return stream
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed has left half-written or not yet removed: a checkpoint may have tens of gigabytes."""
+        for path in (*self.folder.glob("checkpoint-*"), *(self.folder / "weights").glob(".*.tmp")):
+            if path.name != self.state.checkpoint:
+                _remove(path)
 
     def _open(self, name: str, length: int) -> BinaryIO:
         stream = (self.folder / name if dist.rank() == 0 else Path(os.devnull)).open("ab")
@@ -190,10 +198,13 @@ class Run:
         """
         moments = {f"optimizer/{name}/{key}": like for name, optimizer in optimizers.items() for key, like in _templates(optimizer).items()}
         path = self.folder / self.state.checkpoint
-        if path.is_dir():
+        if path.is_dir() and any(path.iterdir()):
             like = {f"model/{name}/{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
             like |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
-            tensors = read_shares(path, {**like, **moments})
+            try:
+                tensors = read_shares(path, {**like, **moments})
+            except (OSError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
+                raise RecipeError(damaged(path, type(error).__name__)) from None
         else:
             tensors = {key: share(value, moments[key]) if key in moments else value for key, value in _read_checkpoint(path).items()}
         for name, model in models.items():

@@ -142,7 +142,7 @@ def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -
     made = land_student(task, student, jump, prompt, samples.time_ids)
     if task.relativistic:
         with torch.no_grad():
-            target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids), jump)
+            target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
         real, fake = judged(task, critic, [target, made], jump, prompt, samples)
         return {"loss": losses.relativistic(fake, real), "fake": fake.detach().float().mean()}
     (fake,) = judged(task, critic, [made], jump, prompt, samples)
@@ -153,18 +153,20 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
     """The critic's turn, equation 20: the teacher's latents are real, the student's are not; and approximate R1 where asked for."""
     prompt, jump = task.text(samples), task.jump(samples)
     with torch.no_grad():
-        target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids), jump)
+        target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
         made = land_student(task, student, jump, prompt, samples.time_ids)
     shown = [target, made]
     if task.r1_weight:
         shown.append(target + task.r1_sigma * samples.noise(5))
     real, fake, *perturbed = judged(task, critic, shown, jump, prompt, samples)
-    loss = losses.relativistic(real, fake) if task.relativistic else losses.critic_loss(real, fake)
-    if perturbed:
-        loss = loss + task.r1_weight * losses.approximate_r1(real, perturbed[0])
-    right_teacher, right_student = (real > 0).float().mean(), (fake < 0).float().mean()
+    contest = losses.relativistic(real, fake) if task.relativistic else losses.critic_loss(real, fake)
+    guessing = losses.CHANCE / 2 if task.relativistic else losses.CHANCE
+    loss = contest + task.r1_weight * losses.approximate_r1(real, perturbed[0]) if perturbed else contest
+    between = (real + fake) / 2 if task.relativistic else torch.zeros_like(real)  # of a pair only the difference means anything
+    right_teacher, right_student = (real > between).float().mean(), (fake < between).float().mean()
     return {
         "loss": loss,
+        "of_guessing": contest.detach() / guessing,
         "real": real.detach().float().mean(),
         "fake": fake.detach().float().mean(),
         "right": (right_teacher + right_student) / 2,

@@ -105,8 +105,9 @@ def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: 
         # ---- one update ----
         turn = phase.turns[state.update % len(phase.turns)]
         losses = update(phase, turn, [next(batches) for _ in parts], indices, phase.learning_rate(state.update), rates[turn])
-        for name, average in phase.averages.items():
-            average.update(phase.models[name])
+        if turn == "student":  # in another's its weights stand still
+            for name, average in phase.averages.items():
+                average.update(phase.models[name])
         now = time.monotonic()
         state.update, state.samples, state.seconds = state.update + 1, indices.stop, state.seconds + now - began
         state.spent[phase.name], began = state.spent.get(phase.name, 0.0) + now - began, now

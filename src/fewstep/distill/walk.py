@@ -102,7 +102,7 @@ class Walk:
                 bring_begun(stage, self.bundle, self.shelf.begun(stage))
         if self.plan.health.every:
             first = self._network(start)
-            teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self._guidance(stages[0]))
+            teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self.plan.guidance_of(stages[0]))
             probe = Probe(self.bundle, self.latents, self.text, Walker(first, stages[0].steps), teacher, dtype(self.plan.precision))
             probe.opening(self.run, [stage.steps for stage in stages])
 
@@ -159,9 +159,6 @@ class Walk:
     def _fresh(self, stage: Stage) -> float:
         return self.method.fresh if stage.full else 0.0
 
-    def _guidance(self, stage: Stage) -> float:
-        return self.plan.guidance_scale if stage.kind == "mse" else 0.0
-
     def _network(self, steps: int) -> Any:
         """The frozen student of ``steps`` steps that this run made; the teacher if it made none."""
         path = self.shelf.student(steps)
@@ -177,7 +174,7 @@ class Walk:
             counts=stage.counts if stage.also else (),
             anywhere=stage.anywhere,
             masked=stage.masked,
-            guidance_scale=self._guidance(stage),
+            guidance_scale=self.plan.guidance_of(stage),
             prediction_type=stage.prediction_type,
             renoise_t=stage.renoise_t,
             renoise_weights=stage.renoise_weights,
@@ -199,13 +196,15 @@ class Walk:
             student = self._convert(stage, task, student)
         if stage.warm:
             student = self._learn(stage, "warm", task, student, partial(steps.landing_losses, task, student))
-        method, low_rank = self.method(self.bundle, self.plan, stage), [name for name in self.method.phases if name != "full"]
-        if low_rank:
+            if task.walks is not None:
+                task.walks.clear()  # other batches follow
+        method, low_rank = self.method(self.bundle, self.plan, stage), [name for name in self.method.phases if name != "full" and getattr(stage, name)]
+        if low_rank or self.plan.lora_only:
             self.students.adapt(student, self.plan.seed + stage.steps)
             for name in low_rank:
                 student = self._contest(stage, name, task, student, method)
             self.students.merge(student)
-        if self.plan.lora_only:
+        if self.plan.lora_only or not stage.full:
             return student
         if stage.late_weights:
             task = replace(task, renoise_weights=stage.late_weights)
@@ -260,8 +259,8 @@ class Walk:
             self.students.spread(network)
         task = task if method.reuses else replace(task, walks=None)  # batches that never come again are not to be remembered
         learnt = {key: learning(network) for key, network in networks.items()}
-        rates = dict.fromkeys(networks, self.plan.critic_learning_rate)
-        rates["student"] = self.plan.full_learning_rate if name == "full" else self.plan.lora_learning_rate
+        own = self.plan.full_learning_rate if name == "full" else self.plan.lora_learning_rate
+        rates = {**dict.fromkeys(networks, self.plan.critic_learning_rate or own), "student": own}
         optimizers = {key: MomentlessAdam(learnt[key], rates[key], beta2=0.99) for key in networks}
         others = [(key, parameter) for key in networks if key != "student" for parameter in learnt[key]]
 

@@ -32,7 +32,7 @@ from fewstep.engine.steering import Steering, guides, layout, scales, time_ids
 from fewstep.engine.variations import way
 from fewstep.engine.words import hints, read_words
 from fewstep.models.stack import Stack
-from fewstep.models.weights import WeightsError
+from fewstep.models.weights import LoraError, WeightsError
 from fewstep.sampler import sample
 from fewstep.schedule import add_noise, alpha_bar
 
@@ -207,7 +207,15 @@ class Engine:
         return pictures
 
     def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
-        """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures."""
+        """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures. Raises RequestError on a LoRA whose
+        values cannot be used, which are read no sooner.
+        """
+        try:
+            yield from self._evaluations(batch, decoder)
+        except LoraError as error:
+            raise RequestError(str(error)) from None
+
+    def _evaluations(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
         first, count = batch[0], len(batch)
         decoder = self._fitting(first, decoder)
         stamp, factor = self.model.stamp(first.steps), self.limits.factor
@@ -270,13 +278,6 @@ class Engine:
                 changed = self.backend.adapt(settled.loras)
                 self.backend.prepare(settled.steps, decoder, attends, settled.tile)
                 return self.backend, {"adapters": time.perf_counter() - began} if changed else {}
-            except WeightsError as error:
-                if not settled.loras:
-                    raise
-                said = str(error)  # for a server's clients too, whom its folders are no business of
-                for lora in settled.loras:
-                    said = said.replace(str(lora.path), lora.path.name)
-                raise RequestError(said) from None
             except (BackendError, MemoryError) as error:
                 if not self._others:
                     raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewstep.models.adapters import Change, Shapes, read_changes
+from fewstep.models.weights import LoraError, WeightsError
 
 Changes = Mapping[str, Sequence[tuple[float, Change]]]  # of one network: by the weight's name (strength, change) of each LoRA
 
@@ -36,10 +37,13 @@ def key_of(stack: Stack, *parts: str) -> Hashable:
 
 
 def changes_of(stack: Stack, part: str, own: Shapes, framework: Literal["pt", "numpy"] = "pt") -> Changes:
-    """What ``stack`` changes in one part of a model of the shapes ``own``. Raises WeightsError on files that cannot be read or do not fit."""
+    """What ``stack`` changes in one part of a model of the shapes ``own``. Raises LoraError on files that cannot be read or do not fit."""
     found: dict[str, list[tuple[float, Change]]] = {}
     for lora in stack:
-        changes = read_changes(lora.path, own, (part,), framework) if part in lora.parts else {}
+        try:
+            changes = read_changes(lora.path, own, (part,), framework) if part in lora.parts else {}
+        except WeightsError as error:
+            raise LoraError(str(error).replace(str(lora.path), lora.path.name)) from None
         for name, change in changes.get(part, {}).items():
             found.setdefault(name, []).append((lora.weight, change))
     return found

@@ -44,6 +44,10 @@ def read_header(path: Path) -> Header:
         raise WeightsError(f"{path}: not a readable safetensors file ({reason}): fetch it again") from None
 
 
+class LoraError(WeightsError):
+    """A LoRA whose values cannot be used. The message has its file's name and no folder: it is for a server's clients as well."""
+
+
 def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt", only: Collection[str] | None = None) -> dict[str, Any]:
     """The tensors of a safetensors file, torch's or NumPy's; ``only`` some of them, by name, where that is given.
 

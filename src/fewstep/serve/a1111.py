@@ -76,7 +76,9 @@ class Img2Img(Txt2Img):
     """The body of img2img."""
 
     init_images: list[str] | None = Field(None, description="The image to begin from, as a data URL or in Base64; the first counts.")
-    denoising_strength: float | None = Field(None, description="How much of it is made anew; where the steps do not have it, the nearest that they have is used.")
+    denoising_strength: float | None = Field(
+        None, description="How much of it is made anew; where the steps do not have it, the nearest that they have is used."
+    )
     mask: str | None = Field(None, description="White is painted anew.")
     inpainting_mask_invert: int | None = Field(None, description="1: black is.")
 

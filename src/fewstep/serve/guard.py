@@ -34,7 +34,8 @@ from fewstep.serve.wire import LARGEST_BODY
 
 OPEN = ("/healthz", "/readyz", "/health")  # to whoever watches whether the server lives
 FREE = (f"{A1111}interrupt", f"{A1111}skip")  # they end work and make none, so the rate does not count them
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+/?", re.IGNORECASE)  # of a page, with a slash that people add
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+/?", re.IGNORECASE)  # of a page, with a slash that people add
+USUAL = {"http": ":80", "https": ":443"}
 HOST = re.compile(r"[^\s/:@]+")
 DEFAULT_RATE = Rate(300, 60)  # of a server that others than this machine reach
 WRONG_KEYS = Rate(20, 60)  # from one address; until then the right one is not heard either, or who guesses would lose nothing
@@ -69,9 +70,9 @@ class Access:
         for origin in self.origins:
             if not ORIGIN.fullmatch(origin):
                 raise RequestError(f"--allow-origin {origin}: give what a browser calls the page's origin, such as https://name or http://name:8000")
-        object.__setattr__(self, "origins", tuple(origin.lower().rstrip("/") for origin in self.origins))  # as browsers send them
+        object.__setattr__(self, "origins", tuple(map(as_browsers_say, self.origins)))
         for name in self.hosts:
-            if not HOST.fullmatch(name):
+            if not HOST.fullmatch(name) and not is_address(name):
                 raise RequestError(f"--allow-host {name}: give a name alone, such as pictures.example")
         if self.rate is not None:
             Rate.parse(self.rate)
@@ -99,6 +100,13 @@ class Access:
         given = key_in(authorization)
         matches = [hmac.compare_digest(given, key.encode()) for key in self.keys]
         return f"key {matches.index(True)}" if any(matches) else None
+
+
+def as_browsers_say(origin: str) -> str:
+    """An origin without what a browser leaves out: capitals, a slash, the scheme's own port."""
+    plain = origin.lower().rstrip("/")
+    scheme = plain.partition(":")[0]
+    return plain.removesuffix(USUAL[scheme]) if scheme in USUAL else plain
 
 
 def key_in(authorization: str) -> bytes:

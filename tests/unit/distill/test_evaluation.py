@@ -175,6 +175,18 @@ def test_the_teacher_is_drawn_once_unless_something_else_is_asked(evaluation: Ev
     assert not read(evaluation.run.folder) and not evaluation.run.state.best
 
 
+def test_a_record_that_somebody_damaged_ends_no_run(evaluation: Evaluation) -> None:
+    folder = evaluation.run.folder / "evaluation"
+    evaluation.begin(Walker(Grey(100), 32))
+    at(evaluation, 110, 1)
+    (folder / "4to2-full-1.json").write_text("{")
+    at(evaluation, 120, 2)
+    assert [line["update"] for line in read(evaluation.run.folder)] == [2]
+    (folder / "asked.json").write_text("")
+    evaluation.begin(Walker(Grey(100), 32))  # it is asked anew
+    assert not read(evaluation.run.folder)
+
+
 def test_a_run_that_is_asked_to_end_does_not_wait_for_pictures(evaluation: Evaluation) -> None:
     evaluation.begin(Walker(Grey(100), 32))
 

@@ -186,6 +186,39 @@ def test_distribution_leads_along_guidance_below_where_the_student_stood(bundle:
     assert all(bool((below <= asked.jump(samples).t).all()) for below in teacher.seen[1:])
 
 
+@dataclass(eq=False)
+class Farther(Sees):
+    """A network that sees a picture further off the more noise there is; under the null prompt where it is."""
+
+    def __call__(self, x: torch.Tensor, t: Any, encoder_hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        away = (1 + torch.as_tensor(t).expand(len(x)) / 100)[:, None, None, None] if bool(encoder_hidden_states.any()) else 0
+        return Sees(self.picture + away, "epsilon")(x, t)
+
+
+def test_distributions_two_pulls_are_each_over_their_own_size(bundle: Bundle, samples: Samples) -> None:
+    """DMD's equation 8: or a look at little noise, where all agree, would let the other pull's size run away."""
+    method, x = Distribution(bundle, replace(PLAN, guidance_scale=3.0), STAGE), samples.latents
+    method.bundle, method.fake = replace(bundle, unet=Farther(x, "epsilon")), Farther(x, "epsilon")
+    student = Sees(x.clone().requires_grad_(), "sample")
+    (gradient,) = torch.autograd.grad(method.losses("student", task(bundle, bundle.unet), student, samples)["loss"], student.picture)
+    torch.testing.assert_close(gradient * gradient.numel(), torch.full_like(gradient, -2.0), atol=1e-2, rtol=1e-2)  # (3 - 1) · 1 at any two levels
+
+
+def test_what_a_critic_costs_is_told_by_what_guessing_costs(bundle: Bundle, samples: Samples) -> None:
+    """Whatever the contest, and without a penalty: what the lights and stop rules look at."""
+    teacher, student = Sees(samples.latents, "epsilon"), Sees(samples.latents, "sample")
+    method = find_method("paper", Path())(bundle, PLAN, STAGE)
+    for asked in (task(bundle, teacher), task(bundle, teacher, relativistic=True), task(bundle, teacher, r1_weight=9.0)):
+        method.critic = Says([0.0, 0.0, *[4.0] * bool(asked.r1_weight)])  # type: ignore[attr-defined]
+        found = method.losses("critic", asked, student, samples)
+        assert float(found["of_guessing"]) == pytest.approx(1, abs=1e-5)
+    method.critic = Says([9.0, 3.0])  # type: ignore[attr-defined]
+    assert float(method.losses("critic", task(bundle, teacher, relativistic=True), student, samples)["right"]) == 1, "both count as real, one more so"
+    add = Add(bundle, PLAN, STAGE)
+    add.bundle, add.critic = replace(bundle, unet=teacher), Says([0.0, 0.0])  # type: ignore[assignment]
+    assert float(add.losses("critic", task(bundle, teacher), student, samples)["of_guessing"]) == 1
+
+
 def test_a_noise_level_is_not_told_by_its_noise() -> None:
     """Both are drawn by (seed, index, purpose): one purpose for both would be one stream."""
     many = Samples(torch.zeros(1000, 1, 1, 1), [""] * 1000, torch.zeros(1000, 6), list(range(1000)), seed=0)
@@ -210,6 +243,10 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
     ("settings", "sentence"),
     [
         (["method=add", "relativistic=true"], "method 'add' does not read it"),
+        (["method=mse", "r1_sigma=0.5"], "method 'mse' does not read it"),
+        (["method=mse", "stages=[{teacher_steps=8, steps=4, n=2, full=2, renoise_t=[9], renoise_weights=[1]}]"], "no critic that reads renoise_t"),
+        (["stages=[{teacher_steps=8, steps=4, n=1, full=2}]"], r"in steps of n = 2 from the levels 2, 4, 6 and 8"),
+        (["stages=[{teacher_steps=8, steps=4, n=2, full=2, levels=[1, 3]}]"], "give that n, and levels with these"),
         (["method=gan"], "there is paper, mse, lcm, add, distribution"),
         (["method=nowhere.py"], "no such file"),
         (["method=mse"], "method 'mse' has no phase 'conditional'"),

@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fewstep.distill import dist
 from fewstep.distill.pretrain import train_teacher
+from fewstep.distill.recipe import RecipeError
 from fewstep.distill.walk import distill
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -78,6 +80,24 @@ assert in_shares(net)
 with torch.autocast("cpu", dtype=torch.bfloat16):
     assert net(torch.randn(2, 6), {"time_ids": torch.full((2, 6), 1365.0)}).dtype == torch.bfloat16
 print("as they are", flush=True)
+"""
+FROZEN = """
+import torch
+from torch import nn
+from fewstep.distill import dist
+from fewstep.distill.sharding import spread
+
+dist.start()
+net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4))
+spread(net, torch.bfloat16)
+x = torch.randn(2, 6)
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    net.requires_grad_(False)  # as a critic is in the student's turn, which a run may go on with
+    net(x)
+    net.requires_grad_(True)
+    net(x).float().sum().backward()
+assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in net.parameters())
+print("it learns", flush=True)
 """
 SPREAD = ("--set", "sharded=true", "--set", "checkpointing=true")
 
@@ -155,13 +175,14 @@ def test_two_ranks_compute_what_one_does(recipe: Path, alone: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_sizes_of_pictures_come_to_a_network_in_shares_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "said"), [(SEEN, "as they are"), (FROZEN, "it learns")])
+def test_a_network_in_shares_takes_what_comes_and_learns_after_it_was_frozen(tmp_path: Path, program: str, said: str) -> None:
     """In bfloat16 1365 would be 1368: what multiplies is cast, and not what comes in."""
-    (script := tmp_path / "seen.py").write_text(SEEN)
+    (script := tmp_path / "seen.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stdout.count("as they are") == 2
+    assert found.stdout.count(said) == 2
 
 
 @pytest.mark.slow
@@ -181,6 +202,14 @@ def test_a_run_in_shares_whose_rank_is_killed_goes_on_with_another_number_of_ran
     assert seen < len(lines(alone))
     distill(run.parent / f"{run.name}.toml", run, ["sharded=true", "checkpointing=true"])  # alone: what was in shares is read whole
     same(run, alone)
+
+
+@pytest.mark.parametrize(("size", "alike", "says"), [(4, True, "teacher.batch_size = 4: 3 ranks"), (6, False, "the ranks have different recipes")])
+def test_ranks_that_cannot_work_together_are_a_sentence(monkeypatch: pytest.MonkeyPatch, size: int, alike: bool, says: str) -> None:
+    monkeypatch.setattr(dist, "world", lambda: 3)
+    monkeypatch.setattr(dist, "alike", lambda number: alike)
+    with pytest.raises(RecipeError, match=says):
+        dist.check("0a1b", {"teacher.batch_size": size})
 
 
 @pytest.mark.slow

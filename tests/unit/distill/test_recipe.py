@@ -146,7 +146,11 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
 def test_a_setting_reaches_one_of_a_list(tmp_path: Path) -> None:
     path = write(tmp_path, FULL)
     assert [stage.steps for stage in read_recipe(path, Whole, ["stages.1.steps=2"]).stages] == [8, 2]
-    for setting, said in (("stages.2.steps=2", "'2' is no table"), ("stages.steps=2", r"by its number from 0, such as stages\.0\.steps")):
+    for setting, said in (
+        ("stages.2.steps=2", "'2' is no table"),
+        ("stages.steps=2", r"counted from 0, such as stages\.0\.steps"),
+        ("stages.0=2", r"such as stages\.0\.KEY"),
+    ):
         with pytest.raises(RecipeError, match=said):
             read_recipe(path, Whole, [setting])
 

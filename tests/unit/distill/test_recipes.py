@@ -8,7 +8,7 @@ import pytest
 
 from fewstep.distill.command import MAKERS
 from fewstep.distill.described import PLANS, read_any
-from fewstep.distill.plan import DistillPlan
+from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.pretrain import TeacherPlan, train_teacher
 from fewstep.distill.recipe import KINDS, RecipeError, read_recipe, trained_by
 
@@ -38,7 +38,14 @@ def test_emoji_walks_the_papers_stages() -> None:
         ("reuse=0", "reuse = 0: give 1 or more"),
         ("stages=[{teacher_steps=4, steps=1, n=4, renoise_t=[9], renoise_weights=[0]}]", "one is above 0"),
         ("stages=[{teacher_steps=32, steps=8, n=4, mse=1}]", "kind 'mse'"),
-        ("stages=[{kind='mse', teacher_steps=128, steps=32, n=4, mse=1, warm=1}]", "no warm updates"),
+        ("stages=[{kind='mse', teacher_steps=128, steps=32, n=4, mse=1, warm=1}]", "an MSE stage has no warm updates"),
+        ("stages=[{kind='mse', teacher_steps=128, steps=32, n=4, mse=1, full=40}]", "an MSE stage has no full updates"),
+        ("stages=[{kind='mse', teacher_steps=8, steps=4, n=2, mse=1, prediction_type='sample', begin='emoji'}]", "an MSE stage predicts ε"),
+        (
+            "stages=[{teacher_steps=8, steps=4, n=2, mse=2, kind='mse'}, {teacher_steps=4, steps=2, n=2, prediction_type='sample', convert=2},"
+            " {teacher_steps=4, steps=1, n=4, prediction_type='sample', convert=2}]",
+            "goes on from the student of 4to2, which predicts x0",
+        ),
         ("stages=[{teacher_steps=4, steps=1, n=4, prediction_type='sample', convert=1, adapter=1}]", "ships whole"),
         ("stages=[{teacher_steps=9, steps=2, n=4}]", "multiple"),
         ("stages=[{teacher_steps=4, steps=1, n=4, prediction_type='sample'}]", "convert"),
@@ -80,6 +87,14 @@ def test_a_contradiction_is_a_sentence(setting: str, sentence: str) -> None:
 def test_a_number_that_cannot_be_is_refused_before_anything_is_done(recipe: str, setting: str, sentence: str) -> None:
     with pytest.raises(RecipeError, match=sentence):
         read_recipe(RECIPES / recipe, PLANS[trained_by(RECIPES / recipe)], [setting])
+
+
+def test_guidance_is_the_runs_own_teachers_alone() -> None:
+    first, second = Stage(steps=16, teacher_steps=32, n=2, full=2), Stage(steps=8, teacher_steps=16, n=2, kind="mse", mse=2)
+    plan = DistillPlan("emoji", (first, second), guidance_scale=5.0)
+    assert [plan.guidance_of(stage) for stage in plan.stages] == [5.0, 0.0]
+    onward = DistillPlan("emoji", (second,), start="run:16", guidance_scale=5.0)
+    assert onward.guidance_of(onward.stages[0]) == 0, "it learns from a student, which has guidance in it"
 
 
 def test_networks_that_cannot_be_built_are_a_sentence(tmp_path: Path) -> None:

@@ -183,6 +183,20 @@ def test_an_old_checkpoint_goes_when_the_next_is_current(tmp_path: Path) -> None
     assert Run(tmp_path, "r").state.done == ("a/b",)
 
 
+def test_what_a_kill_left_behind_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    mine, run = parts(), Run(tmp_path, "r")
+    run.begin("p")
+    advance(run, *mine)
+    run.save(*mine)
+    strays = [tmp_path / "checkpoint-p-9.safetensors", tmp_path / "weights" / ".4-step.safetensors.77.tmp"]
+    for path in strays:
+        path.write_bytes(b"half")
+    (tmp_path / "checkpoint-p-8").mkdir()
+    reopened = Run(tmp_path, "r")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [run.state.checkpoint] and not strays[1].exists()
+    reopened.load(*mine)
+
+
 def test_a_finished_phase_is_on_record_and_the_next_starts_at_zero(tmp_path: Path) -> None:
     mine, run = parts(), Run(tmp_path, "r")
     run.begin("first")

@@ -108,6 +108,12 @@ def save_at(number: int) -> Routine:
     return Routine(act=act, every=1)
 
 
+def test_an_average_ages_by_the_students_turns(tmp_path: Path) -> None:
+    phase = make_phase()
+    train(Run(tmp_path, "r"), phase)
+    assert phase.averages["student"].updates == UPDATES // 2, "in the critic's turns the student stands still"
+
+
 @pytest.mark.parametrize(("saved", "killed"), [(6, 6), (6, 9), (5, 11), (None, 7)])
 def test_2n_steps_equal_n_kill_n(tmp_path: Path, saved: int | None, killed: int) -> None:
     whole = make_phase()

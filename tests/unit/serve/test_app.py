@@ -319,16 +319,20 @@ def test_the_host_header_is_one_of_ours(bound: str, host: str, known: bool) -> N
     assert Access(bound, no_auth=True, hosts=("studio.example",)).knows(host) == known
 
 
-@pytest.mark.parametrize("given", ["https://Studio.example", "https://studio.example/"])
+@pytest.mark.parametrize("given", ["https://Studio.example", "https://studio.example/", "https://studio.example:443"])
 def test_an_origin_is_known_however_it_is_written(given: str) -> None:
     assert Access(origins=(given,)).trusts("https://studio.example", "localhost:7860")
     assert not Access(origins=(given,)).trusts("http://studio.example", "localhost:7860")
 
 
-@pytest.mark.parametrize("given", [{"origins": (origin,)} for origin in ("studio.example", "https://", "https://a.example/page", "*")])
+@pytest.mark.parametrize("given", [{"origins": (origin,)} for origin in ("studio.example", "https://", "https://a.example/page", "*", "https://*.example")])
 def test_an_origin_that_no_page_has_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=r"--allow-origin .*such as https://name"):
         Access(**given)
+
+
+def test_a_host_may_be_an_address() -> None:
+    assert Access(hosts=("fd00::5",)).knows("[fd00::5]:7860")
 
 
 @pytest.mark.parametrize("name", ["", "http://studio.example", "studio.example:7860"])

@@ -57,7 +57,8 @@ class Add(Method):
                 made = picture(student, task, jump.x, jump.t, prompt, ids)
             real, fake = (self.critic(renoise(x, noise, t), t, prompt, ids).float() for x in (samples.latents, made))
             right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-            return {"loss": F.relu(1 - real).mean() + F.relu(1 + fake).mean(), "right": right, "real": real.mean(), "fake": fake.mean()}
+            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+            return {"loss": loss, "of_guessing": loss.detach() / 2, "right": right, "real": real.mean(), "fake": fake.mean()}
         made = picture(student, task, jump.x, jump.t, prompt, ids)
         adversarial = -self.critic(renoise(made, noise, t), t, prompt, ids).float().mean()
         s = timesteps(samples, TIMES[1])

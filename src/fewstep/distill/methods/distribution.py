@@ -66,11 +66,15 @@ class Distribution(Method):
         tau = timesteps(samples, TIMES[0])
         x = renoise(made, samples.noise(NOISE[0]), tau)
         real, fake = (_seen(network, x, tau, prompt, ids) for network in (teacher, self.fake))
-        scale = (made - real).abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
         below = (timesteps(samples, TIMES[1]) * (t + 1) // 1000).clamp(min=1)
         x = renoise(made, samples.noise(NOISE[1]), below)
         wanted, null = _seen(teacher, x, below, prompt, ids), _seen(teacher, x, below, prompt.null(), ids)
-        return ((fake - real) - (self.plan.guidance_scale - 1) * (wanted - null)) / scale
+        return (fake - real) / _size(made - real) - (self.plan.guidance_scale - 1) * (wanted - null) / _size(made - wanted)
+
+
+def _size(difference: Tensor) -> Tensor:
+    """Its mean over each sample, [B, 1, 1, 1]."""
+    return difference.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
 def _seen(network: Any, x: Tensor, t: Tensor, prompt: Prompt, ids: Tensor) -> Tensor:

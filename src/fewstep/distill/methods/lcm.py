@@ -47,7 +47,7 @@ class Lcm(Method):
         """The consistency loss, on finished latents."""
         prompt, jump, ids = task.text(samples), task.jump(samples), samples.time_ids
         with torch.no_grad():
-            x = teacher_target(denoiser(task.teacher, prompt, ids), jump)
+            x = teacher_target(denoiser(task.teacher, prompt, ids, task.guidance_scale), jump)
             finished = (jump.t_end == CLEAN)[:, None, None, None]
             wanted = torch.where(finished, x, picture(student, task, x, jump.t_end.clamp(min=0), prompt, ids))
         made = picture(student, task, jump.x, jump.t, prompt, ids)

@@ -13,12 +13,13 @@ from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.teacher import gather
 from fewstep.distill.trainer import Losses
+from fewstep.engine.request import listed
 from fewstep.models.bundle import Bundle
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
 from fewstep.schedule import split
 
-CRITICS = ("r1_weight", "relativistic", "critic_heads", "critic_noise", "critic_rank")  # values of a recipe that change a critic
+CRITICS = ("r1_weight", "r1_sigma", "relativistic", "critic_heads", "critic_noise", "critic_rank")  # values of a recipe that change a critic
 
 
 class Method(ABC):
@@ -47,6 +48,14 @@ class Method(ABC):
             raise ValueError(f"lora_only: method {plan.method!r} trains the whole student and has no phase for a LoRA; give method = 'paper'")
         if (stage.also or stage.masked) and not cls.lands:
             raise ValueError(f"stage {stage.name}: method {plan.method!r} knows neither 'also' nor 'masked'; leave them out, or give method = 'paper'")
+        if stage.renoise_t and not cls.options:
+            raise ValueError(f"stage {stage.name}: method {plan.method!r} has no critic that reads renoise_t; leave it and its weights out")
+        stride = stage.teacher_steps // stage.steps
+        own = range(stride, stage.teacher_steps + 1, stride)
+        if (cls.lands or stage.warm or stage.kind == "mse") and not stage.also and (stage.n != stride or not set(own) <= set(stage.starts())):
+            raise ValueError(
+                f"stage {stage.name}: its student is sampled in steps of n = {stride} from the levels {listed(list(own))}: give that n, and levels with these"
+            )
         for name in CRITICS:
             if name not in cls.options and getattr(plan, name) != getattr(DistillPlan, name):
                 raise ValueError(f"{name} = {getattr(plan, name)!r}: method {plan.method!r} does not read it; leave it out")

@@ -28,6 +28,7 @@ class Paper(Method):
     def __init__(self, bundle: Bundle, plan: DistillPlan, stage: Stage) -> None:
         super().__init__(bundle, plan, stage)
         self.backbone = self._fresh()  # anew at each stage
+        self.critic: Critic | None = None
 
     def _fresh(self) -> Backbone:
         backbone = Backbone(self.bundle.unet, self.plan.critic_rank, self.plan.seed + self.stage.steps)
@@ -36,8 +37,8 @@ class Paper(Method):
         return backbone
 
     def networks(self, phase: str) -> dict[str, nn.Module]:
-        """The critic, on a backbone that goes on learning from phase to phase; "full" keeps the one before."""
-        if phase != "full":
+        """The critic, on a backbone that goes on learning from phase to phase; "full" keeps an unconditional one."""
+        if phase != "full" or self.critic is None or self.critic.conditional:
             self.backbone = gathered(self.backbone, self._fresh)  # in shares it belongs to the critic before
             seed = self.plan.seed + self.stage.steps
             every = self.plan.critic_heads == "every"
@@ -46,6 +47,7 @@ class Paper(Method):
 
     def losses(self, turn: str, task: Task, student: Any, samples: Samples) -> Losses:
         """Equations 20 and 21."""
+        assert self.critic is not None, "networks() made it as the phase began"
         if turn == "critic":
             return steps.critic_losses(task, student, self.critic, samples)
         return steps.student_losses(task, student, self.critic, samples)

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewstep.distill import dist
-from fewstep.distill.kept import read_kept
+from fewstep.distill.kept import read_record
 from fewstep.distill.latents import Samples
 from fewstep.distill.sharding import in_shares
 from fewstep.distill.state import Run, write_text
@@ -149,7 +149,7 @@ class Evaluation:
         folder, index = self.run.folder / FOLDER, self._index(teacher)
         files = [folder / f"teacher-{number}.png" for number in range(len(self.asked.prompts))]
         folder.mkdir(exist_ok=True)
-        there = read_kept(folder / INDEX) if (folder / INDEX).is_file() else {}
+        there = read_record(folder / INDEX) or {}
         if all(there.get(key) == value for key, value in index.items()):
             return np.stack([np.asarray(Image.open(file)) for file in files])
         for stale in folder.iterdir():

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fewstep.distill.kept import read_kept
+from fewstep.distill.kept import read_kept, read_record
 from fewstep.distill.outline import read_outline
 from fewstep.distill.watch.chart import chart
 from fewstep.distill.watch.film import STYLE, column, source
@@ -21,8 +21,8 @@ Line = Mapping[str, Any]  # of one evaluation: phase, update, at (updates of the
 
 def read(folder: Path, until: int | None = None) -> list[Line]:
     """The evaluations of the run in ``folder``, in order, those after its update ``until`` left out: a run that goes on may have lost them."""
-    lines = [read_kept(path) for path in (folder / FOLDER).glob("*.json") if path.name != INDEX]
-    return sorted((line for line in lines if until is None or line["at"] <= until), key=lambda line: line["at"])
+    lines = [read_record(path) for path in (folder / FOLDER).glob("*.json") if path.name != INDEX]
+    return sorted((line for line in lines if line and (until is None or line["at"] <= until)), key=lambda line: line["at"])
 
 
 def page(folder: Path, until: int) -> str:
@@ -44,10 +44,9 @@ def page(folder: Path, until: int) -> str:
 
 def section(folder: Path) -> str:
     """The same in short, for the run's own page; empty where nothing has been evaluated yet."""
-    lines = read(folder)
-    if not lines:
+    lines, asked = read(folder), read_record(folder / FOLDER / INDEX)
+    if not lines or not asked:
         return ""
-    asked = read_kept(folder / FOLDER / INDEX)
     link = f"{FOLDER}/{_stem(lines[-1])}.html"
     return f'<h2>Evaluation</h2>\n{_table(asked, lines)}\n<p><a href="{escape(link)}">{len(asked["prompts"])} prompts, picture by picture</a></p>'
 

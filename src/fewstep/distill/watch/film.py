@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewstep.distill.kept import read_kept
+from fewstep.distill.kept import read_record
 from fewstep.distill.state import write_text
 from fewstep.distill.watch.curves import read_lines
 from fewstep.distill.watch.status import duration
@@ -126,11 +126,10 @@ def frames(folder: Path) -> list[Frame]:
 
 def film(folder: Path) -> str:
     """The film as HTML with all it needs inside; empty where the run has none."""
-    index = folder / FOLDER / INDEX
-    shown = frames(folder) if index.is_file() else []
-    if not shown:
+    about = read_record(folder / FOLDER / INDEX)
+    shown = frames(folder) if about else []
+    if not about or not shown:
         return ""
-    about = read_kept(index)
     columns: dict[int, list[Frame]] = {}
     for frame in shown:
         columns.setdefault(frame.steps, []).append(frame)

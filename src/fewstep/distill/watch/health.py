@@ -47,9 +47,8 @@ def critic_light(right: float) -> Light:
     return Light("critic", "green", right, "near 0.5 the critic can only guess: the student is close, or the critic has yet to learn")
 
 
-def loss_light(loss: float) -> Light:
-    """The critic's loss as a multiple of guessing's, 2 ln 2."""
-    share = loss / CHANCE
+def loss_light(share: float) -> Light:
+    """The critic's loss, without a penalty, as a multiple of what guessing costs."""
     if share > 2.0:
         return Light("critic's loss", "red", share, "worse than guessing: its weights run away; lower critic_learning_rate, or set r1_weight")
     if share > 1.25:
@@ -139,7 +138,7 @@ class Monitor:
         found = [] if self._finite else [Light("numbers", "red", math.nan, "a value is not finite: lower the learning rates")]
         critic, student = self._recent("critic"), self._recent("student")
         if len(critic) >= FEWEST:
-            found += [critic_light(_mean(critic, "right")), loss_light(_mean(critic, "loss"))] if "right" in critic[-1] else []
+            found += [critic_light(_mean(critic, "right")), loss_light(_of_guessing(critic))] if "right" in critic[-1] else []
             found += [variety_light(median(line["variety"] for line in critic))] if "variety" in critic[-1] else []
             found += [spread_light(_mean(critic, "spread"))] if "spread" in critic[-1] else []
             norms = [[line["grad_norm"] for line in side if "grad_norm" in line] for side in (student, critic)]
@@ -166,7 +165,7 @@ class Monitor:
             return f"{self._phase}: for {BLIND_TURNS} turns the critic said the same of every picture, its weights are spoilt: lower critic_learning_rate"
         if len(turns) < PATIENCE or "right" not in turns[-1]:
             return ""
-        loss, right = _mean(turns, "loss") / CHANCE, _mean(turns, "right")
+        loss, right = _of_guessing(turns), _mean(turns, "right")
         where = f"{self._phase}: over the critic's last {PATIENCE} turns"
         if loss > RUNAWAY:
             return f"{where} its loss was {loss:.1f} times that of guessing, its weights run away: lower critic_learning_rate, or set r1_weight"
@@ -182,6 +181,11 @@ class Monitor:
 
     def _recent(self, turn: str) -> list[Mapping[str, Any]]:
         return list(self._turns.get(turn, ()))[-WINDOW:]
+
+
+def _of_guessing(lines: Iterable[Mapping[str, Any]]) -> float:
+    """The mean loss of the critic's turns over guessing's: as their method says, else as equation 20 has it."""
+    return fmean(line.get("of_guessing", line["loss"] / CHANCE) for line in lines)
 
 
 def _mean(lines: Iterable[Mapping[str, Any]], key: str) -> float:

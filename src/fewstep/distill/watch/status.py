@@ -28,7 +28,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     try:
         found = read_kept(folder / STATUS, SAID)
     except RecipeError:
-        if (folder / "teacher" / STATUS).is_file():  # the run begins with its teacher's own
+        if not (folder / STATUS).is_file() and (folder / "teacher" / STATUS).is_file():  # the run begins with its teacher's own
             return read_status(folder / "teacher")
         if not (folder / "state.json").is_file():
             raise RecipeError(f"{folder} holds no run: give the folder of one, as --run named it") from None

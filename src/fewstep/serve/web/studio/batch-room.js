@@ -76,7 +76,8 @@ export function build(room, studio) {
 
   /** @param {File} file */
   async function open(file) {
-    const content = file.size <= LONGEST ? await file.text() : "\0";
+    if (file.size > LONGEST) return notices.say(`${file.name} has more than 1 MB. Longer lists are for fewstep batch, on the command line.`);
+    const content = await file.text().catch(() => "\0"); // a folder
     if (content.includes("\0")) return notices.say(`${file.name} is no list. Open a text of prompts, one a line, or a table as .csv or .tsv.`);
     const wish = /\.[ct]sv$/i.test(file.name) ? "table" : "lines";
     texts[wish] = content.trim();
