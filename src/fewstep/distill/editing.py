@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.latents import Samples
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.sampler import sample
 from fewstep.schedule import TRAIN_TIMESTEPS, add_noise
 
@@ -33,7 +33,7 @@ class Kept:
 
     def hold(self, x: Tensor, t: Tensor) -> Tensor:
         """Latents ``x`` at timesteps t [B], and the picture with as much noise where it stays."""
-        return torch.where(self.made, x, add_noise(self.picture, self.noise, gather(t, x)))
+        return torch.where(self.made, x, add_noise(self.picture, self.noise, alpha_bar_at(t, x)))
 
     def __getitem__(self, rows: list[int]) -> Kept:
         return Kept(self.made[rows], self.picture[rows], self.noise[rows])
@@ -73,14 +73,14 @@ def repaint(teacher: Callable[[Tensor, Tensor], Tensor], kept: Kept, levels: np.
     steps, grid = len(table) - 1, np.asarray(table)
     walked = [np.maximum(steps - done, levels) for done in range(steps - int(levels.min()) + 1)]
     times = [torch.from_numpy(grid[at]).to(kept.noise.device) for at in walked]
-    start = add_noise(torch.zeros_like(kept.noise), kept.noise, gather(times[0], kept.noise))
+    start = add_noise(torch.zeros_like(kept.noise), kept.noise, alpha_bar_at(times[0], kept.noise))
     frames = sample(
         lambda x, t: teacher(x, t).float(),
         start,
         zip(times, times[1:], strict=False),
         prediction_type="epsilon",
         start_scale=1.0,
-        level=lambda t: gather(t, start),
+        level=lambda t: alpha_bar_at(t, start),
         keep=lambda x, t: torch.where((t == table[-1])[:, None, None, None], x, kept.hold(x, t)),  # who has not left T is noise alone
     )
     return [start, *(frame.latents for frame in frames)][-1]

@@ -14,7 +14,7 @@ from fewstep.distill import losses
 from fewstep.distill.editing import Kept, anywhere, masked, masks, repaint
 from fewstep.distill.latents import Samples, Text
 from fewstep.distill.targets import Jump, carry, grid, land, reach, renoise, start_jump, teacher_target
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.distill.trainer import Losses
 from fewstep.models.counts import told
 from fewstep.models.critic import Critic
@@ -104,7 +104,7 @@ def mse_losses(task: Task, student: Any, samples: Samples) -> Losses:
     """The first stage: land where the guided teacher lands (section 3.6), measured as ε so that every noise level counts alike."""
     prompt, jump = task.text(samples), task.jump(samples)
     target = task.walk(prompt, jump, samples)
-    start, end = gather(jump.t, jump.x), gather(jump.t_end, jump.x)
+    start, end = alpha_bar_at(jump.t, jump.x), alpha_bar_at(jump.t_end, jump.x)
     # the ε that takes x_t to the target in one step: move() solved for the output
     slope = (1 - end) ** 0.5 - (end / start) ** 0.5 * (1 - start) ** 0.5
     wanted = (target - (end / start) ** 0.5 * jump.x) / slope
@@ -132,7 +132,7 @@ def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> L
     prompt, jump = task.text(samples), task.jump(samples)
     with torch.no_grad():
         epsilon = denoiser(frozen, prompt, samples.time_ids)(jump.x, jump.t).float()
-        x0, _ = split(jump.x, epsilon, gather(jump.t, jump.x), "epsilon")
+        x0, _ = split(jump.x, epsilon, alpha_bar_at(jump.t, jump.x), "epsilon")
     return {"loss": losses.mse(_asked(task, student, jump, prompt, samples.time_ids)(jump.x, jump.t), x0)}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.editing import Kept
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.sampler import sample
 from fewstep.schedule import CLEAN, TRAIN_TIMESTEPS, PredictionType, add_noise, move
 
@@ -54,12 +54,12 @@ def start_jump(x0: Tensor, noise: Tensor, levels: Tensor, teacher_steps: int, n:
     gone = [i if own is None else own.clamp(max=i) for i in range(n + 1)]
     times = torch.stack([torch.round((levels - i).clamp(min=0).double() * TRAIN_TIMESTEPS / teacher_steps).long() - 1 for i in gone])
     picture = x0 * (levels < teacher_steps)[:, None, None, None]
-    return Jump(add_noise(picture, noise, gather(times[0], x0)), times)
+    return Jump(add_noise(picture, noise, alpha_bar_at(times[0], x0)), times)
 
 
 def land(x: Tensor, output: Tensor, t: Tensor, t_end: Tensor, prediction_type: PredictionType = "epsilon") -> Tensor:
     """Equations 14 and 15: where an output at x_t leads, with each sample's own timesteps [B]."""
-    return move(x, output, gather(t, x), gather(t_end, x), prediction_type)
+    return move(x, output, alpha_bar_at(t, x), alpha_bar_at(t_end, x), prediction_type)
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def teacher_target(teacher: Network, jump: Jump) -> Tensor:
         zip(jump.times, jump.times[1:], strict=False),
         prediction_type="epsilon",
         start_scale=1.0,
-        level=lambda t: gather(t, jump.x),
+        level=lambda t: alpha_bar_at(t, jump.x),
         keep=jump.hold,
     )
     return list(frames)[-1].latents
@@ -82,15 +82,15 @@ def reach(jump: Jump) -> Tensor:
 
     From T an 8-step student's is 0.07: what decides on the picture's colours hardly counts where it lands.
     """
-    start, end = gather(jump.t, jump.x), gather(jump.t_end, jump.x)
+    start, end = alpha_bar_at(jump.t, jump.x), alpha_bar_at(jump.t_end, jump.x)
     return end**0.5 - (1 - end) ** 0.5 * (start / (1 - start)) ** 0.5
 
 
 def carry(x: Tensor, noise: Tensor, t: Tensor, t_later: Tensor) -> Tensor:
     """Latents at timesteps t [B] with as much more noise as those at t_later [B] have: √(ᾱ'/ᾱ)·x + √(1 - ᾱ'/ᾱ)·ε."""
-    return add_noise(x, noise, gather(t_later, x) / gather(t, x))
+    return add_noise(x, noise, alpha_bar_at(t_later, x) / alpha_bar_at(t, x))
 
 
 def renoise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Latents at the critic's own timesteps t* [B] (equations 25 and 26)."""
-    return add_noise(x, noise, gather(t, x))
+    return add_noise(x, noise, alpha_bar_at(t, x))

@@ -66,7 +66,7 @@ def denoising_losses(samples: Samples, prompt: Prompt, recipe: TeacherRecipe, pr
     """The losses of ``predict(x, t, condition)``, which answers with ε for latents [B, C, H/f, W/f] at timesteps [B]; some prompts are dropped."""
     t = draw_timesteps(samples, recipe.pure_noise)
     noise = samples.noise(1)
-    abar = gather(t, noise)
+    abar = alpha_bar_at(t, noise)
     x = add_noise(samples.latents * (t < TRAIN_TIMESTEPS - 1)[:, None, None, None], noise, abar)
     wanted = (x - abar**0.5 * samples.latents) / (1 - abar) ** 0.5  # equation 4: the noise, but at T what leads to the picture
     kept = prompt.dropped(torch.from_numpy(samples.uniform(2) < recipe.dropout).to(x.device))
@@ -83,7 +83,7 @@ def draw_timesteps(samples: Samples, pure_noise: float) -> Tensor:
     return torch.from_numpy(t).long().clamp(0, TRAIN_TIMESTEPS - 1).to(samples.latents.device)
 
 
-def gather(t: Tensor, like: Tensor) -> Tensor:
+def alpha_bar_at(t: Tensor, like: Tensor) -> Tensor:
     """ᾱ_t for timesteps [B], shaped [B, 1, 1, 1] in the dtype of ``like``; 1 for CLEAN."""
     table = torch.from_numpy(np.append(alphas_cumprod(), 1.0)).to(like.device)  # index -1 is CLEAN
     return table[t].to(like.dtype)[:, None, None, None]

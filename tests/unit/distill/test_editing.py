@@ -18,7 +18,7 @@ from fewstep.distill.latents import Samples
 from fewstep.distill.plan import Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.targets import grid
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.distill.walk import distill
 from fewstep.models.prompt import Prompt, time_ids
 from fewstep.schedule import CLEAN, add_noise, epsilon_from_x0
@@ -36,7 +36,7 @@ class Sees:
 
     def __call__(self, x: torch.Tensor, t: Any, **_: Any) -> tuple[torch.Tensor]:
         picture = self.picture.expand(len(x), -1, -1, -1)
-        return (picture if self.x0 else epsilon_from_x0(x, picture, gather(t, x)),)
+        return (picture if self.x0 else epsilon_from_x0(x, picture, alpha_bar_at(t, x)),)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_inside_a_mask_is_what_the_teacher_paints_and_outside_the_picture(sample
     made, table = masks(samples, range(COUNT)), grid(8)
     levels = np.arange(COUNT) % 8 + 1
     x = repaint(lambda x, t: Sees(sees)(x, t)[0], Kept(made, samples.latents, noise), levels, table)
-    level = gather(torch.tensor(table)[torch.from_numpy(levels)], x)
-    last = gather(torch.tensor([999]), x)
+    level = alpha_bar_at(torch.tensor(table)[torch.from_numpy(levels)], x)
+    last = alpha_bar_at(torch.tensor([999]), x)
     inside = add_noise(sees, noise - (last / (1 - last)) ** 0.5 * sees, level)
     outside = torch.where(torch.from_numpy(levels == 8)[:, None, None, None], (1 - level) ** 0.5 * noise, add_noise(samples.latents, noise, level))
     assert torch.allclose(x, torch.where(made, inside, outside), atol=1e-4)
@@ -103,7 +103,7 @@ def test_what_a_student_says_outside_a_mask_does_not_count(samples: Samples) -> 
     assert float(steps.landing_losses(asked, Sees(strange, x0=True), samples)["loss"]) < 1e-5
     jump = asked.jump(samples)
     target = asked.walk(asked.text(samples), jump, samples)
-    outside = add_noise(samples.latents, samples.noise(1), gather(jump.t_end, target))
+    outside = add_noise(samples.latents, samples.noise(1), alpha_bar_at(jump.t_end, target))
     assert torch.equal(torch.where(made, outside, target), outside)
 
 

@@ -24,7 +24,7 @@ from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.recipe import RecipeError, read_recipe
 from fewstep.distill.steps import Task
 from fewstep.distill.targets import carry, renoise
-from fewstep.distill.teacher import FrozenText, gather
+from fewstep.distill.teacher import FrozenText, alpha_bar_at
 from fewstep.distill.walk import distill
 from fewstep.distill.watch.film import frames
 from fewstep.models.bundle import Bundle, read_stamp
@@ -60,7 +60,7 @@ class Sees:
     def __call__(self, x: torch.Tensor, t: Any, **_: Any) -> tuple[torch.Tensor]:
         if self.prediction_type == "sample":
             return (self.picture,)
-        a = gather(torch.as_tensor(t).expand(len(x)), x)
+        a = alpha_bar_at(torch.as_tensor(t).expand(len(x)), x)
         return ((x - a**0.5 * self.picture) / (1 - a) ** 0.5,)
 
 
@@ -230,10 +230,10 @@ def test_a_noise_level_is_not_told_by_its_noise() -> None:
 def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
     x0, noise, t, later = samples.latents, samples.noise(1), torch.tensor([249] * 8), torch.tensor([499] * 8)
     torch.testing.assert_close(carry(x0, noise, torch.full_like(t, CLEAN), later), renoise(x0, noise, later))
-    a = gather(later, x0)
-    torch.testing.assert_close(carry(gather(t, x0) ** 0.5 * x0, 0 * noise, t, later), a**0.5 * x0)
+    a = alpha_bar_at(later, x0)
+    torch.testing.assert_close(carry(alpha_bar_at(t, x0) ** 0.5 * x0, 0 * noise, t, later), a**0.5 * x0)
     spread = torch.randn(8, 4, 64, 64), torch.randn(8, 4, 64, 64)
-    assert float(carry((1 - gather(t, x0)) ** 0.5 * spread[0], spread[1], t, later).var()) == pytest.approx(float(1 - a[0]), rel=0.02)
+    assert float(carry((1 - alpha_bar_at(t, x0)) ** 0.5 * spread[0], spread[1], t, later).var()) == pytest.approx(float(1 - a[0]), rel=0.02)
     asked = Task(None, None, 4, 1, (1,))  # type: ignore[arg-type]
     levels = asked.noisier(t, samples)
     assert bool(((levels >= t) & (levels < 1000)).all())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewstep.distill.targets import Jump, grid, land, reach, renoise, start_jump, teacher_target
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.schedule import CLEAN, alpha_bar, start_scale, trailing_timesteps
 
 
@@ -28,14 +28,14 @@ def test_a_jump_starts_from_noise_alone_at_T_and_ends_at_clean() -> None:
 def test_a_perfect_teacher_stays_on_the_line_from_picture_to_noise() -> None:
     x0, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
     jump = start_jump(x0, noise, torch.tensor([3, 2, 1]), teacher_steps=4, n=2)
-    end = gather(jump.t_end, x0)
+    end = alpha_bar_at(jump.t_end, x0)
     torch.testing.assert_close(teacher_target(lambda x, t: noise, jump), end**0.5 * x0 + (1 - end) ** 0.5 * noise, atol=1e-5, rtol=1e-5)
 
 
 def test_both_predictions_of_the_same_picture_land_at_the_same_place() -> None:
     x0, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
     t, t_end = torch.tensor([999, 749, 499]), torch.tensor([499, 249, CLEAN])
-    a = gather(t, x0)
+    a = alpha_bar_at(t, x0)
     x = a**0.5 * x0 + (1 - a) ** 0.5 * noise
     torch.testing.assert_close(land(x, x0, t, t_end, "sample"), land(x, noise, t, t_end), atol=1e-4, rtol=1e-4)
     assert torch.equal(land(x, x0, t, t_end, "sample")[2], x0[2])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.latents import Samples, cache_key
 from fewstep.distill.pretrain import train_teacher
-from fewstep.distill.teacher import FrozenText, TeacherRecipe, gather, loss_weight, teacher_phase
+from fewstep.distill.teacher import FrozenText, TeacherRecipe, alpha_bar_at, loss_weight, teacher_phase
 from fewstep.models.bundle import read_stamp
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -76,7 +76,7 @@ class Oracle(nn.Module):
         self.picture, self.nothing, self.device = picture, nn.Parameter(torch.zeros(())), picture.device
 
     def forward(self, x: Tensor, t: Tensor, **conditions: Any) -> Any:
-        a = gather(t, x)
+        a = alpha_bar_at(t, x)
         return SimpleNamespace(sample=(x - a**0.5 * self.picture) / (1 - a) ** 0.5 + self.nothing)
 
 

@@ -14,7 +14,7 @@ from fewstep.distill.outline import ENCODER
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.targets import renoise
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.distill.trainer import Losses
 from fewstep.models.bundle import Bundle
 from fewstep.models.critic import Backbone, Critic
@@ -65,9 +65,9 @@ class Add(Method):
         with torch.no_grad():
             x = renoise(made, samples.noise(NOISE[1]), s)
             seen = denoiser(self.bundle.unet, prompt, ids, self.plan.guidance_scale)(x, s).float()
-            wanted = split(x, seen, gather(s, x), "epsilon")[0]
+            wanted = split(x, seen, alpha_bar_at(s, x), "epsilon")[0]
         # c(s) = √ᾱ_s: what a noisy picture shows the teacher counts less
-        pull = (gather(s, made) ** 0.5 * (made - wanted).square()).mean()
+        pull = (alpha_bar_at(s, made) ** 0.5 * (made - wanted).square()).mean()
         return {"loss": adversarial + WEIGHT * pull, "adversarial": adversarial.detach(), "pull": pull.detach()}
 
 

@@ -15,7 +15,7 @@ from fewstep.distill.methods.method import Method, picture
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.targets import renoise
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.distill.trainer import Losses
 from fewstep.models.bundle import Bundle
 from fewstep.models.guidance import denoiser
@@ -78,4 +78,4 @@ def _size(difference: Tensor) -> Tensor:
 
 
 def _seen(network: Any, x: Tensor, t: Tensor, prompt: Prompt, ids: Tensor) -> Tensor:
-    return split(x, denoiser(network, prompt, ids)(x, t).float(), gather(t, x), "epsilon")[0]
+    return split(x, denoiser(network, prompt, ids)(x, t).float(), alpha_bar_at(t, x), "epsilon")[0]

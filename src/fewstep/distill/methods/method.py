@@ -11,7 +11,7 @@ from fewstep.distill.latents import Samples
 from fewstep.distill.outline import paper_passes
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.distill.trainer import Losses
 from fewstep.engine.request import listed
 from fewstep.models.bundle import Bundle
@@ -76,4 +76,4 @@ class Method(ABC):
 
 def picture(network: Any, task: Task, x: Tensor, t: Tensor, prompt: Prompt, ids: Tensor) -> Tensor:
     """x̂0, the finished latents that the student ``network`` sees in x [B, C, H, W] at timesteps [B]: float."""
-    return split(x, denoiser(network, prompt, ids)(x, t).float(), gather(t, x), task.prediction_type)[0]
+    return split(x, denoiser(network, prompt, ids)(x, t).float(), alpha_bar_at(t, x), task.prediction_type)[0]

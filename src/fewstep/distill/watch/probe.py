@@ -18,7 +18,7 @@ from fewstep.distill.latents import Cache, Samples, Text
 from fewstep.distill.sharding import in_shares, local
 from fewstep.distill.state import Run
 from fewstep.distill.targets import grid
-from fewstep.distill.teacher import gather
+from fewstep.distill.teacher import alpha_bar_at
 from fewstep.distill.trainer import Phase
 from fewstep.distill.watch.film import frame_path, write_frame, write_index
 from fewstep.engine.decode import decode
@@ -178,7 +178,7 @@ def misses(walker: Walker, prompt: Prompt, samples: Samples) -> float | None:
     shares = []
     for level in chosen:
         t = torch.full((len(noise),), level, device=noise.device)
-        abar = gather(t, noise)
+        abar = alpha_bar_at(t, noise)
         x = add_noise(samples.latents, noise, abar)
         _, epsilon = split(x, denoise(x, t).float(), abar, walker.prediction_type)
         linear = abar.mean() * variance / (abar.mean() * variance + 1 - abar.mean())
