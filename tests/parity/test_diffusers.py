@@ -193,6 +193,7 @@ def test_a_picture_alone_is_the_one_of_a_batch(engine: Engine, steps: int) -> No
     assert np.abs(pixels(alone[0].image) - pixels(batch[5].image)).max() > PIXELS, "other seeds are other pictures"
 
 
+@pytest.mark.slow
 def test_the_lines_on_the_card_make_the_engines_picture(engine: Engine, tiny: Path, tmp_path: Path) -> None:
     card = (write(tiny, 2, "diffusers", tmp_path / "two-steps") / "README.md").read_text(encoding="utf8")
     program = card.split("```python\n")[1].split("```")[0]

@@ -58,6 +58,7 @@ def test_each_count_has_its_own_timesteps() -> None:
         assert found == set(zip(starts, ends, strict=False))
 
 
+@pytest.mark.slow
 def test_a_run_makes_one_student_for_several_counts(tmp_path: Path) -> None:
     """Whose files differ in one bias."""
     teacher = tiny_bundle(tmp_path / "teacher", students=())

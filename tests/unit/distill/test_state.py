@@ -246,6 +246,7 @@ def test_write_text_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatc
     assert path.read_text() == "old"
 
 
+@pytest.mark.slow
 def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
     """A second one is refused before it cuts a line of the first one's off, and let in once that has ended."""
     pytest.importorskip("fcntl")

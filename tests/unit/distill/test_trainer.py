@@ -149,6 +149,7 @@ train(Run(Path(sys.argv[2]), "r"), make_phase(updates=200), [Routine(lambda phas
 """
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_real_process(tmp_path: Path) -> None:
     """Wherever the kill falls, between or within checkpoints, the run ends as one that was never stopped."""
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "parts")]

@@ -75,7 +75,7 @@ def test_a_depth_map_keeps_its_order_at_any_number_of_bits() -> None:
         assert np.abs(hint.astype(int) - expected[..., None]).max() <= 1
     with pytest.raises(RequestError, match="not finite"):
         make_hint(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "depth", 8, 8)
-    with pytest.raises(RequestError, match="8 bits"):
+    with pytest.raises(RequestError, match="8 or 16 bits"):
         make_hint(Image.fromarray(ramp.astype(np.float32)), "given", 64, 16)
 
 
