@@ -73,7 +73,7 @@ class Distribution(Method):
 
 
 def _size(difference: Tensor) -> Tensor:
-    """Its mean over each sample, [B, 1, 1, 1]."""
+    """How large it is on average in each sample, [B, 1, 1, 1]."""
     return difference.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
