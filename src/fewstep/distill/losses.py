@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
-
-CHANCE = 2 * math.log(2)  # equation 20, where the critic can only guess; half of it where it is relativistic
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:

@@ -197,16 +197,9 @@ class Run:
         On how many ranks, and whether in shares, does not matter.
         """
         moments = {f"optimizer/{name}/{key}": like for name, optimizer in optimizers.items() for key, like in _templates(optimizer).items()}
-        path = self.folder / self.state.checkpoint
-        if path.is_dir() and any(path.iterdir()):
-            like = {f"model/{name}/{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
-            like |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
-            try:
-                tensors = read_shares(path, {**like, **moments})
-            except (OSError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
-                raise RecipeError(damaged(path, type(error).__name__)) from None
-        else:
-            tensors = {key: share(value, moments[key]) if key in moments else value for key, value in _read_checkpoint(path).items()}
+        like = {f"model/{name}/{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
+        like |= {f"ema/{name}/{key}": value for name, average in averages.items() for key, value in average.state().items()}
+        tensors = _read_checkpoint(self.folder / self.state.checkpoint, like, moments)
         for name, model in models.items():
             fill(model, _under(tensors, f"model/{name}/"))
         for name, average in averages.items():
@@ -254,12 +247,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Raises RecipeError where it is missing or damaged."""
+def _read_checkpoint(path: Path, like: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, or of a folder of shares; those in ``like`` are there. Raises RecipeError where it is missing or damaged."""
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        if path.is_dir():
+            tensors = read_shares(path, {**like, **moments})
+        else:
+            tensors = {key: share(value, moments[key]) if key in moments else value for key, value in load_file(path).items()}
+    except (OSError, SafetensorError, CheckpointException) as error:
         raise RecipeError(damaged(path, getattr(error, "strerror", None) or str(error))) from None
+    if missing := like.keys() - tensors.keys():
+        raise RecipeError(damaged(path, f"it lacks '{min(missing)}'"))
+    return tensors
 
 
 def _whole_lines(path: Path, length: int) -> int:

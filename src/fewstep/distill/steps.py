@@ -159,14 +159,16 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
     if task.r1_weight:
         shown.append(target + task.r1_sigma * samples.noise(5))
     real, fake, *perturbed = judged(task, critic, shown, jump, prompt, samples)
-    contest = losses.relativistic(real, fake) if task.relativistic else losses.critic_loss(real, fake)
-    guessing = losses.CHANCE / 2 if task.relativistic else losses.CHANCE
-    loss = contest + task.r1_weight * losses.approximate_r1(real, perturbed[0]) if perturbed else contest
-    between = (real + fake) / 2 if task.relativistic else torch.zeros_like(real)  # of a pair only the difference means anything
+    contest = losses.relativistic if task.relativistic else losses.critic_loss
+    loss = lost = contest(real, fake)
+    if perturbed:
+        loss = loss + task.r1_weight * losses.approximate_r1(real, perturbed[0])
+    even = torch.zeros_like(real)  # the logits of a critic that can only guess
+    between = (real + fake) / 2 if task.relativistic else even  # of a pair only the difference means anything
     right_teacher, right_student = (real > between).float().mean(), (fake < between).float().mean()
     return {
         "loss": loss,
-        "of_guessing": contest.detach() / guessing,
+        "of_guessing": lost.detach() / contest(even, even),
         "real": real.detach().float().mean(),
         "fake": fake.detach().float().mean(),
         "right": (right_teacher + right_student) / 2,

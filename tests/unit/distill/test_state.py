@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fewstep.distill.ema import Ema
 from fewstep.distill.recipe import RecipeError
+from fewstep.distill.sharding import save_shares
 from fewstep.distill.state import Run, State, write_text
 
 
@@ -116,14 +118,26 @@ def test_a_damaged_state_is_a_sentence_with_the_way_out(tmp_path: Path, content:
         Run(tmp_path, "r")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"half"])
-def test_a_damaged_checkpoint_is_a_sentence_with_the_way_out(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "another's", "no shares", "a cut share"])
+def test_a_damaged_checkpoint_is_a_sentence_with_the_way_out(tmp_path: Path, damage: str) -> None:
     mine, run = parts(), Run(tmp_path, "r")
     run.begin("p")
     advance(run, *mine)
     run.save(*mine)
     file = tmp_path / run.state.checkpoint
-    file.unlink() if content is None else file.write_bytes(content)
+    if damage == "another's":
+        save_file({"model/student/weight": torch.zeros(2, 3)}, file)
+    elif damage in ("empty", "half"):
+        file.write_bytes(b"half" * (damage == "half"))
+    else:
+        file.unlink()
+        if damage == "no shares":
+            file.mkdir()
+        if damage == "a cut share":
+            save_shares({"model/student/weight": torch.zeros(2, 3)}, file)
+            for share in file.iterdir():
+                os.truncate(share, 20)
     reopened = Run(tmp_path, "r")
     with pytest.raises(RecipeError, match=rf"{file.name} cannot be used \(.*--run"):
         reopened.load(*mine)
