@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from errno import ENOSPC
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # whoever started this has closed it
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process lives
+        elif isinstance(stream := getattr(sys, name), TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is told all the same
     try:
         sys.exit(app(arguments, prog_name="fewstep", standalone_mode=False) or 0)
     except Exception as error:

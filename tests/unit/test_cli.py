@@ -54,6 +54,14 @@ def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=100, **options)  # type: ignore[call-overload,no-any-return]
 
 
+def test_what_a_terminal_cannot_show_is_told_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fewstep", "generate", "a fox", "--steps", "1", "--size", "64x64", "--out", "狐.png"]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONIOENCODING": "ascii"}
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=100)
+    assert (told.returncode, told.stderr) == (0, b"") and told.stdout.startswith(rb"\u72d0.png")
+    assert (tmp_path / "狐.png").is_file()
+
+
 HEAVY = "{'torch', 'diffusers', 'transformers', 'fastapi'}"
 
 

@@ -43,4 +43,6 @@ def test_what_follows_an_image_is_made_again_with_it(capsys: pytest.CaptureFixtu
     }.items():
         code, err = run(capsys, *arguments)
         assert code == 2 and said in err, err
+    assert run(capsys, "pizza", "--control", "a.png", "--controlnet", "own:0", "--model", tiny, "--out", "without.png") == (0, "")
+    assert read_record(Path("without.png")).control is None
     assert Path("made.png").read_bytes() == before, "nothing is written over by what was refused"

@@ -23,7 +23,7 @@ T = TypeVar("T")
 REMEMBERED = 256  # files whose headers and hashes are kept
 GENERIC = "pytorch_lora_weights"  # a file's name that says nothing: diffusers writes all under it
 # How files say that they make a model few-step. Words that subjects and styles are called by need a number of steps beside them.
-FEW_STEP = re.compile(r"\b(lcm|dmd2|tcd|hyper-?sd(xl)?|(sdxl-?)?turbo)\b|\b(lightning|hyper|flash|pcm|turbo|distill\w*)\b.*?\b\d{1,2}-?steps?\b")
+FEW_STEP = re.compile(r"\b(lcm|dmd2|tcd|hyper-?sd(xl)?|sdxl-?turbo)\b|\b(lightning|hyper|flash|pcm|turbo|distill\w*)\b.*?\b\d{1,2}-?steps?\b")
 TITLES = ("modelspec.title", "ss_output_name")  # what a file's metadata call it
 
 

@@ -128,5 +128,6 @@ def _check_image(request: Request, image: Any) -> None:
         sizes = [f"{one.width}x{one.height}" for one in (request.mask, image)]
         raise RequestError(f"the mask has {sizes[0]} pixels and the image {sizes[1]}: give a mask of the image's size")
     margins = request.outpaint
-    if margins is not None and not (len(margins) == 4 and all(type(side) is int and side >= 0 for side in margins) and any(margins)):
+    four = isinstance(margins, tuple | list) and len(margins) == 4 and all(type(side) is int and side >= 0 for side in margins)
+    if margins is not None and not (four and any(margins)):
         raise RequestError(f"outpaint = {margins!r:.60}: give four whole numbers of pixels: left, top, right, bottom")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fewstep.engine.backends import Backend
+from fewstep.engine.recent import recent
 from fewstep.engine.request import Settled
 from fewstep.engine.wording import read
 from fewstep.models.adapters import TEXT
@@ -43,7 +44,7 @@ class Encodings:
         """One prompt. Where there is a second text, the second encoder reads that."""
         said = [read(text, literal) for text in texts if text is not None]
         words = said[0], said[-1]
-        return _kept(self._prompts, (words, chunks, key_of(loras, *TEXT)), partial(self.backend.encode, words, chunks), self.remembered)
+        return recent(self._prompts, (words, chunks, key_of(loras, *TEXT)), partial(self.backend.encode, words, chunks), self.remembered)
 
     def sources(self, batch: Sequence[Settled], shape: tuple[int, ...], factor: int) -> tuple[Any, Any]:
         """(latents [B, C, H/f, W/f] of the images, masks [B, 1, H/f, W/f] of what is made anew), one of which has ``shape``; zeros and ones
@@ -55,17 +56,6 @@ class Encodings:
                 latents.append(np.zeros(shape, np.float32))
                 masks.append(np.ones((1, 1, *shape[2:]), np.float32))
             else:
-                latents.append(_kept(self._images, (source.image_hash, tile), partial(self.backend.encode_image, source.pixels, tile), REMEMBERED))
+                latents.append(recent(self._images, (source.image_hash, tile), partial(self.backend.encode_image, source.pixels, tile), REMEMBERED))
                 masks.append(source.latent_mask(factor))
         return self.backend.array(np.concatenate(latents)), self.backend.array(np.concatenate(masks))
-
-
-def _kept(store: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[], Any], most: int) -> Any:
-    """What ``store`` has for ``key``, or else ``make`` makes; it keeps the last few."""
-    if key in store:
-        store.move_to_end(key)
-    else:
-        store[key] = make()
-        if len(store) > most:
-            store.popitem(last=False)
-    return store[key]

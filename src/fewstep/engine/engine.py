@@ -26,8 +26,10 @@ from fewstep.engine.matte import cut_out
 from fewstep.engine.memory import numbers
 from fewstep.engine.model import Model, check_choice, check_tiled, open_model
 from fewstep.engine.noise import Draws, drawing
+from fewstep.engine.recent import once
 from fewstep.engine.record import ANEW, Record
 from fewstep.engine.request import DECODERS, MOST_BATCH, TILED, Frame, Limits, Loras, Picture, Request, RequestError, Settled
+from fewstep.engine.source import prepare
 from fewstep.engine.steering import Steering, guides, layout, scales, time_ids
 from fewstep.engine.variations import way
 from fewstep.engine.words import hints, read_words
@@ -133,7 +135,8 @@ class Engine:
 
         All are checked before the first is made. Raises RequestError on an empty list or a request that cannot be met.
         """
-        settled = [self.limits.settle(request) for request in requests]
+        limits = dataclasses.replace(self.limits, prepare=once(prepare), guides=once(self._guides))
+        settled = [limits.settle(request) for request in requests]
         if not settled:
             raise RequestError("the list of requests is empty: give at least one prompt")
         return in_order(settled, self.best_batch, self._finish)

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import struct
+import unicodedata
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from fewstep.engine.request import MOST_PIXELS, RequestError
 
 KEY = "fewstep"
 LONGEST_TEXT = 1 << 16
+LONGEST_EXIF = (1 << 16) - 3  # bytes, of a JPEG: sixteen bits say how long it is, those two bytes included
 NOTE = KEY.encode() + b"\0"  # what our maker's note in EXIF begins with
 COMMENT = b"UNICODE\0"  # what a comment in EXIF begins with; UTF-16 follows
+TEXTS = ("prompt", "prompt_2", "blend", "negative", "template")  # of a record: what was typed, of any characters
 GIVE = "give a picture that 'fewstep generate' wrote"
 KINDS = "PNG, WebP or JPEG"
 ENDINGS = ".png, .webp or .jpg"
@@ -62,15 +65,15 @@ def format_of(path: Path) -> str | None:
 def picture_bytes(image: Image.Image, record: Record, kind: str = DEFAULT, quality: int | None = None) -> bytes:
     """The picture as a file of format ``kind`` with both texts. The same picture and record give the same bytes on the same machine.
 
-    ``quality`` is that of a JPEG or WebP, 0 to 100, where it is not the usual one. Raises RequestError on a transparent picture as JPEG, which has none.
+    ``quality`` is that of a JPEG or WebP, 0 to 100, where it is not the usual one. A JPEG has 64 KB for texts: of prompts so long that both have no
+    room AUTOMATIC1111's is left out, and then ours. Raises RequestError on a transparent picture as JPEG, which has none.
     """
     check_format(kind, record.transparent)
     form, stream = FORMATS[kind], io.BytesIO()
     said = {name: value for name, value in dataclasses.asdict(record).items() if value is not None and value is not False}
     parameters, content = record.parameters(), json.dumps(said, sort_keys=True, ensure_ascii=False)
-    texts = _png_texts(parameters, content) if kind == "png" else _exif(parameters, content)
     options = form.options if quality is None or kind == "png" else {**form.options, "quality": quality}
-    image.save(stream, form.name, **texts, **options)
+    image.save(stream, form.name, **_texts(kind, parameters, content), **options)
     return stream.getvalue()
 
 
@@ -80,44 +83,68 @@ def check_format(kind: str, transparent: bool) -> None:
         raise RequestError("a JPEG has no transparent background: give png or webp as the format")
 
 
-def _png_texts(parameters: str, content: str) -> dict[str, Any]:
-    texts = PngInfo()
-    texts.add_text("parameters", parameters)
-    texts.add_text(KEY, content)
-    return {"pnginfo": texts}
+def _texts(kind: str, parameters: str, content: str) -> dict[str, Any]:
+    """Both texts, as Pillow takes them for a file of this kind."""
+    if kind == "png":
+        texts = PngInfo()
+        texts.add_text("parameters", parameters)
+        texts.add_text(KEY, content)
+        return {"pnginfo": texts}
+    fitting = (exif for said in (parameters, "") if len(exif := _exif(said, content)) <= LONGEST_EXIF or kind != "jpeg")
+    return {"exif": next(fitting, b"")}
 
 
-def _exif(parameters: str, content: str) -> dict[str, Any]:
+def _exif(parameters: str, content: str) -> bytes:
     """Both texts as EXIF: AUTOMATIC1111's is the comment, as it writes it, and ours the maker's note, which no viewer shows as a caption."""
     exif = Image.Exif()
     exif.endian = ">"
     exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: COMMENT + parameters.encode("utf-16-be"), ExifTags.Base.MakerNote: NOTE + content.encode()}
-    return {"exif": exif.tobytes()}
+    return exif.tobytes()
 
 
-def write_picture(image: Image.Image, record: Record, path: Path) -> Path:
-    """Write ``path`` in the format of its name, whole or not at all; what stood there is replaced.
+def write_picture(image: Image.Image, record: Record, path: Path, replace: bool = True) -> Path:
+    """Write ``path`` in the format of its name, whole or not at all; what stood there is replaced, or with ``replace`` off stays.
 
-    Raises RequestError on a name of no format, OSError where it cannot be written.
+    Raises RequestError on a name of no format, OSError where it cannot be written, of which FileExistsError on what stays.
     """
     kind = format_of(path)
     if kind is None:
         raise RequestError(f"{path}: pictures are written as {KINDS}: give a name that ends in {ENDINGS}")
-    return write_bytes(path, picture_bytes(image, record, kind))
+    return write_bytes(path, picture_bytes(image, record, kind), replace)
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write ``path``, whole or not at all; what stood there is replaced. Raises OSError where it cannot be written."""
+def write_bytes(path: Path, content: bytes, replace: bool = True) -> Path:
+    """Write ``path``, whole or not at all; what stood there is replaced, or with ``replace`` off stays.
+
+    Raises OSError where it cannot be written, of which FileExistsError on what stays.
+    """
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            _put(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Give ``temporary`` the name ``path``. Raises FileExistsError if there is one of that name: a link is made only where there is none."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(path) from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
 
 
 def read_record(path: Path) -> Record:
@@ -139,9 +166,19 @@ def read_record(path: Path) -> Record:
     if text is None or len(text) > LONGEST_TEXT:
         raise RequestError(f"{path} holds no record of fewstep: {GIVE}")
     try:
-        return Record(**json.loads(text))
+        record = Record(**json.loads(text))
+        _check_plain({name: value for name, value in dataclasses.asdict(record).items() if name not in TEXTS})
+        return record
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"{path}: its record cannot be used ({_plain(error)}): give its prompt and seed yourself") from None
+
+
+def _check_plain(value: Any) -> None:
+    """Raises ValueError on a text with control characters, which a terminal obeys: what a file says of itself is told."""
+    if isinstance(value, str) and any(unicodedata.category(letter) == "Cc" for letter in value):
+        raise ValueError(f"it holds {value!r:.60}")
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+        _check_plain(one)
 
 
 def _plain(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import islice
 
 from fewstep.engine.batching import short_of_memory
 from fewstep.engine.request import Picture, Settled
@@ -13,18 +15,19 @@ Make = Callable[[Sequence[Settled]], list[Picture]]
 def in_order(settled: Sequence[Settled], best: Callable[[Settled], int], make: Make) -> Iterator[Picture]:
     """A picture of each of ``settled``, by ``make`` in batches of one kind (Settled.kind) of ``best`` size."""
     done: dict[int, Picture] = {}
-    waiting = dict(enumerate(settled))
+    waiting: defaultdict[Hashable, deque[int]] = defaultdict(deque)  # by kind, in their order
     most: dict[Hashable, int] = {}  # of a kind, where memory was short
+    for index, one in enumerate(settled):
+        waiting[one.kind].append(index)
     for index, first in enumerate(settled):
-        if index in waiting:
-            alike = [i for i, one in waiting.items() if one.kind == first.kind]
-            alike = alike[: most.get(first.kind) or best(first)] if len(alike) > 1 else alike
-            pictures = _halving([waiting[i] for i in alike], make)
-            if len(pictures) < len(alike):
-                most[first.kind] = len(pictures)
-            for i, picture in zip(alike, pictures, strict=False):
-                done[i] = picture
-                del waiting[i]
+        if index not in done:
+            kind = first.kind
+            alike = waiting[kind]
+            count = min(len(alike), most.get(kind) or best(first)) if len(alike) > 1 else 1
+            pictures = _halving([settled[i] for i in islice(alike, count)], make)
+            if len(pictures) < count:
+                most[kind] = len(pictures)
+            done |= {alike.popleft(): picture for picture in pictures}
         yield done.pop(index)
 
 

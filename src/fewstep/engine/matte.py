@@ -20,9 +20,11 @@ FLOAT = NDArray[np.float32]
 
 
 def cut_out(image: Image.Image) -> Image.Image:
-    """``image`` (RGB) as RGBA, its background transparent. One whose border has no colour of its own stays as opaque as it has to."""
+    """``image`` (RGB) as RGBA, its background transparent. One whose border is too unquiet to have a colour stays opaque."""
     pixels = np.asarray(image.convert("RGB"), np.float32)  # [H, W, 3]
     colour, spread = background(pixels)
+    if SPREADS * spread > MOST:
+        return image.convert("RGBA")
     distance = np.abs(pixels - colour).max(-1)  # [H, W]
     outside = flood(distance < tolerance(distance, spread))
     core = ~grown(np.pad(outside, 1, constant_values=True), 1)[1:-1, 1:-1]
@@ -36,6 +38,11 @@ def cut_out(image: Image.Image) -> Image.Image:
     clean = np.where(edge[:, :, None], alpha * colour + gone + (1 - alpha) * foreground, pixels)
     rgba = np.concatenate([np.where(alpha > 0, np.clip(clean, 0, 255), 0), 255 * alpha], -1)
     return Image.fromarray(np.rint(rgba).astype(np.uint8))
+
+
+def opaque(image: Image.Image) -> bool:
+    """Whether nothing of an RGBA picture was cut out."""
+    return image.getchannel("A").getextrema() == (255, 255)
 
 
 def background(pixels: FLOAT) -> tuple[FLOAT, float]:

@@ -28,7 +28,7 @@ def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
     prompts = list(arguments or ())
     if file is not None:
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf8").splitlines()]
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(f"--prompts {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
         prompts += [line for line in lines if line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +29,13 @@ class Output:
     format: str = DEFAULT
 
     def save(self, picture: Picture) -> Path:
-        """Write ``picture`` and return its path. A name that was not asked for never replaces a file. Raises OSError."""
+        """Write ``picture`` and return its path. A name that was not asked for never replaces a file, also of another process. Raises OSError."""
+        if self.file:
+            return picture.save(self.folder / self.file)
         stem = f"{slug(picture.record.prompt)}-{picture.seed}"
-        return picture.save(self.folder / self.file if self.file else free_name(self.folder, stem, FORMATS[self.format].suffixes[0]))
+        while True:
+            with suppress(FileExistsError):
+                return picture.save(free_name(self.folder, stem, FORMATS[self.format].suffixes[0]), replace=False)
 
 
 def open_output(out: Path | None, count: int, kind: str | None = None) -> Output:
@@ -39,6 +44,8 @@ def open_output(out: Path | None, count: int, kind: str | None = None) -> Output
     ``kind`` is a format for a folder, PNG if None; a name says its own. Raises RequestError on a name or a format that cannot be meant, or
     a place that cannot be written.
     """
+    if out == Path("-"):
+        raise RequestError("--out -: pictures are files here, and none goes to the standard output: give a name or a folder")
     if kind is not None and kind not in FORMATS:
         raise RequestError(f"--format {kind}: there is {listed(list(FORMATS))}")
     if out is None or out.is_dir():

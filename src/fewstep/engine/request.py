@@ -154,6 +154,7 @@ class Limits:
     count: Callable[[Words], int] = dataclasses.field(default=lambda words: 1, compare=False, repr=False)  # chunks of tokens that a text takes
     stack: Callable[[Loras | None, int], Stack] = dataclasses.field(default=lambda loras, steps: (), compare=False, repr=False)  # LoRAs for steps, found
     guides: Callable[[Sequence[Control], int, int, int], Controls] | None = dataclasses.field(default=None, compare=False, repr=False)  # settle_controls
+    prepare: Callable[..., Source] | None = dataclasses.field(default=None, compare=False, repr=False)  # that of fewstep.engine.source, or one that remembers
 
     @property
     def levels(self) -> int:
@@ -203,6 +204,7 @@ class Limits:
         from fewstep.engine.source import prepare
         from fewstep.stamp import entrance
 
+        prepare = self.prepare or prepare
         if steps in self.anywhere and (found := entrance(strength, steps)):
             source = prepare(request.image, request.mask, request.outpaint, width, height, self.factor)
             return {"start": found[0], "entry": found[1], "source": source}
@@ -216,18 +218,26 @@ class Limits:
         return {"start": start, "source": prepare(request.image, request.mask, request.outpaint, width, height, self.factor)}
 
     def frame(self, request: Request) -> tuple[int, int]:
-        """(width, height) of the picture: what ``request`` says, else the image's size or the nearest to it, else the model's own.
-
-        Without an image, a control image's.
+        """(width, height) of the picture: what ``request`` says, else the image's size or the nearest to it, else the model's own; one side alone
+        has the other in the image's proportion. Without an image, a control image's.
         """
         if request.aspect is not None:
             return self.size_of(request.aspect, request.tile)
         image = request.control[0].image if request.image is None and request.control else request.image
-        if image is None or (request.width, request.height) != (None, None):
+        if image is None or None not in (request.width, request.height):
             return tuple(self.native if side is None else side for side in (request.width, request.height))  # type: ignore[return-value]
         left, top, right, bottom = request.outpaint or (0, 0, 0, 0)
+        if request.width is not None:
+            return request.width, self._scaled(image.height / image.width * (request.width - left - right), request.tile) + top + bottom
+        if request.height is not None:
+            return self._scaled(image.width / image.height * (request.height - top - bottom), request.tile) + left + right, request.height
         width, height = self.nearest(*image.size, request.tile)
         return width + left + right, height + top + bottom
+
+    def _scaled(self, side: float, tile: str | None) -> int:
+        """The nearest to ``side`` that the model makes."""
+        unit, least, most = self._range(tile)
+        return min(max(round(side / unit) * unit, least), most)
 
     def nearest(self, width: int, height: int, tile: str | None = None) -> tuple[int, int]:
         """This size where the model makes it, else one of about its native area and this shape."""
@@ -251,7 +261,7 @@ class Limits:
     def check_size(self, width: int, height: int, tile: str | None = None) -> None:
         """Raises RequestError, naming the nearest size that works, unless both sides are multiples of the factor, or of a tile's, within the limits."""
         unit, least, most = self._range(tile)
-        nearest = [min(max(round(side / unit) * unit, least), most) for side in (width, height)]
+        nearest = [self._scaled(side, tile) for side in (width, height)]
         if [width, height] == nearest:
             return
         what, rule = "tiles" if tile else "pictures", f"multiples of {unit} from {least} to {most}"
@@ -291,14 +301,15 @@ class Picture:
         """The share of the steps that were run: less than 1 where it was begun from an image."""
         return 1.0 if self.record.strength is None else self.record.strength
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, replace: bool = True) -> Path:
         """Write a picture that says how it was made, whole or not at all: a PNG, WebP or JPEG, as its name ends. Returns its path.
 
-        Raises RequestError on a name that ends otherwise, OSError where it cannot be written.
+        Raises RequestError on a name that ends otherwise, OSError where it cannot be written, and FileExistsError, unless it is to ``replace``
+        that, where there is a file.
         """
         from fewstep.engine.files import write_picture
 
-        return write_picture(self.image, self.record, Path(path))
+        return write_picture(self.image, self.record, Path(path), replace)
 
 
 @dataclass(frozen=True)

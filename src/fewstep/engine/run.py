@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.control import settle_controls
 from fewstep.engine.files import check_format, format_of, read_record
+from fewstep.engine.matte import opaque
 from fewstep.engine.memory import MEMORY
 from fewstep.engine.model import check_choice, check_tiled, open_model
 from fewstep.engine.options import notes
@@ -23,6 +24,7 @@ from fewstep.engine.output import Output, open_output
 from fewstep.engine.preview import can_show, half_blocks
 from fewstep.engine.record import ANEW, Record
 from fewstep.engine.request import Picture, Request, RequestError
+from fewstep.engine.sheet import check_sheet, write_sheet
 from fewstep.engine.summary import as_json, as_line, next_step
 from fewstep.engine.words import hints, read_words
 from fewstep.zoo.known import KNOWN
@@ -42,7 +44,7 @@ def again(source: Path, out: Path | None, kind: str | None, model: str | None) -
     """
     record = read_record(source)
     if model is None and record.model not in KNOWN:  # a file from elsewhere does not say which folder is opened
-        raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with its folder")
+        raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with what it was made with")
     return record, kind or (format_of(source) if out is None or format_of(out) is None else None)
 
 
@@ -68,7 +70,7 @@ def generate(
     """
     opened = open_model(model, steps, base, few_step)
     limits = dataclasses.replace(opened.limits, stack=partial(find_stack, opened, ()), guides=partial(settle_controls, opened))
-    limits.settle(requests[0])
+    settled = limits.settle(requests[0])
     check_choice("--memory", memory, MEMORY)
     check_tiled(decoder, requests[0].tile)
     out, kind, sheet = places
@@ -80,6 +82,7 @@ def generate(
         if output.file and sheet.absolute() == (output.folder / output.file).absolute():
             raise RequestError(f"--sheet {sheet} is the picture's own name: give it another")
         open_output(sheet, 1)
+        check_sheet(sheet, len(requests), settled.width, settled.height)
     words = read_words(opened.folder)
     texts = dict.fromkeys(text for one in requests for text in (one.prompt, one.blend, one.prompt_2) if text is not None)
     for note in [hint for text in texts for hint in hints(text, words, opened.limits.name)] + notes(requests[0], limits):
@@ -88,7 +91,7 @@ def generate(
     if record:
         loading = {"backend": record.backend, "device": record.device, "decoder": record.decoder, "precision": record.precision or "auto"}
         loading["threads"] = min(record.threads, os.cpu_count() or 1)
-    loading |= {"base": base, "few_step": few_step, "memory": memory, "controlnets": [one.net for one in requests[0].control]}
+    loading |= {"base": base, "few_step": few_step, "memory": memory, "controlnets": [one.net for one in requests[0].control if one.weight]}
     return run(model, steps, requests, record, output, json, sheet, **loading)
 
 
@@ -106,6 +109,7 @@ def run(
     last: Picture | None = None
     sprites: list[tuple[str, Image]] = []
     made: set[Path] = set()
+    uncut: list[Path] = []
     total = len(requests)
     try:
         with waiting(f"loading {model}"):
@@ -132,20 +136,23 @@ def run(
                     tell(f"fewstep: {error.filename or output.folder} was not written: {error.strerror or error}", sys.stderr)
                     return
                 finished, last = finished + 1, picture
+                if picture.record.transparent and opaque(picture.image):
+                    uncut.append(path)
                 if sheet is not None:
                     sprites.append((path.stem, picture.image))
                     made.add(path.absolute())
                 tell(as_json(picture, path) if json else as_line(picture, path), sys.stdout)
 
             beside(write, pictures)
+        if uncut:
+            print(f"note: {len(uncut)} of {finished} have no background of one colour to cut out and are opaque, the first {uncut[0]}", file=sys.stderr)
         if sheet is not None and sprites:
-            from fewstep.engine.sheet import write_sheet
-
             if sheet.absolute() in made:
                 raise RequestError(f"--sheet {sheet} is the name of a picture that was made now: it stays, and there is no sheet")
             print(f"the sheet is {sheet}, its atlas {write_sheet(sprites, sheet)}", file=sys.stderr)
         if last and finished == 1 and not json and can_show(sys.stdout):
-            more = [] if loading.get("base") or loading.get("few_step") else next_step(last, engine.limits, model)
+            usual = all(value in (None, "auto", "full", []) for value in loading.values())
+            more = next_step(last, first, engine.limits, model) if usual else []
             print(half_blocks(last.image), *more, sep="\n")
     except KeyboardInterrupt:
         print(f"fewstep: interrupted; {finished} of {total} pictures are finished", file=sys.stderr)

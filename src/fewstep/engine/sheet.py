@@ -28,8 +28,7 @@ def pack(pictures: Sequence[tuple[str, Image.Image]]) -> tuple[Image.Image, list
     rows = [pictures[first : first + across] for first in range(0, len(pictures), across)]
     width = max(sum(image.width for _, image in row) for row in rows)
     heights = [max(image.height for _, image in row) for row in rows]
-    if max(width, sum(heights)) > MOST_SIDE:
-        raise RequestError(f"a sheet of {len(pictures)} pictures has {width}x{sum(heights)} pixels, and {MOST_SIDE} a side are the most: make fewer at once")
+    _check_side(len(pictures), width, sum(heights))
     sheet = Image.new("RGBA" if any(image.mode == "RGBA" for _, image in pictures) else "RGB", (width, sum(heights)))
     atlas = []
     for number, row in enumerate(rows):
@@ -39,6 +38,23 @@ def pack(pictures: Sequence[tuple[str, Image.Image]]) -> tuple[Image.Image, list
             atlas.append({"name": name, "x": x, "y": y, "w": image.width, "h": image.height})
             x += image.width
     return sheet, atlas
+
+
+def check_sheet(path: Path, count: int, width: int, height: int) -> None:
+    """Raises RequestError where ``count`` pictures of one size are too many for a sheet, or the atlas's name is that of something else."""
+    across = math.ceil(math.sqrt(count))
+    _check_side(count, across * width, math.ceil(count / across) * height)
+    atlas = path.with_suffix(".json")
+    try:
+        if atlas.exists() and "sprites" not in json.loads(atlas.read_bytes()):
+            raise ValueError
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise RequestError(f"--sheet {path}: its atlas would be {atlas}, which is there and no atlas: give another name") from None
+
+
+def _check_side(count: int, width: int, height: int) -> None:
+    if max(width, height) > MOST_SIDE:
+        raise RequestError(f"a sheet of {count} pictures has {width}x{height} pixels, and {MOST_SIDE} a side are the most: make fewer at once")
 
 
 def write_sheet(pictures: Sequence[tuple[str, Image.Image]], path: Path) -> Path:

@@ -64,8 +64,10 @@ def prepare(image: Image.Image, mask: Image.Image | None, margins: tuple[int, in
     if min(inner) < factor:
         raise RequestError(f"outpaint = {left},{top},{right},{bottom} leaves no room for the image in {width}x{height} pixels: give less, or a larger size")
     try:
+        image.load()
         image = ImageOps.fit(to_rgb(image), inner, Image.Resampling.LANCZOS) if image.size != inner else to_rgb(image)
         if mask is not None:
+            mask.load()
             mask = ImageOps.fit(to_gray(mask), inner, Image.Resampling.BILINEAR) if mask.size != inner else to_gray(mask)
     except RequestError:
         raise
@@ -109,8 +111,8 @@ def _of_bytes(image: Image.Image, what: str) -> Image.Image:
     """``image`` in 8 bits a colour: 16 of grey, as depth maps have them, are scaled down. Raises RequestError on numbers without a scale."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise RequestError(f"the {what} has pixels of kind '{image.mode}': give one of 8 or 16 bits a colour")
+    if image.mode in ("I", "F", "LAB", "La", "RGBa"):
+        raise RequestError(f"the {what} has pixels of kind '{image.mode}': give one in grey or RGB, of 8 or 16 bits a colour")
     return image
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fewstep.engine.request import Limits, Picture
+    from fewstep.engine.request import Limits, Picture, Request
 
 DEFAULT = "emoji"
+TOLD = ("prompt", "seed", "steps", "width", "height", "aspect")  # what the next command says of a request
 
 
 def as_line(picture: Picture, path: Path) -> str:
@@ -43,13 +45,16 @@ def as_json(picture: Picture, path: Path) -> str:
     )
 
 
-def next_step(picture: Picture, limits: Limits, model: str = DEFAULT) -> list[str]:
-    """A command to try after this picture of a prompt alone: fewer steps if there are, else more pictures of the same prompt."""
-    record = picture.record
-    varied = record.image, record.tile, record.blend, record.variation, record.negative, record.prompt_2, record.template, record.loras, record.control
-    if any(own is not None for own in varied):
+def next_step(picture: Picture, request: Request, limits: Limits, model: str = DEFAULT) -> list[str]:
+    """A command to try after this picture of ``request``, if that has a prompt and a size alone: fewer steps if there are, else more pictures of
+    the same prompt.
+    """
+    fields = [field for field in dataclasses.fields(request) if field.name not in TOLD]
+    prompt = picture.record.prompt
+    if prompt != request.prompt or not prompt.isprintable() or any(getattr(request, field.name) not in (field.default, [], ()) for field in fields):
         return []
-    command = f"fewstep generate {shlex.quote(record.prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "")
+    size = "" if (picture.width, picture.height) == (limits.native, limits.native) else f" --size {picture.width}x{picture.height}"
+    command = f"fewstep generate {shlex.quote(prompt)}" + (f" --model {shlex.quote(model)}" if model != DEFAULT else "") + size
     fewer = [steps for steps in limits.students if steps < picture.steps]
     if fewer:
         return [f"the same in fewer steps: {command} --seed {picture.seed} --steps {fewer[-1]}"]

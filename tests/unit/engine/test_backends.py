@@ -48,6 +48,21 @@ def test_onnxruntime_makes_the_picture_of_eager_torch(engines: tuple[Engine, Eng
     assert np.asarray(reference.image).std() > 5, "a flat picture would hide any difference"
 
 
+def test_of_many_kinds_of_sessions_the_last_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_UNETS", 2)
+    engine = Engine.load("emoji", backend="onnxruntime")
+    requests = [Request("a fox", 1, 1, 64, 64, negative=negative, tile=tile) for tile in (None, "x") for negative in (None, "duck")]
+    made = [engine.generate(request).image.tobytes() for request in [*requests, *requests]]
+    assert made[:4] == made[4:] and len(set(made)) == 4
+    assert len(engine.backend._unets) == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2", True, 1.5])
+def test_a_number_of_threads_that_is_none_is_a_sentence(threads: Any) -> None:
+    with pytest.raises(RequestError, match="give a whole number from 1"):
+        Engine.load("emoji", threads=threads)
+
+
 def test_onnxruntime_begins_from_images_as_eager_torch_does(engines: tuple[Engine, Engine]) -> None:
     image = engines[0].generate(Request("a ghost on a purple background", 3, 4, 160, 128)).image
     mask = Image.linear_gradient("L").resize(image.size)

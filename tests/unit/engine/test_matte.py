@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fewstep.engine.matte import background, cut_out, flood
+from fewstep.engine.matte import MOST, SPREADS, background, cut_out, flood, opaque
 
 SIDE, FINE = 128, 4
 COLOURS = [((60, 90, 220), (230, 60, 40)), ((255, 255, 255), (200, 60, 40)), ((200, 200, 200), (255, 255, 255)), ((40, 160, 60), (250, 220, 40))]
@@ -75,10 +75,12 @@ def test_nothing_but_background_is_nothing(colour: tuple[int, int, int]) -> None
     assert not np.asarray(cut_out(Image.new("RGB", (64, 80), colour))).any()
 
 
-def test_a_picture_without_a_background_of_its_own_is_still_one() -> None:
-    grain = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
-    assert np.asarray(cut_out(Image.fromarray(grain))).shape == (64, 64, 4)
-    assert background(grain.astype(np.float32))[1] > 20
+@pytest.mark.parametrize("spread", [20, 60, 255])
+def test_a_picture_without_a_background_of_its_own_stays_whole(spread: int) -> None:
+    grain = Image.fromarray(np.random.default_rng(2).integers(0, 1 + spread, (64, 64, 3), np.uint8))
+    cut, unquiet = cut_out(grain), SPREADS * background(np.asarray(grain, np.float32))[1] > MOST
+    assert opaque(cut) is unquiet is (spread > 20)
+    assert not unquiet or cut.convert("RGB").tobytes() == grain.tobytes()
 
 
 def test_specks_go_and_fine_lines_of_the_subject_stay() -> None:

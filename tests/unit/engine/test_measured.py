@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fewstep.engine import batching
 from fewstep.engine.backends import BackendError, able, fastest, graphs
 from fewstep.engine.backends.names import check_backend, stages_of
 from fewstep.engine.decode import rounded, to_bytes
 from fewstep.engine.engine import Engine
+from fewstep.engine.many import in_order
 from fewstep.engine.measured import Momentary, cache, remembered
 from fewstep.engine.model import open_model
 from fewstep.engine.request import MOST_BATCH, Request, RequestError
+from fewstep.engine.source import prepare
 from fewstep.zoo.registry import embedded
 
 pytestmark = pytest.mark.skipif(not (embedded("emoji") / "graphs").is_dir(), reason="the embedded model is not in this checkout")
@@ -274,6 +277,36 @@ def test_too_large_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPat
     room = 0
     with pytest.raises(torch.OutOfMemoryError):
         list(engine.generate_many(requests))
+
+
+def test_an_image_that_many_begin_from_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, images, made = Engine.load("emoji", backend="onnxruntime"), [Image.new("RGB", (80, 64), colour) for colour in ("red", "blue")], []
+    monkeypatch.setattr("fewstep.engine.engine.prepare", lambda *given: made.append(given[0]) or prepare(*given))
+    monkeypatch.setattr("fewstep.engine.engine.in_order", lambda settled, *_: iter(settled))
+    requests = [Request("a fox", seed, 4, image=images[seed % 2], strength=0.5) for seed in range(20)]
+    settled: list[Any] = list(engine.generate_many(requests))
+    assert [image.getpixel((0, 0)) for image in made] == [(255, 0, 0), (0, 0, 255)]
+    assert settled[0].source is settled[2].source is not settled[1].source
+
+
+def test_a_long_list_is_gone_through_once() -> None:
+    asked = []
+
+    class One:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        @property
+        def kind(self) -> int:
+            asked.append(self.number)
+            return self.number % 3
+
+    ones: list[Any] = [One(number) for number in range(5000)]
+    batches: list[list[int]] = []
+    made = list(in_order(ones, lambda one: 8, lambda batch: batches.append([one.number for one in batch]) or list(batch)))  # type: ignore[arg-type,func-returns-value]
+    assert made == ones
+    assert batches[0] == list(range(0, 24, 3)) and all(len(batch) == 8 for batch in batches[:-3])
+    assert len(asked) <= 2 * len(ones)
 
 
 def test_a_card_would_round_pixels_as_the_processor_does() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fewstep.engine.output import free_name, open_output, slug
+from fewstep.engine.output import Output, free_name, open_output, slug
 from fewstep.engine.preview import half_blocks
-from fewstep.engine.request import RequestError
+from fewstep.engine.record import Record
+from fewstep.engine.request import Picture, RequestError
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.PNG", "png"), ("a.webp", "webp"), ("a.jpg", "jpeg"), ("a.JPEG", "jpeg")])
@@ -78,6 +81,27 @@ def test_names_never_meet(tmp_path: Path) -> None:
         assert path.name == expected
         path.touch()
     assert free_name(tmp_path, "a", ".webp").name == "a.webp"
+
+
+def test_pictures_that_are_saved_at_once_never_meet(tmp_path: Path) -> None:
+    together, count = threading.Barrier(4), 25
+    picture = Picture(Image.new("RGB", (8, 8)), 3, 1, 8, 8, "emoji", {}, Record("a fox", 3, 1, 8, 8, "emoji", "0" * 12, 0.0, "0", "eager", "cpu", 1))
+
+    def save(_: int) -> list[Path]:
+        paths = []
+        for _ in range(count):
+            together.wait()
+            paths.append(Output(tmp_path).save(picture))
+        return paths
+
+    with ThreadPoolExecutor(4) as pool:
+        told = [path for paths in pool.map(save, range(4)) for path in paths]
+    assert sorted(told) == sorted(tmp_path.iterdir()) and len(set(told)) == 4 * count
+
+
+def test_the_standard_output_takes_no_pictures() -> None:
+    with pytest.raises(RequestError, match="none goes to the standard output"):
+        open_output(Path("-"), 1)
 
 
 def test_half_blocks_show_two_pixels_a_character() -> None:

@@ -134,6 +134,28 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_there_stays_if_it_is_not_to_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(38, "no links here")))
+    path = write_picture(picture(), RECORD, tmp_path / "a.png", replace=False)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        write_picture(picture(), Record(**{**vars(RECORD), "seed": 8}), path, replace=False)
+    assert path.read_bytes() == before and read_record(path) == RECORD
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("texts", "comment", "own"), [(1, True, True), (3, False, True), (5, False, False)])
+def test_a_jpeg_leaves_out_what_it_has_no_room_for(texts: int, comment: bool, own: bool) -> None:
+    long = dict.fromkeys(("prompt", "negative", "prompt_2", "blend", "template")[:texts], "\U0001f98a" * LONGEST_PROMPT)
+    content = picture_bytes(picture(), Record(**{**vars(RECORD), **long}), "jpeg")
+    with Image.open(io.BytesIO(content)) as opened:
+        kept = opened.getexif().get_ifd(ExifTags.IFD.Exif)
+        assert opened.size == (64, 64)
+    assert (len(kept.get(ExifTags.Base.UserComment, b"")) > 8, ExifTags.Base.MakerNote in kept) == (comment, own)
+
+
 def test_a_file_is_as_open_as_the_umask_has_it(tmp_path: Path) -> None:
     path, plain = write_picture(picture(), RECORD, tmp_path / "a.png"), tmp_path / "plain"
     plain.touch()
@@ -274,6 +296,9 @@ def test_a_picture_of_another_tool_is_refused(tmp_path: Path) -> None:
         record_with(threads=10**9),
         record_with(guidance_scale="high"),
         record_with(**{"one\ntwo\x1b[2J": 1}),
+        record_with(model="x\x1b]0;owned\x07"),
+        record_with(device="cpu\n"),
+        record_with(loras=[["style", 1, "0\x9b31m"]]),
     ],
 )
 def test_records_that_cannot_be_ours_are_refused(tmp_path: Path, text: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewstep.data.buckets import BUCKETS
-from fewstep.engine.options import parse_size
+from fewstep.engine.options import parse_size, prompts_of
 from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed
 from fewstep.stamp import Stamp
 
@@ -158,6 +160,11 @@ def test_a_size_that_is_none(text: str) -> None:
         parse_size(text)
 
 
+def test_a_list_of_prompts_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbffox\r\n\r\nowl\r\n")
+    assert prompts_of(None, tmp_path / "p.txt") == ["fox", "owl"]
+
+
 def test_listed() -> None:
     assert [listed(values) for values in ([1], [1, 2], [1, 2, 4, 8])] == ["1", "1 and 2", "1, 2, 4 and 8"]
 
@@ -212,10 +219,20 @@ def test_a_picture_has_the_shape_of_its_image(size: tuple[int, int], frame: tupl
     EMOJI.check_size(*frame)
 
 
-def test_a_size_that_is_asked_for_counts_more_than_the_images() -> None:
-    for request in (Request("", image=IMAGE, width=128), Request("", image=IMAGE, aspect="16:9")):
-        settled = EMOJI.settle(request)
-        assert (settled.width, settled.height) in {(128, 256), (336, 192)}
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"aspect": "16:9"}, (336, 192)),
+        ({"width": 128, "height": 64}, (128, 64)),
+        ({"width": 128}, (128, 256)),
+        ({"height": 128}, (64, 128)),
+        ({"width": 160, "outpaint": (16, 0, 16, 64)}, (160, 320)),
+        ({"width": 512}, (512, 512)),
+    ],
+)
+def test_a_size_that_is_asked_for_counts_more_than_the_images(asked: dict[str, Any], size: tuple[int, int]) -> None:
+    settled = EMOJI.settle(Request("", image=Image.new("L", (100, 200)), **asked))
+    assert (settled.width, settled.height) == size
 
 
 def test_an_extended_frame_is_so_much_larger() -> None:

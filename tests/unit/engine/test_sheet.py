@@ -12,7 +12,7 @@ from PIL import Image
 from fewstep.engine.files import read_record
 from fewstep.engine.request import Request, RequestError
 from fewstep.engine.run import generate
-from fewstep.engine.sheet import MOST_SIDE, pack, write_sheet
+from fewstep.engine.sheet import MOST_SIDE, check_sheet, pack, write_sheet
 
 
 def sprites(count: int, mode: str = "RGB") -> list[tuple[str, Image.Image]]:
@@ -49,6 +49,18 @@ def test_a_sheet_never_takes_a_pictures_name(tiny: Path, tmp_path: Path) -> None
         make(tmp_path, tmp_path / "a-red-apple-3.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a-red-apple-3.png"]
     assert read_record(tmp_path / "a-red-apple-3.png").seed == 3
+
+
+def test_what_no_sheet_can_hold_or_replace_is_found_before_a_picture_is_made(tmp_path: Path) -> None:
+    check_sheet(tmp_path / "all.png", 1024, 512, 512)
+    with pytest.raises(RequestError, match="a sheet of 1025 pictures has 16896x16384 pixels"):
+        check_sheet(tmp_path / "all.png", 1025, 512, 512)
+    write_sheet(sprites(2), tmp_path / "all.png")
+    check_sheet(tmp_path / "all.png", 3, 64, 64)
+    for content in (b'{"name": "my notes"}', b"[1]", b"3", b"notes", b"\xff"):
+        (tmp_path / "notes.json").write_bytes(content)
+        with pytest.raises(RequestError, match="which is there and no atlas"):
+            check_sheet(tmp_path / "notes.png", 3, 64, 64)
 
 
 def test_what_is_no_sheet() -> None:

@@ -141,6 +141,18 @@ def test_what_is_no_picture_is_a_sentence(content: bytes, said: str) -> None:
         open_image(content, "mask")
 
 
+@pytest.mark.parametrize("size", [(64, 64), (64, 32)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_cannot_be_decoded_is_a_sentence_in_any_size(size: tuple[int, int], masked: bool) -> None:
+    image, closed = Image.open(io.BytesIO(file(noise(64, 64))[:-300])), noise(64, 64)
+    closed.close()
+    for bad in (image, closed):
+        with pytest.raises(RequestError, match="is damaged"):
+            prepare(*((noise(64, 64), bad) if masked else (bad, None)), None, *size, 16)
+    with pytest.raises(RequestError, match="has pixels of kind 'LAB'"):
+        prepare(Image.new("LAB", (64, 64)), None, None, *size, 16)
+
+
 def test_of_long_texts_the_first_are_kept() -> None:
     texts = PngInfo()
     for name, length in (("parameters", 9), ("large", LONGEST_TEXTS - 9), ("more", 1)):

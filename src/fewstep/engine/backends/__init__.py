@@ -93,6 +93,8 @@ def open_backend(
     """
     check_backend(name)
     check_choice("precision", precision, PRECISIONS)
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise RequestError(f"threads = {threads!r:.40}: give a whole number from 1")
     where = device or ("cpu" if stages_of(name)[0] in RUNTIMES else best_device())
     way = settle_memory(model, name, where, memory, nets)
     if way != "full" and precision in EIGHT_BITS:

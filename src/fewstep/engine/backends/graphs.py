@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from fewstep.engine.backends.wrapped import wrap
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
+from fewstep.engine.recent import recent
 from fewstep.engine.request import TILED
 from fewstep.engine.steering import Steering
 from fewstep.models.adapters import TEXT, read_changes
@@ -34,6 +36,7 @@ from fewstep.stamp import Stamp, file_hash
 Wrapped = tuple[str, int | None]  # along what, and how many of a UNet's levels
 WEIGHTS = UNET.name
 ENCODER = "encoder"
+MOST_UNETS = 12  # sessions: of each student and the teacher one without and one with negative prompts, and tiles
 NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
@@ -96,7 +99,7 @@ class Graphs:
         self._shapes = read_index(model)
         self._stack: Stack = ()
         self._texts: dict[Hashable, Any] = {}  # by what a stack changes
-        self._unets: dict[tuple[Path, str, Wrapped | None, Hashable], Any] = {}
+        self._unets: OrderedDict[Hashable, Any] = OrderedDict()  # by weights, graph, how it wraps around, and what a stack changes
         self._autoencoder: dict[tuple[str, Wrapped | None], Any] = {}  # by graph, and how it wraps around
 
     @property
@@ -125,7 +128,8 @@ class Graphs:
         changed, self._stack = stack != self._stack, stack
         if changed:
             self._texts = {key: session for key, session in self._texts.items() if key in ((), key_of(stack, *TEXT))}
-            self._unets = {key: session for key, session in self._unets.items() if key[-1] in ((), key_of(stack, PART))}
+            for key in [key for key in self._unets if key[-1] not in ((), key_of(stack, PART))]:  # type: ignore[index]
+                del self._unets[key]
         return changed
 
     @property
@@ -218,13 +222,13 @@ class Graphs:
             raise BackendError(f"{self.model.folder} cannot be computed by {self.name} ({reason}): see whether --backend eager can") from error
 
     def _unet(self, steps: int, stack: Stack, attends: bool = False, wrapped: Wrapped | None = None) -> Any:
-        path, graph = self.model.weights(steps), NEGATABLE if attends else PART
-        key = path, graph, wrapped, key_of(stack, PART)
-        if key not in self._unets:
+        path, graph, changed = self.model.weights(steps), NEGATABLE if attends else PART, key_of(stack, PART)
+
+        def make() -> Session:
             weights = self._with_stack(self._unet_weights(path, self.model.stamp(steps)), PART, stack)
-            named = {f"{PART}.{name}": value for name, value in weights.items()}
-            self._unets[key] = self._session(graph, named, path, wrapped, keep=key[-1] == ())
-        return self._unets[key]
+            return self._session(graph, {f"{PART}.{name}": value for name, value in weights.items()}, path, wrapped, keep=changed == ())
+
+        return recent(self._unets, (path, graph, wrapped, changed), make, MOST_UNETS)
 
     def _unet_weights(self, path: Path, stamp: Stamp) -> dict[str, np.ndarray]:
         """A whole UNet's tensors, or the model's own with a LoRA added, rounded as an exported file holds them."""
