@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.batch.cells import is_unicode
 from fewstep.batch.fields import FIELDS, meant, parse
 from fewstep.batch.manifest import Manifest, Row
 from fewstep.engine.request import SEEDS, Request, RequestError
@@ -105,7 +106,7 @@ class Expansion:
             if row.problem:
                 raise RequestError(row.problem)
             if not named:
-                self.check(tuple(row.values))
+                self.check((*row.values, *(name for name in row.empty if name in (*self.holes, *self.keep))))
             fields, labels = self._read(row, folder)
         except RequestError as error:
             yield Bad(index, number, row.line, str(error), self.each)
@@ -121,11 +122,13 @@ class Expansion:
     def _read(self, row: Row, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """(fields of the request, labels) of a row. Raises RequestError."""
         for name, value in row.values.items():
-            if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            if not (is_unicode(name) and is_unicode(value)):
                 raise RequestError(f"its {name} is not valid Unicode: write the file in UTF-8")
         for name in self.holes or ["prompt"]:
             if name not in row.values and (self.holes or "prompt" not in self.given):
                 raise RequestError(f"its {name} is empty")
+            if isinstance(row.values.get(name), dict | list) and self.holes:
+                raise RequestError(f"its {name} is {row.values[name]!r:.60}, and the template names it: give a text or a number")
         labels = {name: row.values[name] for name in dict.fromkeys((*self.holes, *self.keep)) if name in row.values and name not in FIELDS}
         own = {name: parse(name, value, folder) for name, value in row.values.items() if name in FIELDS}
         if self.template is not None:

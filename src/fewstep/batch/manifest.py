@@ -5,16 +5,28 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from fewstep.batch.cells import plain
 from fewstep.engine.request import RequestError
 
 ENDINGS = ".csv, .tsv, .jsonl, .yaml, .parquet, or .txt with one prompt a line"
 PARQUET_ROWS = 1024  # read at once
 SEPARATORS = ("\t", ";", ",")
+TOLD = re.compile(r'"?sep=([,;|:\t])"?', re.IGNORECASE)  # a first line by which Excel is told the separator
+UNQUOTED = {  # kinds of values in YAML by how they are written; all else is text
+    "null": "~|null|Null|NULL|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "-?(0|[1-9][0-9]*)",
+    "float": r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "merge": "<<",
+}
+NOT_YAML = "holds characters that YAML does not take: write it in UTF-8, without control characters"
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Row:
     line: int  # where it stands in the file, from 1; in parquet the number of the row
     values: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    empty: tuple[str, ...] = ()  # the columns of the others, where each row names its own
 
 
 Read = Callable[[Path], Iterator[Row]]
@@ -72,21 +85,24 @@ def _check_columns(path: Path, columns: tuple[str, ...]) -> None:
 
 
 def _text(path: Path, newline: str | None = None) -> TextIO:
+    with path.open("rb") as stream:
+        wide = stream.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)  # what Excel saves as Unicode text
+    if wide:
+        return path.open(encoding="utf-16", errors="replace", newline=newline)
     # what is not UTF-8 becomes halves of surrogates, which a request refuses by its line; a strict decoder would end the file there
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
-def _separator(path: Path) -> str:
-    with _text(path) as stream:
-        first = stream.readline()
-    return next((sign for sign in SEPARATORS if sign in first), ",")
-
-
-def _table(path: Path, stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
-    """(line that it begins in, its cells or what is wrong with it) of every record of a CSV, the first included."""
-    reader = csv.reader(stream, delimiter=_separator(path), strict=True)
+def _table(stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
+    """(line that it begins in, its cells or what is wrong with it) of every record of a CSV, the one with the columns' names included."""
+    first = stream.readline()
+    told = TOLD.fullmatch(first.strip("\r\n"))
+    if not told:
+        stream.seek(0)
+    sign = told[1] if told else next((sign for sign in SEPARATORS if sign in first), ",")
+    reader = csv.reader(stream, delimiter=sign, strict=True)
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num + (2 if told else 1)
         try:
             yield line, next(reader)
         except StopIteration:
@@ -97,15 +113,15 @@ def _table(path: Path, stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
 
 def _csv_columns(path: Path) -> tuple[str, ...]:
     with _text(path, "") as stream:
-        _, cells = next(_table(path, stream), (1, []))
+        line, cells = next(_table(stream), (1, []))
     if isinstance(cells, str):
-        raise RequestError(f"{path}, line 1: {cells}: it names the columns, for instance prompt,seed")
+        raise RequestError(f"{path}, line {line}: {cells}: it names the columns, for instance prompt,seed")
     return tuple(cell.strip() for cell in cells)
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     with _text(path, "") as stream:
-        table = _table(path, stream)
+        table = _table(stream)
         _, first = next(table, (1, []))
         columns = [cell.strip() for cell in first]
         for line, cells in table:
@@ -135,7 +151,16 @@ def _row_of(line: int, content: Any) -> Row:
     """A row of what JSON, YAML or parquet holds for it."""
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         return Row(line, problem="it is no object of columns and values")
-    return Row(line, {name: value for name, value in content.items() if value is not None})
+    cells, name = dict[str, Any](), ""
+    try:
+        for name, value in content.items():
+            cells[name] = plain(value)
+    except ValueError:
+        return Row(line, problem=f"its {name} holds bytes that are no text: leave it out, or write it as text")
+    except RecursionError:
+        return Row(line, problem=f"its {name} is nested too deep: leave it out, or write it as text")
+    empty = tuple(name for name, value in cells.items() if value is None)
+    return Row(line, {name: value for name, value in cells.items() if value is not None}, empty=empty)
 
 
 def _yaml_rows(path: Path) -> Iterator[Row]:
@@ -144,7 +169,10 @@ def _yaml_rows(path: Path) -> Iterator[Row]:
 
     shape = f"{path}: a YAML manifest is a list, and each of its items has columns and values"
     with _text(path) as stream:
-        loader = yaml.SafeLoader(stream)
+        try:
+            loader = _yaml_loader(stream)
+        except yaml.reader.ReaderError:
+            raise RequestError(f"{path} {NOT_YAML}") from None
         try:
             loader.get_event()  # the stream's beginning
             if not loader.check_event(yaml.DocumentStartEvent):
@@ -154,16 +182,36 @@ def _yaml_rows(path: Path) -> Iterator[Row]:
                 raise RequestError(shape)
             loader.get_event()
             while not loader.check_event(yaml.SequenceEndEvent):
-                node = loader.compose_node(None, 0)
-                yield _row_of(node.start_mark.line + 1, loader.construct_document(node))
+                yield _yaml_row(loader, loader.compose_node(None, 0))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             if isinstance(error, RequestError):
                 raise
             mark = getattr(error, "problem_mark", None)
-            line = 0 if mark is None else mark.line + 1
-            yield Row(line, problem="the file is no YAML from here on: give a list of rows")
+            line = loader.line + 1 if mark is None else mark.line + 1
+            what = NOT_YAML if isinstance(error, yaml.reader.ReaderError) else "is no YAML from here on: give a list of rows"
+            yield Row(line, problem=f"the file {what}")
         finally:
             loader.dispose()
+
+
+def _yaml_loader(stream: TextIO) -> Any:
+    """The safe one, but what stands without quotes is read as in YAML 1.2: 16:9 is no number of seconds, no is a word, and so is 007 or a date."""
+    import yaml
+
+    loader = yaml.SafeLoader(stream)
+    kinds = [(f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{pattern})\Z")) for kind, pattern in UNQUOTED.items()]
+    loader.yaml_implicit_resolvers = {None: kinds}
+    return loader
+
+
+def _yaml_row(loader: Any, node: Any) -> Row:
+    import yaml
+
+    line = node.start_mark.line + 1
+    try:
+        return _row_of(line, loader.construct_document(node))
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError):  # a tag of YAML's own may hold anything
+        return Row(line, problem="it holds a tag or a value that cannot be read: leave it out, or put it in quotes")
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
@@ -171,11 +219,30 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+
     line = 0
-    for batch in _parquet(path).iter_batches(PARQUET_ROWS):
-        for content in batch.to_pylist():
-            line += 1
-            yield _row_of(line, content)
+    try:
+        for batch in _parquet(path).iter_batches(PARQUET_ROWS):
+            yield from _batch_rows(batch, line + 1)
+            line += batch.num_rows
+    except (pyarrow.ArrowException, OSError):
+        yield Row(line + 1, problem="the file is damaged from here on: write it again")
+
+
+def _batch_rows(batch: Any, first: int) -> Iterator[Row]:
+    """The rows of a batch, one by one where something in it has no value in Python, such as a time to the nanosecond."""
+    try:
+        contents = batch.to_pylist()
+    except (ValueError, OverflowError):
+        for number in range(batch.num_rows):
+            try:
+                yield _row_of(first + number, batch.slice(number, 1).to_pylist()[0])
+            except (ValueError, OverflowError) as error:
+                yield Row(first + number, problem=f"it cannot be read ({error!s:.100}): write the cell as text")
+        return
+    for number, content in enumerate(contents):
+        yield _row_of(first + number, content)
 
 
 def _parquet(path: Path) -> Any:
@@ -184,7 +251,7 @@ def _parquet(path: Path) -> Any:
 
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid:
+    except pyarrow.ArrowException:
         raise RequestError(f"{path} is no parquet file, or it is not whole: write it again") from None
 
 

@@ -117,6 +117,25 @@ def test_text_that_is_not_utf_8_is_one_rows_failure(tmp_path: Path) -> None:
     assert ["UTF-8" in one.error if isinstance(one, Bad) else one.request.prompt for one in found] == ["a", True, True, "d"]
 
 
+def test_text_that_is_no_unicode_is_found_inside_a_value(tmp_path: Path) -> None:
+    rows = ['{"prompt": "a", "sku": ["\\ud800"]}', '{"prompt": "b", "sku": {"\\ud800": 1}}', '{"prompt": "c", "sku": ["ä"]}']
+    found = wanted(tmp_path, "\n".join(rows), Expansion(keep=("sku",)), "rows.jsonl")
+    assert prompts(found) == ["its sku is not valid Unicode: write the file in UTF-8"] * 2 + ["c"]
+
+
+def test_a_cell_that_is_no_number_is_empty(tmp_path: Path) -> None:
+    """And so is null: a column that is there and holds nothing is not one that is missing."""
+    rows = ['{"prompt": "a", "seed": NaN, "sku": NaN}', '{"prompt": "b", "sku": null}', '{"prompt": "c", "sku": -Infinity}', '{"prompt": "d"}']
+    found = wanted(tmp_path, "\n".join(rows), Expansion(keep=("sku",)), "rows.jsonl")
+    assert [(one.request.seed, one.labels) for one in found if isinstance(one, Wanted)] == [(1, {}), (2, {}), (3, {"sku": "-inf"})]
+    assert prompts(found)[3] == "--keep names 'sku', and there is no such column: there is prompt"
+
+
+def test_a_template_takes_texts_and_numbers(tmp_path: Path) -> None:
+    found = wanted(tmp_path, '{"animal": null}\n{"animal": ["fox"]}\n{"animal": 7}\n', Expansion("a {animal}"), "rows.jsonl")
+    assert prompts(found) == ["its animal is empty", "its animal is ['fox'], and the template names it: give a text or a number", "a 7"]
+
+
 def test_shapes_snap_to_the_model() -> None:
     """SDXL's own training sizes, by ratio; two ratios that are one size to a small model are one."""
     sizes = {aspect: size for size, aspect in sizes_of(("1:1", "4:5", "16:9", "9:16", "1.91:1"), SDXL).items()}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import tracemalloc
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,64 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         assert [row.line for row in rows] == lines, path.name
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", "prompt\tseed\r\nBär, x\t7\r\n".encode("utf-16")),
+        ("rows.csv", b"\xfe\xff" + "prompt;seed\nBär, x;7\n".encode("utf-16-be")),
+        ("rows.yaml", "- {prompt: 'Bär, x', seed: '7'}".encode("utf-16")),
+        ("rows.csv", "sep=;\r\nprompt;seed\r\nBär, x;7\r\n".encode("utf-8-sig")),
+        ("rows.tsv", '"sep=|"\nprompt|seed\nBär, x|7\n'.encode()),
+    ],
+    ids=["Unicode text", "big-endian", "YAML", "a line for Excel", "the same in quotes"],
+)
+def test_what_excel_saves_is_read_as_it_means_it(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    (row,) = open_manifest(tmp_path / name).rows()
+    assert row.values == {"prompt": "Bär, x", "seed": "7"}
+
+
+def test_lines_are_counted_with_the_one_that_names_the_separator(tmp_path: Path) -> None:
+    rows = open_manifest(write(tmp_path / "rows.csv", "sep=;\nprompt;seed\na;1\nb;2;3\n")).rows()
+    assert [(row.line, bool(row.problem)) for row in rows] == [(3, False), (4, True)]
+
+
+def test_yaml_without_quotes_is_what_it_looks_like(tmp_path: Path) -> None:
+    """The older YAML makes 969, 540.3, False, 7 and a date of the first five, and knows no last one."""
+    texts = ["16:9", "9:0.3", "no", "007", "2026-01-02", "="]
+    (row,) = open_manifest(write(tmp_path / "rows.yaml", f"- texts: [{', '.join(texts)}]\n  others: [7, -1.5, true, ~, .inf]\n")).rows()
+    assert row.values == {"texts": texts, "others": [7, -1.5, True, None, "inf"]}
+
+
+def test_parquet_may_hold_what_json_does_not(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "day": [date(2026, 1, 2)] * 3,
+        "price": [Decimal("19.90")] * 3,
+        "code": [b"x", b"\xff", b"y"],
+        "size": [7.0, None, math.nan],
+        "made": pyarrow.array([1000, 2000, 3001], pyarrow.timestamp("ns")),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    one, two, three = open_manifest(tmp_path / "rows.parquet").rows()
+    assert one.values == {"day": "2026-01-02", "price": "19.90", "code": "x", "size": 7.0, "made": "1970-01-01T00:00:00.000001"}
+    assert two.problem == "its code holds bytes that are no text: leave it out, or write it as text"
+    assert "write the cell as text" in three.problem or three.values["made"].endswith("3001"), "pandas knows nanoseconds"
+
+
+def test_parquet_that_is_damaged_inside_is_said_and_ends_nothing(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [f"a fox of number {number}" for number in range(5000)]}), tmp_path / "rows.parquet")
+    content = bytearray((tmp_path / "rows.parquet").read_bytes())
+    content[100:1100] = b"\xff" * 1000
+    (tmp_path / "rows.parquet").write_bytes(content)
+    assert list(open_manifest(tmp_path / "rows.parquet").rows())[-1].problem == "the file is damaged from here on: write it again"
+
+
 def test_a_text_file_is_prompts(tmp_path: Path) -> None:
     manifest = open_manifest(write(tmp_path / "prompts.txt", "a fox\n\n  an owl \n"))
     assert [(row.line, row.values) for row in manifest.rows()] == [(1, {"prompt": "a fox"}), (3, {"prompt": "an owl"})]
@@ -53,6 +114,8 @@ def test_a_text_file_is_prompts(tmp_path: Path) -> None:
         ("rows.jsonl", '{"prompt": "a"}\n{"prompt": \n[1]\n{"prompt": "b"}\n', {2: "no JSON", 3: "no object"}),
         ("rows.csv", 'prompt,seed\na,1\nb,2,3\n"c"d,4\ne,5\n', {3: "3 cells for 2 columns", 4: "no row of a CSV"}),
         ("rows.yaml", "- prompt: a\n- 7\n- prompt: [b\n", {2: "no object", 4: "no YAML from here on"}),
+        ("rows.yaml", "- prompt: a\n- seed: !!timestamp x\n- seed: !!python/name:os.system x\n", {2: "a tag or a value", 3: "a tag or a value"}),
+        ("rows.yaml", "- prompt: a\n- sku: &own [*own]\n- sku: !!binary /w==\n", {2: "its sku is nested too deep", 3: "its sku holds bytes that are no text"}),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_by_its_line_and_ends_nothing(tmp_path: Path, name: str, content: str, problems: dict[int, str]) -> None:
@@ -80,6 +143,16 @@ def test_what_is_no_manifest_is_a_sentence(tmp_path: Path, name: str, content: s
         write(tmp_path / name, content)
     with pytest.raises(RequestError, match=sentence):
         open_manifest(tmp_path / name)
+
+
+def test_yaml_in_another_encoding_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_bytes("- prompt: ein Bär\n".encode("latin1"))
+    with pytest.raises(RequestError, match="holds characters that YAML does not take: write it in UTF-8"):
+        list(open_manifest(tmp_path / "rows.yaml").rows())
+    (tmp_path / "rows.yaml").write_bytes(b"- prompt: a fox\n" * 999 + "- prompt: ein Bär\n".encode("latin1"))
+    *rows, last = open_manifest(tmp_path / "rows.yaml").rows()
+    assert {row.values["prompt"] for row in rows} == {"a fox"}
+    assert last.problem.startswith("the file holds characters that YAML does not take")
 
 
 @pytest.mark.parametrize("content", ["prompt: a fox\n", "", "just text\n"])
