@@ -11,25 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.engine.adapters import given_loras
-from fewstep.engine.control import Control
+from fewstep.engine.control import Control, is_there
 from fewstep.engine.options import parse_outpaint, parse_pair, read_image
 from fewstep.engine.request import Request, RequestError
 from fewstep.engine.variations import parse_variations
 
-TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+WHOLE = re.compile(r"([+-]?[0-9]{1,20})(?:\.0*)?")
 Parse = Callable[[str, Any, Path], Any]  # (name, what a cell holds, the folder that paths start from) to what Request takes
 
 
 def _text(name: str, value: Any, folder: Path) -> Any:
+    if not isinstance(value, str):
+        raise RequestError(f"{name} = {value!r:.60}: give a text")
     return value
 
 
 def _whole(name: str, value: Any, folder: Path) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
+    """A whole number, though it be written 7.0: pandas makes floats of a column that has a gap, exact ones up to 2^53."""
+    exact = not isinstance(value, float) or abs(value) <= 1 << 53
+    match = WHOLE.fullmatch(str(value).strip()) if exact and not isinstance(value, bool) else None
+    if match is None:
         raise RequestError(f"{name} = {value!r:.60}: give a whole number")
-    return int(value)
+    return int(match[1])
 
 
 def _number(name: str, value: Any, folder: Path) -> Any:
@@ -51,7 +55,7 @@ def _image(name: str, value: Any, folder: Path) -> Any:
 
 
 def _margins(name: str, value: Any, folder: Path) -> Any:
-    return parse_outpaint(value) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    return parse_outpaint(",".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _pair(name: str, value: Any, folder: Path, sign: str = "x") -> Any:
@@ -88,7 +92,7 @@ def _control(name: str, value: Any, folder: Path) -> Any:
             wrong = "there is no image" if unknown is None else f"{unknown!r:.60} is not known"
             raise RequestError(f"{name}: {wrong}: give tables with image, hint, weight, net, start and end")
         one["image"] = read_image(folder / one["image"], name)
-        if isinstance(one.get("net"), str) and (folder / one["net"]).exists():  # else it is an id of the Hub, or missing
+        if isinstance(one.get("net"), str) and is_there(folder / one["net"]):  # else it is an id of the Hub, or missing
             one["net"] = folder / one["net"]
     return tuple(Control(**one) for one in tables)
 

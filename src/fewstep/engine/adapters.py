@@ -126,6 +126,8 @@ def _cached(read: Callable[[Path, int, int], T], path: Path) -> T:
         state = path.stat()
     except OSError:
         state = None
+    except ValueError:
+        raise WeightsError(f"{str(path)!r:.200}: no file can have this name: give the path of a {SUFFIX} file") from None
     if path.suffix != SUFFIX or state is None:
         read_header(path)  # says what is wrong
     return read(path, state.st_mtime_ns if state else 0, state.st_size if state else 0)

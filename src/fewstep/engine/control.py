@@ -203,17 +203,25 @@ def settle_controls(model: Model, controls: Sequence[Control], width: int, heigh
     return tuple(found)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder lies at ``path``. A name that is too long for one is no error."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def find_net(given: str | Path | None, model: Model) -> Net:
     """The ControlNet ``given``: a folder, a file or an id of the Hub that is in its cache; or else the model's own. Reads configurations and the header.
 
     Raises RequestError on one that is not there or was made for another model.
     """
     place = model.folder / OWN if given is None else Path(given)
-    repo = str(given) if given is not None and not place.exists() and REPO.fullmatch(str(given)) else None
+    repo = str(given) if given is not None and not is_there(place) and REPO.fullmatch(str(given)) else None
     place = (repo and snapshot(repo)) or place
-    if not place.exists():
+    if not is_there(place):
         fetch = f"; one of the Hub's is fetched with: {command(repo, ('config.json', FILE))}" if repo else ""
-        lacking = f"{model.limits.name} has no ControlNet of its own" if given is None else f"{place}: there is no such ControlNet"
+        lacking = f"{model.limits.name} has no ControlNet of its own" if given is None else f"{place!s:.200}: there is no such ControlNet"
         raise RequestError(f"{lacking}: give one with --controlnet, a folder of diffusers' or a .safetensors file{fetch}")
     path = find_weights(place) if place.is_dir() else place
     called = Path(repo).name if repo else path.parent.name if path.name.startswith(Path(FILE).stem) else path.stem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,15 +69,18 @@ def parse_pair(text: str | None, option: str, sign: str = "x") -> tuple[int, int
 
 
 def read_image(path: Path, option: str) -> Image:
-    """The picture in a file that the command line names. Raises RequestError on what is no whole PNG, WebP or JPEG."""
+    """The picture in a file that the command line or a list names. Raises RequestError on what is no whole PNG, WebP or JPEG."""
     from fewstep.engine.source import open_image
 
     try:
-        if path.stat().st_size > LARGEST:
-            raise RequestError(f"{option} {path} has {path.stat().st_size / 1e6:.0f} MB: give a picture of at most {LARGEST / 1e6:.0f} MB")
-        content = path.read_bytes()
-    except OSError as error:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= LARGEST else b""
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) or error.errno == errno.ENAMETOOLONG:
+            raise RequestError(f"{option} {str(path)!r:.200}: no file can have this name: give the path of a PNG, WebP or JPEG") from None
         raise RequestError(f"{option} {path} cannot be read ({error.strerror}): give a PNG, WebP or JPEG") from None
+    if size > LARGEST:
+        raise RequestError(f"{option} {path} has {size / 1e6:.0f} MB: give a picture of at most {LARGEST / 1e6:.0f} MB")
     return open_image(content, f"picture of {option} {path}")
 
 

@@ -45,6 +45,12 @@ def test_what_is_none_is_a_sentence(folder: Path, value: Any, said: str) -> None
         parse("control", value, folder)
 
 
+@pytest.mark.parametrize("net", ["a\0", "\ud800", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_no_folder(folder: Path, net: str) -> None:
+    (one,) = parse("control", [{"image": "a.png", "net": net}], folder)
+    assert one.net == net
+
+
 def test_a_key_goes_by_what_is_read_and_by_whom() -> None:
     def key(content: str, net: str, weight: float) -> str:
         hint = Hint(np.zeros((64, 64, 3), np.uint8), content, "given", Net("edges", Path(net), net, {}), weight, 0.0, 1.0)

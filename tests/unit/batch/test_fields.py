@@ -36,6 +36,18 @@ def test_text_and_value_mean_the_same(name: str) -> None:
     assert parse(name, text, Path()) == parse(name, value, Path()) == meant
 
 
+def test_flags_are_words_as_people_write_them() -> None:
+    assert [parse("literal", word, Path()) for word in ("on", "YES", "1", "off", "no", "0")] == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("value", [7.0, "7.0", "+7", "7."])
+@pytest.mark.parametrize("name", ["seed", "steps", "width", "height", "variation_seed"])
+def test_a_whole_number_may_be_written_as_a_float(name: str, value: Any) -> None:
+    """As pandas does with a column that has a gap."""
+    found = parse(name, value, Path())
+    assert (found, type(found)) == (7, int)
+
+
 def test_pictures_and_loras_lie_beside_the_manifest(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     assert parse("image", "red.png", tmp_path).getpixel((0, 0)) == (255, 0, 0)
@@ -46,12 +58,22 @@ def test_pictures_and_loras_lie_beside_the_manifest(tmp_path: Path) -> None:
     ("name", "value", "sentence"),
     [
         ("seed", "7.5", "seed = '7.5': give a whole number"),
+        ("seed", 7.5, "seed = 7.5: give a whole number"),
+        ("seed", 2.0**53 + 2, "give a whole number"),
+        ("steps", True, "steps = True: give a whole number"),
+        ("width", 10**30, "give a whole number"),
+        ("aspect", [16, 9], r"aspect = \[16, 9\]: give a text"),
+        ("image", "a\0.png", r"image 'a\\x00.png': no file can have this name"),
+        ("image", "\ud800.png", "no file can have this name"),
+        ("image", "x" * 5000, "image 'x{199}: no file can have this name"),
         ("variation", "much", "give a number"),
         ("variations", "9:0.5; 12", "give a share from 0 to 1, or SEED:SHARE"),
         ("image", "none.png", "image .*none.png cannot be read"),
         ("image", 7, "give the path of a picture"),
         ("crop", "1x2", "LEFT,TOP"),
         ("outpaint", "1,2", "LEFT,TOP,RIGHT,BOTTOM"),
+        ("outpaint", 7, "LEFT,TOP,RIGHT,BOTTOM"),
+        ("outpaint", [10**6, 0, 0, 0], "LEFT,TOP,RIGHT,BOTTOM"),
         ("loras", "style.pt", "FILE.safetensors"),
     ],
 )

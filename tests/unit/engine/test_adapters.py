@@ -16,7 +16,7 @@ from tests import loras, tiny
 from typer.testing import CliRunner
 
 from fewstep.cli import app
-from fewstep.engine.adapters import FEW_STEP, _plain, find_again, parse_lora
+from fewstep.engine.adapters import FEW_STEP, _plain, find_again, find_stack, parse_lora
 from fewstep.engine.engine import Engine
 from fewstep.engine.files import read_record
 from fewstep.engine.model import open_model
@@ -128,6 +128,12 @@ def test_another_stack_between_two_evaluations_changes_nothing(engine: Engine, f
 def test_what_is_no_stack_is_a_sentence(loras: object) -> None:
     with pytest.raises(RequestError, match=r"^(loras = |the weight of a is|17 LoRAs were given)"):
         Request(PROMPT, loras=loras)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a\0.safetensors", "\ud800.safetensors"])
+def test_a_name_that_no_file_can_have_is_a_sentence(tiny: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"^'.*\\.*safetensors': no file can have this name: give the path of a .safetensors file"):
+        find_stack(open_model(str(tiny), 1), (), [(name, 1.0)], 1)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,12 @@ def test_files_that_are_none_are_sentences(engine: Engine, tiny: Path, tmp_path:
         engine.limits.settle(asked(Control(image())))
 
 
+@pytest.mark.parametrize("name", ["a\0", "\ud800", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_a_sentence(engine: Engine, name: str) -> None:
+    with pytest.raises(RequestError, match=f"^{name[:200]}: there is no such ControlNet: give one"):
+        find_net(name, engine.model)
+
+
 def test_the_hubs_cache_is_looked_into(engine: Engine, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     publish(tmp_path, "someone/canny-xl", {path.name: path for path in net.iterdir()})
