@@ -47,7 +47,7 @@ def page(lines: Iterable[dict[str, Any]], title: str, total: int, read: Read) ->
         elif "path" in line:
             entry["src"] = quote(line["path"])
         entries.append(entry)
-    shown = json.dumps(entries, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    shown = json.dumps(entries, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     note = "" if len(entries) == total else f"{len(entries)} of {total}, evenly over all; results.jsonl has the rest"
     frame = (files("fewstep.batch") / "gallery.html").read_text(encoding="utf8")
     return frame.replace("$TITLE", escape(title)).replace("$NOTE", escape(note)).replace("$ENTRIES", shown)

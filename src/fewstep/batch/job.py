@@ -58,7 +58,7 @@ def _hold(lock: int, out: Path) -> None:
 
 def said(settings: dict[str, Any]) -> bytes:
     """What a job.json says of a job with these ``settings``."""
-    return (json.dumps({VERSION: FORMAT, **settings}, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps({VERSION: FORMAT, **settings}, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def check(out: Path | str, content: bytes | None, settings: dict[str, Any], manifest: Path) -> None:

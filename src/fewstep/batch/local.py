@@ -84,7 +84,8 @@ class Books:
     def _enter(self, outcome: Outcome) -> None:
         tally = self.tally
         if isinstance(outcome, Bad):
-            self.results.add({"index": outcome.index, "row": outcome.row, "line": outcome.line, "error": outcome.error, "pictures": outcome.count})
+            error = outcome.error.encode(errors="backslashreplace").decode()  # it may name what is not Unicode
+            self.results.add({"index": outcome.index, "row": outcome.row, "line": outcome.line, "error": error, "pictures": outcome.count})
             self.store.settled(outcome.index, None, outcome.count)
             tally.failed += outcome.count
             self.fail(outcome)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fewstep.batch.cells import is_unicode
 from fewstep.batch.expand import COMBINE
 from fewstep.batch.manifest import Manifest
 from fewstep.batch.output import is_bucket
@@ -72,6 +73,8 @@ class Options:
                 raise RequestError(f"{option} {path} is the list itself: name another file")
 
     def _check_out(self) -> None:
+        if not is_unicode(self.out):
+            raise RequestError(f"--out {self.out!r:.200} is not valid Unicode, which its page and its summary are: give another name")
         if re.match(r"[a-z0-9+.-]{2,}:", self.out) and not is_bucket(self.out):
             raise RequestError(f"--out {self.out}: write a bucket as s3://BUCKET/FOLDER, and a folder of this machine as its path")
         if self.tars is not None and self.tars < 1:

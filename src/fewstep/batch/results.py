@@ -35,7 +35,7 @@ class Results:
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line. Raises OSError."""
-        self._append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._append(_text(line).encode())
 
     def _append(self, content: bytes) -> None:
         while content:
@@ -52,7 +52,7 @@ class Results:
         sorted_ = scratch / NAME
         with sorted_.open("w", encoding="utf8") as stream:
             for line in self.lines():
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                stream.write(_text(line))
             stream.flush()
             os.fsync(stream.fileno())
         sorted_.replace(self.path)
@@ -86,10 +86,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from filter(None, map(_parsed, stream))
 
 
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _parsed(text: bytes) -> dict[str, Any] | None:
-    """A line, None if it was damaged: its picture is made again."""
+    """A line, None if it was damaged: its picture is made again. A number that JSON does not know, as older versions wrote them, is nothing."""
     try:
-        line = json.loads(text)
+        line = json.loads(text, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) and type(line.get("index")) is int else None

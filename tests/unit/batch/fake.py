@@ -1,17 +1,18 @@
-"""An engine whose pictures are one colour, at no cost, and a job's parts around it."""
+"""An engine whose pictures are one colour, at no cost, a job's parts around it, and what the command answers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from fewstep.batch.expand import Bad, Expansion, Wanted
 from fewstep.batch.local import Books, run
-from fewstep.batch.make import make
+from fewstep.batch.make import Score, make
 from fewstep.batch.manifest import open_manifest
 from fewstep.batch.plan import Group, Maker, groups, items
 from fewstep.batch.progress import Tally
@@ -21,7 +22,18 @@ from fewstep.engine.record import Record
 from fewstep.engine.request import Frame, Limits, Picture, Request, Settled
 
 LIMITS = Limits("fake", factor=16, native=64, students=(1, 2, 4, 8), teacher=False, default_steps=1)
+SMALL = ("--steps", "1", "--set", "width=64", "--set", "height=64")
 MAKER = Maker(LIMITS, lambda steps: f"weights for {steps}", "full", "png")
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+Batch = Callable[..., Answer]
 
 
 class FakeEngine:
@@ -62,15 +74,27 @@ def csv_of(path: Path, prompts: Iterable[str]) -> Path:
     return path
 
 
+def redness(image: Image.Image, prompt: str) -> float | None:
+    """A score: the mean of the red; none of a prompt with a 3 in it."""
+    return None if "3" in prompt else ImageStat.Stat(image.convert("RGB")).mean[0]
+
+
 def job(
-    out: Path, manifest: Path, engine: FakeEngine | None = None, store: Store | None = None, total: int = 0, strict: bool = False
+    out: Path,
+    manifest: Path,
+    engine: FakeEngine | None = None,
+    store: Store | None = None,
+    total: int = 0,
+    strict: bool = False,
+    kind: str = "png",
+    score: Score | None = None,
 ) -> tuple[Tally, list[Bad]]:
     """Run a job in the folder ``out`` to its end, or to what stops it."""
     scratch = out / ".tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     results, failed = Results(out / NAME), list[Bad]()
     tally = Tally(total)
-    books = Books(results, store or Folders(out, scratch, "png"), tally, lambda tally, last: None, failed.append, strict)
+    books = Books(results, store or Folders(out, scratch, kind), tally, lambda tally, last: None, failed.append, strict, kind, score)
     try:
         run(parts(manifest), [partial(make, engine or FakeEngine())], books)
         results.finish(scratch)
@@ -79,10 +103,10 @@ def job(
     return tally, failed
 
 
-def kept(results: Results, store: Store, manifest: Path, engine: FakeEngine | None = None) -> Tally:
+def kept(results: Results, store: Store, manifest: Path, engine: FakeEngine | None = None, score: Score | None = None) -> Tally:
     """Run a job of the prompts in ``manifest`` into ``store``, to its end or to what stops it."""
     tally = Tally(sum(1 for _ in open_manifest(manifest).rows()))
-    run(parts(manifest), [partial(make, engine or FakeEngine())], Books(results, store, tally, lambda tally, last: None, lambda bad: None))
+    run(parts(manifest), [partial(make, engine or FakeEngine())], Books(results, store, tally, lambda tally, last: None, lambda bad: None, score=score))
     return tally
 
 

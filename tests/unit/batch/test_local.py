@@ -58,6 +58,13 @@ def test_a_finished_job_makes_nothing_more(tmp_path: Path, manifest: Path) -> No
     assert files(out, "**/*.*") == before
 
 
+def test_an_error_about_a_folder_that_is_no_unicode_is_written_all_the_same(tmp_path: Path, manifest: Path) -> None:
+    manifest.write_text("prompt,seed,image\na,1,b.png\n")
+    (folder := tmp_path / "\udcff").mkdir()
+    job(tmp_path / "out", manifest.rename(folder / "rows.csv"))
+    assert "\\udcff/b.png cannot be read" in next(read_lines(tmp_path / "out" / NAME))["error"]
+
+
 def test_what_is_missing_or_damaged_is_made_again_with_its_whole_group(tmp_path: Path, manifest: Path) -> None:
     """The pictures of the fake depend on the size of their batch, as an engine's do in their last bits."""
     out, engine = tmp_path / "out", FakeEngine()

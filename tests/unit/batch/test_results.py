@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_half_a_line_is_cut_off_and_what_follows_is_whole(tmp_path: Path, cut: i
     results.close()
     left = whole[:-cut].count(b"\n")
     assert [line["index"] for line in text(path)] == [*range(left), 2]
+
+
+def test_numbers_that_json_does_not_know_are_not_written_and_nothing_where_they_were(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b'{"index": 0, "labels": {"price": NaN}}\n')
+    results = Results(tmp_path / NAME)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        results.add({"index": 1, "labels": {"price": math.inf}})
+    (tmp_path / "scratch").mkdir()
+    results.finish(tmp_path / "scratch")
+    results.close()
+    assert (tmp_path / NAME).read_text() == '{"index": 0, "labels": {"price": null}}\n'
 
 
 def test_a_damaged_line_is_no_line(tmp_path: Path) -> None:

@@ -5,50 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.unit.batch.fake import files
+from tests.unit.batch.fake import SMALL, Batch, files
 
 from fewstep.batch.results import NAME, read_lines
-from fewstep.cli import main
 from fewstep.engine.engine import Engine
 from fewstep.engine.files import read_record
 
-SMALL = ("--steps", "1", "--set", "width=64", "--set", "height=64")
-ANIMALS = "animal,colour,sku\npizza,red,p1\nghost,blue,g1\ncat face,green,c1\n"
 TEMPLATE = ("--template", "a {animal} on a {colour} background")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-Batch = Callable[..., Answer]
-
-
-@pytest.fixture
-def batch(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> Batch:
-    """``fewstep batch`` with the tiny model, in an empty working directory with a manifest or two."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.csv").write_text(ANIMALS)
-    (tmp_path / "prompts.txt").write_text("pizza\nghost\n")
-
-    def run(*arguments: object) -> Answer:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(["batch", *map(str, arguments), "--model", str(tiny)])
-        captured = capsys.readouterr()
-        return Answer(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def test_a_job_leaves_a_folder_to_look_at(batch: Batch, tmp_path: Path) -> None:
@@ -194,6 +163,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "CPUs": (("prompts.txt", "--out", "o", "--on", "ray", "--cpus-per-actor", "0"), "--cpus-per-actor 0"),
     "devices": (("prompts.txt", "--out", "o", "--on", "ray", "--device", "cuda:0,cuda:1"), "on a cluster each actor has one device"),
     "a dry run elsewhere": (("prompts.txt", "--out", "o", "--on", "ray", "--dry-run"), "give it without --on ray"),
+    "no Unicode": (("prompts.txt", "--out", "\udcff"), "is not valid Unicode"),
     "a file": (("prompts.txt", "--out", "rows.csv"), "rows.csv cannot be written"),
     "other files": (("prompts.txt", "--out", "."), "holds other files"),
     "no place for the summary": (("prompts.txt", "--out", "o", "--json", "none/s.json"), "none cannot be written"),
