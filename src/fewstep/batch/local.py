@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from fewstep.batch.expand import Bad
-from fewstep.batch.make import Encoded, Made, Score, encode
+from fewstep.batch.make import Encoded, Made, Score, encode, looked_at
 from fewstep.batch.plan import Group, Item
 from fewstep.batch.progress import Report, Tally
 from fewstep.batch.results import Results
@@ -91,7 +91,8 @@ class Books:
             self.fail(outcome)
         elif isinstance(outcome, There):
             tally.kept += 1
-            self.store.settled(outcome.line["index"], outcome.line)
+            line = self._scored(outcome.line)
+            self.store.settled(line["index"], line)
         else:
             one = encode(outcome, self.store, self.format, self.score) if isinstance(outcome, Made) else outcome
             if one.content is not None:
@@ -105,6 +106,16 @@ class Books:
         if self.strict and isinstance(outcome, Bad):
             self._stopped = True
             raise Stopped(f"stopped at the first failure, for --strict; {tally.done} of {tally.total} pictures are finished")
+
+    def _scored(self, line: dict[str, Any]) -> dict[str, Any]:
+        """The line of a picture that was there, with the score that is asked for now and was not when it was made."""
+        content = None if self.score is None or "score" in line else self.store.read(line)
+        if self.score is None or content is None:
+            return line
+        line = {**line, "score": looked_at(content, line["prompt"], self.score)}
+        self.store.retell(line, content)
+        self.results.add(line)
+        return line
 
 
 def run(parts: Iterable[Group | Bad], makes: Sequence[Make], books: Books) -> None:

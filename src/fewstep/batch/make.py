@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -86,7 +87,15 @@ def encode(made: Made, store: Store, kind: str, score: Score | None) -> Encoded:
         "timings_ms": picture.timings,
     }
     if score is not None:
-        line["score"] = score(picture.image, picture.record.prompt)
+        line["score"] = looked_at(content, picture.record.prompt, score)
     if item.labels:
         line["labels"] = dict(item.labels)
     return Encoded(line, content)
+
+
+def looked_at(content: bytes, prompt: str, score: Score) -> float | None:
+    """The score of a picture's file, so that one that was there before has the score of one that is made."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return score(image, prompt)

@@ -20,7 +20,7 @@ from fewstep.batch.options import STDOUT, Options
 from fewstep.batch.output import Output, Place, is_bucket, opened
 from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.progress import Tally, duration, json_line, reports, size
-from fewstep.batch.score import scorer
+from fewstep.batch.score import later, scorer
 from fewstep.batch.spill import SpillError
 from fewstep.batch.store import Store
 from fewstep.engine.files import write_bytes
@@ -121,6 +121,7 @@ def _on_ray(options: Options, manifest: Manifest, expansion: Expansion, place: P
     from fewstep.engine.cluster import connected
 
     plan = Plan.of(options, manifest, expansion, place, books.results.path)
+    books.score = later(options.score, open_model(options.model, options.steps, options.base, options.few_step).folder)  # of what was there before
     with connected(options.on) as cluster:
         books.tally.restart()
         beside(books.enter, carried_out(plan, cluster))

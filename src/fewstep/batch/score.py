@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,17 @@ def scorer(name: str | None, folder: Path) -> Score | None:
         except WeightsError as error:
             raise RequestError(f"--score clip: {error}") from None
     return judged(folder) if name else None
+
+
+def later(name: str | None, folder: Path) -> Score | None:
+    """The same, loaded for the first picture that it scores: where other machines score what they make, there may be none."""
+    once = cache(partial(scorer, name, folder))
+
+    def score(image: Image, prompt: str) -> float | None:
+        there = once()
+        return there(image, prompt) if there else None
+
+    return score if name else None
 
 
 def judged(folder: Path) -> Score:

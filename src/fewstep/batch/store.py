@@ -37,6 +37,9 @@ class Store(Protocol):
     def write(self, line: dict[str, Any], content: bytes) -> None:
         """Put the picture of a line in its place, whole or not at all. Raises OSError."""
 
+    def retell(self, line: dict[str, Any], content: bytes) -> None:
+        """More is said of a picture that is there. Raises OSError."""
+
     def settled(self, index: int, line: dict[str, Any] | None, count: int = 1) -> None:
         """What is to be made from ``index`` on is there, with its line, or failed. Raises OSError."""
 
@@ -66,6 +69,9 @@ class Folders:
     def write(self, line: dict[str, Any], content: bytes) -> None:
         """A file under a temporary name, then renamed."""
         put(self._scratch, self._out / line["path"], content)
+
+    def retell(self, line: dict[str, Any], content: bytes) -> None:
+        """Only the results say it."""
 
     def settled(self, index: int, line: dict[str, Any] | None, count: int = 1) -> None:
         """Nothing waits for it."""
@@ -103,6 +109,10 @@ class Tars:
     def write(self, line: dict[str, Any], content: bytes) -> None:
         """A file that waits."""
         put(self._scratch, self._waiting(line["path"]) / line["member"], content)
+
+    def retell(self, line: dict[str, Any], content: bytes) -> None:
+        """Its tar says it too, and is written again when all of it is settled."""
+        self.write(line, content)
 
     def settled(self, index: int, line: dict[str, Any] | None, count: int = 1) -> None:
         """One less to wait for; the last of a shard has it written."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job, kept
+from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job, kept, redness
 
 from fewstep.batch.bucket import SEGMENTS, Bucket, Objects, Sent, job_bucket
 from fewstep.batch.local import Stopped
+from fewstep.batch.make import Score
 from fewstep.batch.results import NAME
 from fewstep.engine.request import RequestError
 
@@ -36,10 +37,10 @@ def objects(url: str) -> dict[str, bytes]:
     return {path.removeprefix(root).lstrip("/"): storage.cat_file(path) for path in storage.find(root)}
 
 
-def carry_out(url: str, manifest: Path, engine: FakeEngine | None = None) -> tuple[int, int]:
+def carry_out(url: str, manifest: Path, engine: FakeEngine | None = None, score: Score | None = None) -> tuple[int, int]:
     """(made, kept) of a job in the bucket, to its end."""
     with job_bucket(url, manifest, SETTINGS) as output:
-        tally = kept(output.results, Objects(Bucket(url), "png"), manifest, engine)
+        tally = kept(output.results, Objects(Bucket(url), "png"), manifest, engine, score)
         output.results.finish(output.scratch)
     return tally.made, tally.kept
 
@@ -77,6 +78,16 @@ def test_lines_that_were_lost_with_their_machine_cost_their_groups_and_no_more(
     assert set(objects(url)) == {"job.json", *list(files(tmp_path / "folder"))[:8]}
     assert carry_out(url, manifest) == (11, 0)
     assert {name: content for name, content in objects(url).items() if name.startswith("pictures/")} == files(tmp_path / "folder")
+
+
+def test_a_score_that_is_asked_for_later_is_in_the_results(url: str, manifest: Path, tmp_path: Path) -> None:
+    job(tmp_path / "folder", manifest, score=redness)
+    carry_out(url, manifest)
+    before = objects(url)
+    assert carry_out(url, manifest, score=redness) == (0, 11)
+    after = objects(url)
+    assert after.pop(NAME) == (tmp_path / "folder" / NAME).read_bytes()
+    assert after == {name: content for name, content in before.items() if name != NAME}
 
 
 def test_an_object_that_is_gone_or_cut_short_is_made_again(url: str, manifest: Path) -> None:

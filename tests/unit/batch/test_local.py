@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.unit.batch.fake import FakeEngine, csv_of, files, job, parts
+from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job, parts, redness
 
 from fewstep.batch.expand import Bad
 from fewstep.batch.local import Stopped, carried_out, tasks
@@ -56,6 +56,34 @@ def test_a_finished_job_makes_nothing_more(tmp_path: Path, manifest: Path) -> No
     tally, _ = job(out, manifest, engine)
     assert (tally.kept, tally.made, engine.batches) == (11, 0, [])
     assert files(out, "**/*.*") == before
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_pictures_that_were_made_without_a_score_have_it_once_it_is_asked_for(tmp_path: Path, manifest: Path, kind: str) -> None:
+    """Whether the job was done or half done before: as if it had been asked for at once, and nothing is looked at twice."""
+    looked: list[str] = []
+
+    def score(image: Image.Image, prompt: str) -> float | None:
+        looked.append(prompt)
+        return redness(image, prompt)
+
+    def scores(out: Path) -> list[tuple[object, object]]:
+        return [(line["prompt"], line["score"]) for line in read_lines(out / NAME)]
+
+    job(tmp_path / "whole", manifest, kind=kind, score=redness)
+    job(tmp_path / "done", manifest, kind=kind)
+    with pytest.raises(KeyboardInterrupt):
+        job(tmp_path / "half", manifest, Breaks(1), kind=kind)
+    for out, (made, there) in {"done": (0, 11), "half": (7, 4)}.items():
+        before = files(tmp_path / out, "pictures/**/*")
+        looked.clear()
+        tally, _ = job(tmp_path / out, manifest, kind=kind, score=score)
+        assert (tally.made, tally.kept, sorted(looked)) == (made, there, sorted(PROMPTS))
+        assert scores(tmp_path / out) == scores(tmp_path / "whole")
+        assert before.items() <= files(tmp_path / out, "pictures/**/*").items()
+        job(tmp_path / out, manifest, kind=kind, score=score)
+        assert len(looked) == len(PROMPTS)
+    assert dict(scores(tmp_path / "whole"))[PROMPTS[3]] is None
 
 
 def test_an_error_about_a_folder_that_is_no_unicode_is_written_all_the_same(tmp_path: Path, manifest: Path) -> None:

@@ -6,6 +6,7 @@ The nodes are processes of this machine, each with a raylet and an object store 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,13 @@ def test_a_job_in_a_bucket_whose_driver_is_lost(cluster: Any, manifest: Path, wh
     (tmp_path / NAME).write_bytes(after[NAME])
     assert [line["index"] for line in read_lines(tmp_path / NAME)] == list(range(ROWS))
     assert {line["path"] for line in read_lines(tmp_path / NAME)} == set(files(whole, "pictures/**/*"))
+
+
+def test_a_score_that_is_asked_for_when_the_job_is_done(cluster: Any, manifest: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, out := tmp_path / "out")
+    assert run(arguments(manifest, out, "--on", cluster.address, "--score", "judge")) == 0
+    assert all(0 <= line["score"] <= 1 for line in read_lines(out / NAME))
+    assert files(out, "pictures/**/*") == files(whole, "pictures/**/*")
 
 
 def test_an_engine_that_cannot_be_loaded_is_a_sentence(cluster: Any, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.unit.batch.fake import SMALL, Batch, files
+from tests.unit.batch.fake import SMALL, Batch, files, redness
 
 from fewstep.batch.results import NAME, read_lines
+from fewstep.batch.score import later
 from fewstep.engine.engine import Engine
 from fewstep.engine.files import read_record
 
@@ -113,6 +114,25 @@ def test_one_bad_row_is_named_by_its_line_and_the_others_are_made(batch: Batch, 
     strict = batch("rows.jsonl", "--out", "strict", *SMALL, "--strict")
     assert strict.code == 1
     assert strict.err.splitlines()[-1] == "fewstep: stopped at the first failure, for --strict; 0 of 5 pictures are finished"
+
+
+def test_a_score_may_be_asked_for_when_the_job_is_done(batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewstep.batch.run.scorer", lambda name, folder: redness if name else None)
+    batch("prompts.txt", "--out", "o", *SMALL)
+    answer = batch("prompts.txt", "--out", "o", *SMALL, "--score", "judge")
+    assert ": 0 made in" in answer.out
+    assert all(0 <= line["score"] <= 255 for line in read_lines(tmp_path / "o" / NAME))
+    assert '"score": ' in (tmp_path / "o" / "index.html").read_text()
+
+
+def test_what_scores_is_loaded_when_there_is_something_to_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loaded: list[Path] = []
+    monkeypatch.setattr("fewstep.batch.score.judged", lambda folder: loaded.append(folder) or redness)
+    score = later("judge", tmp_path)
+    assert score is not None and not loaded
+    assert [score(Image.new("RGB", (8, 8), "red"), "pizza") for _ in range(2)] == [255.0, 255.0]
+    assert loaded == [tmp_path]
+    assert later(None, tmp_path) is None
 
 
 def test_a_machine_reads_lines_of_json(batch: Batch, tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job
+from tests.unit.batch.fake import Breaks, FakeEngine, csv_of, files, job, redness
 
 from fewstep.batch.local import Stopped
 from fewstep.batch.results import NAME, read_lines
@@ -73,6 +74,18 @@ def test_a_failed_row_is_put_into_its_tar_when_it_is_made(tmp_path: Path) -> Non
     assert (tally.made, tally.kept, tally.failed) == (1, 9, 0)
     with tarfile.open(out / "shards" / "000001.tar") as tar:
         assert len(tar.getnames()) == 12
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_a_score_that_is_asked_for_later_is_told_in_the_tars_too(tmp_path: Path, after: int) -> None:
+    manifest = csv_of(tmp_path / "rows.csv", PROMPTS)
+    job(tmp_path / "whole", manifest, store=tars(tmp_path / "whole"), total=10, score=redness)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt) if after < 3 else nullcontext():
+        job(out, manifest, Breaks(after), tars(out), 10)
+    job(out, manifest, store=tars(out), total=10, score=redness)
+    assert files(out, "shards/*") == files(tmp_path / "whole", "shards/*")
+    assert not (out / ".staged").exists()
 
 
 def test_nothing_half_written_takes_a_files_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
