@@ -14,7 +14,8 @@ from fewstep.models.chunks import MOST_LEVELS, Piece, Words
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 HEAVIEST = 10.0  # a weight beyond is this one, and one below 0 is 0
-MARKS = re.compile(r"\\[()\[\]{}|\\]|\\BREAK\b|\s*\bBREAK\b\s*|:\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\)|[()\[\]]")
+# No mark can begin amid spaces, or a long run of them would be searched again from each.
+MARKS = re.compile(r"\\[()\[\]{}|\\]|\\BREAK\b|(?:(?<!\s)\s+)?\bBREAK\b\s*|:\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))\s*\)|[()\[\]]")
 CHOICES = re.compile(r"\\[{}|\\]|[{}|]")
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fewstep.engine.wording import HEAVIEST, bare, draw, escape, read
+from fewstep.engine.wording import HEAVIEST, MARKS, bare, draw, escape, read
 from fewstep.models.chunks import Piece, Words
 
 MARKED = st.lists(st.sampled_from([*"()[]{}|\\: ", "fox", "red", ":1.2)", ":.5)", ":-1)", ":9999)", "BREAK", "\\BREAK", "\n", "é"]), max_size=30).map("".join)
 TEXTS = MARKED | st.text(max_size=60)
+MARKS_SAID_PLAINLY = re.compile(r"\\[()\[\]{}|\\]|\\BREAK\b|\s*\bBREAK\b\s*|:\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\)|[()\[\]]")
 PLAIN = st.text(st.characters(exclude_characters="()[]{}|\\"), max_size=60).filter(lambda text: "BREAK" not in text)
 
 
@@ -54,6 +57,21 @@ def test_any_text_is_read(text: str) -> None:
     words = read(text)
     assert all(0 <= piece.weight <= HEAVIEST and piece.text for part in words.parts for piece in part)
     assert all(any(piece.text.strip() for piece in part) for part in words.parts)
+
+
+@given(TEXTS)
+@example("a  BREAK  \n BREAK b  BREAKfast")
+@example("(a: 1. )(b:1.25  )(c:.5)(d:1.2.3)")
+def test_marks_are_where_the_plain_pattern_has_them(text: str) -> None:
+    assert [(mark.span(), mark[1]) for mark in MARKS.finditer(text)] == [(mark.span(), mark[1]) for mark in MARKS_SAID_PLAINLY.finditer(text)]
+
+
+@pytest.mark.parametrize("text", [" " * 16_000, ":" + " " * 16_000, ":" + "1" * 16_000, "(a:1" + " " * 16_000])
+def test_a_long_text_takes_no_more_than_its_length(text: str) -> None:
+    """Quadratic in it, the same would take many seconds."""
+    began = time.thread_time()
+    read(text)
+    assert time.thread_time() - began < 1
 
 
 @given(PLAIN)
