@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
@@ -75,10 +74,11 @@ def run(
             limit_concurrency=MOST_CONNECTIONS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        server = Server(config, scheduler)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _served)
+            signal.signal(number, server.handle_exit)  # before uvicorn does so itself; it raises the signal again when all is done, which ends nothing more
         print(f"{engine.limits.name} is served on {url(listener)}", flush=True)
-        Server(config, scheduler).run([listener])
+        server.run([listener])
     if scheduler.left_behind:
         sys.stderr.flush()
         os._exit(0)  # everybody was answered, and Python would wait for the step to end
@@ -99,7 +99,3 @@ def url(listener: socket.socket) -> str:
     """Where a browser finds ``listener``."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _served(number: int, frame: FrameType | None) -> None:
-    """uvicorn raises the signal that ended it again; by then all is done."""

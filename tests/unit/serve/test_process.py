@@ -106,6 +106,20 @@ def test_somebody_types_and_the_server_leaves_in_good_order() -> None:
         assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_on_the_heels_of_the_ready_line_ends_the_server(number: signal.Signals) -> None:
+    process = subprocess.Popen([*COMMAND, "--port", "0"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(timeout=2 * EXIT) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
