@@ -42,7 +42,11 @@ async function start() {
   if (!students.includes(store.get().steps)) store.set({ steps: model.default_steps });
   const meter = createMeter(document.querySelector(".spark"), document.querySelector(".latency"));
   const stage = createStage({ picture: $("picture"), frame: $("frame"), made: $("made") });
-  const live = connect({ key, onframe: (frame) => director.frame(frame), onstate: showState, onerror: notices.problem });
+  const live = connect({ key, onframe: (frame) => director.frame(frame), onstate: stateChanged, onerror: notices.problem });
+  function stateChanged(told) {
+    showState(told);
+    if (told.state === "live" && rooms.now()) rooms.show();
+  }
   const director = createDirector({ store, live, meter, students, canvas: stage.canvas });
 
   const studio = {

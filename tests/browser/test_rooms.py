@@ -1,0 +1,60 @@
+"""Rooms are loaded when they are first wanted, also by somebody who goes back and forth, and by one whose server is away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.browser.stage import Studio, free_port, serving, until
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+APPLE, OWL = "a red apple on a blue background", "an owl on a yellow background"
+AWAY = "This room is not here yet"
+
+
+def test_a_room_that_was_left_while_it_was_loaded_and_wanted_again_is_built_once(studio: Studio) -> None:
+    sent: list[Any] = []
+    held: list[Any] = []
+    page = studio.page
+    page.on("websocket", lambda socket: socket.on("framesent", lambda message: sent.append(message)))
+    page.route("**/canvas-room.js", lambda route: held.append(route))
+    studio.open()
+    studio.write(APPLE)
+    page.get_by_role("link", name="Canvas").click()
+    until(lambda: page.wait_for_timeout(10) or held)
+    page.go_back()
+    page.go_forward()
+    held[0].continue_()
+    until(lambda: page.locator("#result").get_attribute("data-final") == "true")
+    page.get_by_role("link", name="Create").click()
+    sent.clear()
+    studio.write(OWL)
+    page.wait_for_timeout(500)
+    assert sent and not [message for message in sent if isinstance(message, bytes) or '"image"' in message], "nobody is at the canvas any more"
+
+
+def test_a_room_that_did_not_come_says_so_and_comes_when_it_is_chosen_again(studio: Studio) -> None:
+    studio.open()
+    studio.page.route("**/canvas-room.js", lambda route: route.abort())
+    canvas = studio.page.get_by_role("link", name="Canvas")
+    canvas.click()
+    studio.page.get_by_text(AWAY).wait_for()
+    studio.page.unroute("**/canvas-room.js")
+    canvas.click()
+    studio.page.locator("#board").wait_for()
+    assert not studio.page.get_by_text(AWAY).count()
+
+
+def test_a_room_that_was_opened_while_the_server_was_away_comes_with_it(browser: Any) -> None:
+    port = free_port()
+    context = browser.new_context(reduced_motion="reduce")
+    studio = Studio(context.new_page(), "")
+    with serving(port=port) as studio.url:
+        studio.open()
+    studio.page.get_by_role("link", name="Batch").click()
+    studio.page.get_by_text(AWAY).wait_for()
+    with serving(port=port):
+        studio.page.locator("#batch-text").wait_for()
+        assert not studio.page.get_by_text(AWAY).count()
+    assert not studio.complaints
+    context.close()
