@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import subprocess
@@ -18,6 +19,14 @@ SOURCE = Path(__file__).parents[2] / "src"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
 PATIENCE = 60.0  # seconds until a test gives up
+DROP = """([data, name, type]) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const files = new DataTransfer();
+    files.items.add(new File([bytes], name, { type }));
+    for (const kind of ["dragenter", "dragover", "drop"]) {
+        document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true }));
+    }
+}"""
 
 
 @contextmanager
@@ -100,3 +109,15 @@ class Studio:
 def nearest(pixel: list[int], colours: dict[str, tuple[int, int, int]]) -> str:
     """The name of the colour that ``pixel`` is nearest to."""
     return min(colours, key=lambda name: sum((a - b) ** 2 for a, b in zip(pixel, colours[name], strict=True)))
+
+
+def generated(url: str, **wanted: Any) -> bytes:
+    """A picture that the server makes."""
+    answer = httpx2.post(f"{url}/v1/generate", json=wanted, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def drop(studio: Studio, content: bytes, name: str = "picture.png", kind: str = "image/png") -> None:
+    """Drop a file on the page."""
+    studio.run(DROP, [base64.b64encode(content).decode(), name, kind])

@@ -155,7 +155,7 @@ ODD = {"prompt": "x", "seed": 7, "steps": "2", "width": "a", "height": {}, "blen
 
 def test_what_a_file_says_is_restored_only_where_it_can_be(studio: Studio) -> None:
     studio.open()
-    model = "{ sizes: { '1:1': [256, 256] }, steps: [1, 2, 4, 8] }"
+    model = "{ sizes: { '1:1': [256, 256], '3:4': [224, 288] }, multiple_of: 16, steps: [1, 2, 4, 8] }"
     code = f"async (record) => (await import('/web/studio/settings.js')).fromRecord(record, {model})"
     full = studio.run(
         code,
@@ -167,6 +167,10 @@ def test_what_a_file_says_is_restored_only_where_it_can_be(studio: Studio) -> No
     whole = studio.run(code, {"prompt": "x", "seed": 7, "steps": 2, "width": 256, "height": 256, "blend": "y", "blend_weight": 0.25, **varied})
     good, odd = (one["settings"] for one in (whole, studio.run(code, {**ODD, "variation_seed": 5, "variations": [[5, 0.5]]})))
     assert whole["lost"] == []
+    sizes = ((320, 512), (224, 288), (320, 520), (48, 64), (0, 9))
+    sized = [studio.run(code, {"prompt": "x", "seed": 7, "width": width, "height": height}) for width, height in sizes]
+    assert [(one["settings"]["aspect"], one["settings"]["size"]) for one in sized] == [("3:4", [320, 512]), *[("3:4", None)] * 3, ("1:1", None)]
+    assert [one["lost"] for one in sized] == [[], [], ["its size of 320 × 520, which is 224 × 288 here"], ["its size of 48 × 64, which is 224 × 288 here"], []]
     assert (good["steps"], good["aspect"], good["size"], good["blend"], good["blendWeight"]) == (2, "1:1", None, "y", 0.25)
     assert good["variations"] == [[5, 0.5], [9, 0.25]]
     assert studio.run("async () => (await import('/web/studio/settings.js')).MOST_VARIATIONS") == 1 + MOST_VARIATIONS

@@ -12,24 +12,15 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx2
 import pytest
 from PIL import Image, ImageChops, ImageStat, PngImagePlugin
-from tests.browser.stage import Studio, free_port, nearest, serving, until
+from tests.browser.stage import Studio, drop, free_port, generated, nearest, serving, until
 
 from fewstep.data.emoji import COLOURS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 APPLE, OWL = "a red apple on a blue background", "an owl on a yellow background"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web"
-DROP = """([data, name, type]) => {
-    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-    const files = new DataTransfer();
-    files.items.add(new File([bytes], name, { type }));
-    for (const kind of ["dragenter", "dragover", "drop"]) {
-        document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true }));
-    }
-}"""
 WATCH = """() => {
     window.generations = [];
     const picture = document.getElementById("picture");
@@ -40,16 +31,6 @@ WATCH = """() => {
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def generated(url: str, **wanted: Any) -> bytes:
-    answer = httpx2.post(f"{url}/v1/generate", json=wanted, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return answer.content
-
-
-def drop(studio: Studio, content: bytes, name: str = "picture.png", kind: str = "image/png") -> None:
-    studio.run(DROP, [base64.b64encode(content).decode(), name, kind])
 
 
 def canvas_of(studio: Studio, which: str = "#picture") -> Image.Image:

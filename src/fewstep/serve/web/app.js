@@ -20,7 +20,7 @@ import { readRecord } from "./studio/png.js";
 import { createPrompt } from "./studio/prompt.js";
 import { createRooms } from "./studio/rooms.js";
 import { copy, download, fileName } from "./studio/save.js";
-import { createStore, fromRecord, wireOf } from "./studio/settings.js";
+import { createStore, fromRecord, shapeOf, wireOf } from "./studio/settings.js";
 import { createStage } from "./studio/stage.js";
 import { createTheme } from "./studio/theme.js";
 import { createTools } from "./studio/tools.js";
@@ -40,6 +40,7 @@ async function start() {
   const students = model.steps;
   const store = createStore();
   if (!students.includes(store.get().steps)) store.set({ steps: model.default_steps });
+  if (store.get().size) store.set(shapeOf(store.get().size, model)); // another model may have made it
   const meter = createMeter(document.querySelector(".spark"), document.querySelector(".latency"));
   const stage = createStage({ picture: $("picture"), frame: $("frame"), made: $("made") });
   const live = connect({ key, onframe: (frame) => director.frame(frame), onstate: stateChanged, onerror: notices.problem });
@@ -57,7 +58,7 @@ async function start() {
     generate: (wanted, options) => generate(wanted, { key, onbusy: (seconds) => notices.say(`The server is busy. Trying again in ${seconds} s.`), ...options }),
   };
   const rooms = createRooms(studio);
-  const history = await createHistory({ strip: $("strip"), forget: $("forget") }, store, notices);
+  const history = await createHistory({ strip: $("strip"), forget: $("forget") }, store, notices, model);
   const seed = createSeed({ input: $("seed"), roll: $("roll"), lock: $("lock") }, store);
   const aspects = createAspects($("aspects"), model.sizes, store);
   createPrompt({ area: $("prompt"), list: $("suggestions"), hint: $("hint") }, store, vocabulary, () => seed.roll() || director.ask());

@@ -7,7 +7,7 @@ import { createFollow } from "./follow.js";
 import { createPrompt } from "./prompt.js";
 import { downloadCanvas, fileName, pngOf } from "./save.js";
 import { segments } from "./segments.js";
-import { wireOf } from "./settings.js";
+import { nearestAspect, wireOf } from "./settings.js";
 import { tint } from "./stage.js";
 
 const COLOURS = ["#dc3232", "#f58c28", "#fad73c", "#3caa50", "#325ad2", "#8c46b4", "#faa0be", "#ffffff", "#969696", "#141414"];
@@ -213,9 +213,7 @@ export function build(room, studio) {
   async function take(file) {
     try {
       const bitmap = await createImageBitmap(file);
-      const ratio = bitmap.width / bitmap.height;
-      const [width, height] = Object.values(model.sizes).reduce((best, one) => (Math.abs(Math.log(one[0] / one[1] / ratio)) < Math.abs(Math.log(best[0] / best[1] / ratio)) ? one : best));
-      board.put(bitmap, width, height);
+      board.put(bitmap, ...model.sizes[nearestAspect(bitmap.width / bitmap.height, model.sizes)]);
       board.clearMask();
     } catch {
       notices.say("This file is no picture that the browser can open.");

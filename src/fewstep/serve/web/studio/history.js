@@ -1,14 +1,14 @@
 /** Pictures made before, each with everything that it was made from. They stay in this browser. */
 
 import { el, later, still } from "./dom.js";
-import { fresh, keyOf } from "./settings.js";
+import { fresh, keyOf, shapeOf } from "./settings.js";
 
 const MOST = 60; // pictures that are kept
 const SIDE = 168; // pixels of the shorter side of a thumbnail
 const DWELL = 700; // milliseconds that a finished picture must be looked at before it is kept
 
 /** @param {{strip: Element, forget: HTMLElement}} parts */
-export async function createHistory({ strip, forget }, store, notices) {
+export async function createHistory({ strip, forget }, store, notices, model) {
   const drawer = await openDrawer();
   let entries = (await drawer.all()).sort((a, b) => b.at - a.at);
   let pending = null;
@@ -18,7 +18,8 @@ export async function createHistory({ strip, forget }, store, notices) {
     const open = el("button", { type: "button", title: entry.settings.prompt, class: arriving ? "arriving" : "", aria: { label: `${entry.settings.prompt}, ${entry.settings.steps} steps` } }, image);
     open.onclick = () => {
       const { locked, ...plain } = fresh(); // what an older studio did not keep is as it was then
-      store.set({ ...plain, ...entry.settings }, "history");
+      const { size } = entry.settings;
+      store.set({ ...plain, ...entry.settings, ...(size && shapeOf(size, model)) }, "history");
     };
     entry.element = el("li", {}, open);
     return entry.element;

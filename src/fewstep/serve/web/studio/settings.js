@@ -6,6 +6,7 @@ const ELSEWHERE = { // of a record
   tile: "that its sides fit together", transparent: "that its background is cut out", original_size: "what the model was told of sizes",
 };
 const SEEDS = 1_000_000; // of a random seed: short enough to say aloud
+const SMALLEST = 64; // pixels of a side (engine/request.py)
 /** As many variations as a request may have (engine/checks.py). */
 export const MOST_VARIATIONS = 33;
 
@@ -68,30 +69,46 @@ export const keyOf = (settings) => JSON.stringify(wireOf(settings));
 
 /**
  * Settings from the record that a picture carries (engine/record.py), and `lost`: what of it the studio cannot do, in words.
- * @param {object} record @param {{sizes: object, steps: number[]}} model its sizes by aspect, and the step counts of its students
+ * @param {object} record @param {object} model of /v1/models
  */
-export function fromRecord(record, { sizes, steps: students }) {
+export function fromRecord(record, model) {
   const { prompt, seed, steps, width, height } = record;
   if (typeof prompt !== "string" || !Number.isInteger(seed)) throw new Error("its record has no prompt and seed");
   const variations = variationsOf(record);
   if (![seed, ...variations.map(([other]) => other)].every(Number.isSafeInteger)) throw new Error("its seed has more digits than a browser can count: use fewstep generate --from");
-  const aspect = Object.keys(sizes).find((name) => sizes[name][0] === width && sizes[name][1] === height);
   const text = (value) => (typeof value === "string" ? value : "");
   const [blend, negative] = [text(record.blend), text(record.negative)];
   const number = (value, otherwise) => (Number.isFinite(value) ? value : otherwise); // a file may say anything, and what is restored is kept
-  const near = Number.isInteger(steps) && steps > 0 ? nearest(steps, students) : null;
+  const near = Number.isInteger(steps) && steps > 0 ? nearest(steps, model.steps) : null;
+  const sized = [width, height].every((side) => Number.isInteger(side) && side > 0);
+  const shape = sized ? shapeOf([width, height], model) : { aspect: "1:1", size: null };
+  const [wide, high] = shape.size ?? model.sizes[shape.aspect];
   const settings = {
     prompt, seed, ...(near && { steps: near }),
-    aspect: aspect ?? "1:1", size: aspect || !Number.isInteger(width) || !Number.isInteger(height) ? null : [width, height],
+    ...shape,
     blending: Boolean(blend), blend, blendWeight: number(record.blend_weight, 0.5),
     avoiding: Boolean(negative), negative,
     variations,
   };
   const lost = [
     ...(near && near !== steps ? [`its ${steps} steps, which are ${near} here`] : []),
+    ...(sized && (wide !== width || high !== height) ? [`its size of ${width} × ${height}, which is ${wide} × ${high} here`] : []),
     ...Object.entries(ELSEWHERE).filter(([name]) => (name === "guidance_scale" ? record[name] > 1 : record[name]?.length || record[name] === true)).map(([, words]) => words),
   ];
   return { settings, lost };
+}
+
+/** What settings say of a picture with these sides: its aspect, the sides where no aspect has them, or the nearest aspect where the model cannot make them. */
+export function shapeOf([width, height], { sizes, multiple_of: unit }) {
+  const aspect = nearestAspect(width / height, sizes);
+  const possible = [width, height].every((side) => side % unit === 0 && side >= SMALLEST && side <= 2 * sizes["1:1"][0]);
+  return { aspect, size: possible && String(sizes[aspect]) !== String([width, height]) ? [width, height] : null };
+}
+
+/** The aspect whose sides are most nearly in this ratio. */
+export function nearestAspect(ratio, sizes) {
+  const far = (name) => Math.abs(Math.log(sizes[name][0] / sizes[name][1] / ratio));
+  return Object.keys(sizes).reduce((best, one) => (far(one) < far(best) ? one : best));
 }
 
 /** Those of a record, as settings have them; none where one of them is no seed and share, or where there are too many. */
