@@ -469,10 +469,19 @@ def test_a_page_elsewhere_follows_typing_and_the_picture_can_be_looked_at(browse
     studio.write(APPLE)
     studio.page.get_by_label("Show it elsewhere").click()
     said = studio.page.locator(".notice p").inner_text()
+    studio.page.wait_for_timeout(1500)  # nothing moves any more
     viewer = browser.new_page()
-    viewer.goto(next(word.rstrip(".") for word in said.split() if word.startswith("http")))
-    until(lambda: viewer.locator("img").evaluate("image => image.naturalWidth") == 256)
+    viewer.goto(next(word.rstrip(".") for word in said.split() if word.startswith("http")), wait_until="commit")
+    until(lambda: corner(viewer) == "blue", patience=3)  # within the time after which a picture that rests is sent again
+    studio.write(OWL)
+    until(lambda: corner(viewer) == "yellow", patience=3)
     viewer.close()
+
+
+def corner(viewer: Any) -> str:
+    """What colour a bare page has in the middle of its upper edge, which is the picture's."""
+    image = Image.open(io.BytesIO(viewer.screenshot())).convert("RGB")
+    return nearest(list(image.getpixel((image.width // 2, 8))), COLOURS)
 
 
 def test_what_goes_wrong_is_said_in_words(studio: Studio) -> None:

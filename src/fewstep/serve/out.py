@@ -18,6 +18,7 @@ from fewstep.serve.shapes import refuse_to
 from fewstep.serve.tickets import MOST_VIEWERS, TOKEN, Outlet, Tickets
 
 LOOK = 1.0  # seconds between looks whether the server is shutting down
+SOON = 0.05  # seconds after which a picture that none has followed is sent a second time, for browsers show one when the next begins
 AGAIN = 5  # looks after which the same picture is sent again, so that whoever is gone is noticed
 FULL = "there are as many live sessions as this server allows: try again later"
 MANY = f"{MOST_VIEWERS} look at this session already, and no more may: close one"
@@ -89,12 +90,12 @@ class View(StreamingResponse):
 
 
 async def parts(outlet: Outlet, scheduler: Scheduler) -> AsyncIterator[bytes]:
-    """The pictures of ``outlet``, the newest there is when the reader is ready. A browser shows one when the next boundary has come."""
-    seen = looks = 0
+    """The pictures of ``outlet``, the newest there is when the reader is ready, and each once more if it rests."""
+    seen, looks, once = 0, 0, False
     yield b"--frame\r\n"
     while not (outlet.closed or scheduler.closed):
-        fresh = await outlet.newer(seen, LOOK)
+        fresh = await outlet.newer(seen, SOON if once else LOOK)
         looks = 0 if fresh else looks + 1
-        if outlet.jpeg and (fresh or looks >= AGAIN):
-            seen, looks = outlet.number, 0
+        if outlet.jpeg and (fresh or once or looks >= AGAIN):
+            seen, looks, once = outlet.number, 0, fresh
             yield b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n--frame\r\n" % (len(outlet.jpeg), outlet.jpeg)

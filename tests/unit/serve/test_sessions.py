@@ -212,3 +212,25 @@ def test_a_viewer_gets_the_newest_and_never_one_twice() -> None:
         assert not await waiting
 
     run(main())
+
+
+def test_a_picture_that_none_follows_is_sent_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser shows a picture when the next one begins."""
+    monkeypatch.setattr(out, "LOOK", PATIENCE)
+
+    async def main() -> None:
+        async with Scheduler(FakeEngine()) as scheduler:
+            outlet = Outlet("me", 0, "name")
+            outlet.show(b"first")
+            stream = out.parts(outlet, scheduler)
+            sent = [await anext(stream) for _ in range(3)]
+            assert sent[0] == b"--frame\r\n" and sent[1] == sent[2] and b"first" in sent[1]
+            third = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0.3)
+            assert not third.done(), "and then it rests"
+            outlet.show(b"second")
+            assert b"second" in await third
+            outlet.show(b"third")
+            assert b"third" in await anext(stream)
+
+    run(main())
