@@ -12,7 +12,7 @@ import { $, pause, time } from "./studio/dom.js";
 import { createDrop, isPicture } from "./studio/drop.js";
 import { createGauge } from "./studio/gauge.js";
 import { createHistory } from "./studio/history.js";
-import { askKey, keptKey } from "./studio/key.js";
+import { askKey, keepKey, keptKey } from "./studio/key.js";
 import { createKeys } from "./studio/keys.js";
 import { createMeter } from "./studio/meter.js";
 import { createNotices, inWords, sentence } from "./studio/notices.js";
@@ -125,9 +125,10 @@ async function introduce() {
   for (;;) {
     try {
       const [{ data }, vocabulary] = await Promise.all([get("/v1/models", { key }), get("/v1/words", { key })]);
+      if (key) keepKey(key);
       return { model: data[0], vocabulary };
     } catch (problem) {
-      if (problem.status === 401) key = await askKey($("key"));
+      if (problem.status === 401) key = await askKey($("key"), Boolean(key));
       else {
         showState({ state: "waiting", reason: problem, retryIn: 1000 });
         await pause(1000);

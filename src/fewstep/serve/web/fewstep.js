@@ -27,6 +27,9 @@ export class Refusal extends Error {
   }
 }
 
+/** Whether it can be a server's key, which are of plain ASCII: a header carries no other. */
+export const isKey = (text) => /^[ -~]+$/.test(text);
+
 /** Header and picture of a binary frame. @param {ArrayBuffer} buffer */
 export function parseFrame(buffer) {
   const length = new DataView(buffer).getUint32(0);
@@ -225,6 +228,7 @@ export async function get(path, { base = location.origin, key = null } = {}) {
 }
 
 async function fetchJson(url, { key, signal, body }) {
+  if (key && !isKey(key)) throw new Refusal("this is no key: keys are of plain ASCII", 401, "wrong_key");
   const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
   let answer;
   try {
