@@ -8,6 +8,7 @@ import json
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import groupby
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -216,6 +217,25 @@ def test_blend_variations_walk_and_compare(studio: Studio) -> None:
     until(lambda: "as fast" in studio.page.locator(".ratio").inner_text())
     assert [studio.page.locator(".side canvas").nth(i).get_attribute("data-steps") for i in (0, 1)] == ["1", "32"]
     assert "The left one is" in studio.page.locator(".ratio").inner_text()
+
+
+def test_a_walk_that_is_stopped_and_begun_again_is_one_walk(studio: Studio) -> None:
+    sent: list[dict[str, Any]] = []
+    studio.page.on("websocket", lambda socket: socket.on("framesent", lambda message: sent.append(json.loads(message))))
+    studio.open()
+    studio.keys("1")
+    studio.write(APPLE)
+    studio.run("() => (document.getElementById('pace').value = 1)")
+    sent.clear()
+    studio.run("() => { for (let presses = 0; presses < 3; presses += 1) document.querySelector('[data-tool=walk]').click(); }")
+
+    def walked() -> list[int]:
+        """Where to, message by message."""
+        return [message["variation_seed"] for message in sent if "variation_seed" in message]
+
+    until(lambda: studio.page.wait_for_timeout(50) or len(set(walked())) > 3)
+    goals = [goal for goal, _ in groupby(walked())]
+    assert len(goals) == len(set(goals)), "it comes back to none that it has left"
 
 
 def apart(one: Image.Image, other: Image.Image) -> float:

@@ -9,12 +9,14 @@ const LEAST = 1000 / 30; // milliseconds between two pictures
 /** @param {{panel: HTMLElement, pace: HTMLInputElement, stop: HTMLElement, ring: HTMLElement}} parts */
 export function createWalk({ panel, pace, stop, ring }, store, director, changed) {
   let on = false;
+  let walks = 0; // that were begun: one that was stopped may still wait for its picture when the next begins
 
   async function go() {
+    const walk = (walks += 1);
     let { seed, variations } = store.get();
     if (!variations.length) variations = [[randomSeed(), 0]];
     let then = performance.now();
-    while (on) {
+    while (on && walk === walks) {
       const now = performance.now();
       const seconds = SLOWEST * (FASTEST / SLOWEST) ** Number(pace.value);
       const [goal, before] = variations.at(-1);
@@ -28,7 +30,7 @@ export function createWalk({ panel, pace, stop, ring }, store, director, changed
       await Promise.race([shown, new Promise((resolve) => setTimeout(resolve, 3000))]);
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, now + LEAST - performance.now())));
     }
-    director.ask();
+    if (walk === walks) director.ask();
   }
 
   function toggle(wish) {
