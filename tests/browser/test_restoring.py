@@ -41,3 +41,11 @@ def test_a_size_that_was_kept_and_cannot_be_made_leaves_a_studio_that_works(stud
     studio.open()
     studio.finished(APPLE, seed=5)
     assert (kept(studio)["aspect"], kept(studio)["size"]) == ("3:4", None)
+
+
+def test_whoever_was_here_before_is_shown_no_example(studio: Studio) -> None:
+    studio.page.add_init_script(f"localStorage['fewstep.settings'] ??= {json.dumps(json.dumps({'prompt': '', 'seed': 99, 'locked': True}))}")
+    studio.open()
+    studio.page.wait_for_timeout(500)
+    studio.write(APPLE)
+    assert (studio.shown()["seed"], kept(studio)["locked"]) == ("99", True)

@@ -117,7 +117,7 @@ async function start() {
   document.documentElement.dataset.ready = "true";
   if (matchMedia("(pointer: fine)").matches && rooms.now() === "create") $("prompt").focus();
   if (store.get().prompt.trim()) director.ask();
-  else demo($("prompt"), store, students, vocabulary);
+  else if (store.first && !store.get().locked) demo($("prompt"), store, students, vocabulary);
 }
 
 /** What the server can do. Asks until it answers, for it may be loading its model; asks the person for a key if the server does. */

@@ -35,9 +35,12 @@ export const randomSeed = () => Math.floor(Math.random() * SEEDS);
 
 /** The store. `set(patch, why)` tells subscribers `(settings, changed, why)`. */
 export function createStore() {
-  let current = { ...fresh(), ...read() };
+  const kept = read();
+  let current = { ...fresh(), ...kept };
   const listeners = new Set();
   return {
+    /** Whether nothing was kept: nobody was here before. */
+    first: !kept,
     get: () => current,
     set(patch, why = "") {
       const changed = new Set(Object.keys(patch).filter((name) => String(patch[name]) !== String(current[name])));
