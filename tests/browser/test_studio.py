@@ -403,6 +403,11 @@ def test_a_list_is_opened_and_what_is_none_is_told(studio: Studio) -> None:
     assert studio.page.get_by_role("button", name="Make 2 pictures").is_visible()
     studio.page.locator("input[type=file]").set_input_files({"name": "prompts.txt", "mimeType": "text/plain", "buffer": b"a fox\nan owl\na pizza\n"})
     studio.page.get_by_role("button", name="Make 3 pictures").wait_for()
+    studio.page.locator("#batch-text").fill("a fox that was typed")
+    drop(studio, b"subject,colour\nfox,purple\nowl,yellow\n", "list.csv", "text/csv")
+    studio.page.get_by_role("button", name="Make 2 pictures").wait_for()
+    studio.page.get_by_text("Prompts", exact=True).first.click()
+    assert studio.page.locator("#batch-text").input_value() == "a fox that was typed"
 
 
 # how far the columns on either side of a seam between tiles are from each other, in mean distances between neighbours within a tile

@@ -80,6 +80,7 @@ export function build(room, studio) {
     const content = await file.text().catch(() => "\0"); // a folder
     if (content.includes("\0")) return notices.say(`${file.name} is no list. Open a text of prompts, one a line, or a table as .csv or .tsv.`);
     const wish = /\.[ct]sv$/i.test(file.name) ? "table" : "lines";
+    texts[kind] = text.value;
     texts[wish] = content.trim();
     become(wish);
   }
