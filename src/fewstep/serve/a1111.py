@@ -27,6 +27,8 @@ from fewstep.serve.shapes import A1111
 from fewstep.serve.waiting import NOBODY, finished, settle
 from fewstep.serve.wire import LARGEST_UPLOAD, MOST_COUNT, base64_jpeg
 
+STRENGTH = 0.75  # A1111's own, where an image has no mask and the request does not say
+
 
 def finite(settings: dict[str, Any]) -> dict[str, Any]:
     """``settings``, which are echoed. Raises ValueError on numbers that JSON does not have."""
@@ -77,7 +79,7 @@ class Img2Img(Txt2Img):
 
     init_images: list[str] | None = Field(None, description="The image to begin from, as a data URL or in Base64; the first counts.")
     denoising_strength: float | None = Field(
-        None, description="How much of it is made anew; where the steps do not have it, the nearest that they have is used."
+        None, description="How much of it is made anew, 0.75 if left out and 1 with a mask; where the steps do not have it, the nearest that they have is used."
     )
     mask: str | None = Field(None, description="White is painted anew.")
     inpainting_mask_invert: int | None = Field(None, description="1: black is.")
@@ -224,13 +226,14 @@ def settle_images(scheduler: Scheduler, wanted: Txt2Img) -> tuple[Nearest, list[
         image = open_image(decode_text(wanted.init_images[0], "image"))
         drawn = open_image(decode_text(wanted.mask, "mask"), "mask") if wanted.mask else None
         mask = gray_mask(drawn, image.size, wanted.inpainting_mask_invert == 1) if drawn else None
-        begin = {"image": image, "mask": mask, "strength": wanted.denoising_strength}
+        usual = STRENGTH if mask is None else None
+        begin = {"image": image, "mask": mask, "strength": usual if wanted.denoising_strength is None else wanted.denoising_strength}
         steps, size = steps_from_image(scheduler.limits, steps, masked=mask is not None), image.size
     if wanted.width is not None or wanted.height is not None:
         size = (wanted.width or wanted.height or 0, wanted.height or wanted.width or 0)
     asked = {"guidance_scale": wanted.cfg_scale, "sampler": wanted.sampler_name or wanted.sampler_index, "scheduler": wanted.scheduler}
     tile = "xy" if wanted.tiling else None
-    near = nearest(scheduler.limits, steps, size, tile, **asked, negative_prompt=wanted.negative_prompt, strength=begin.get("strength"))
+    near = nearest(scheduler.limits, steps, size, tile, **asked, negative_prompt=wanted.negative_prompt, strength=getattr(wanted, "denoising_strength", None))
     first, other = (Wish("", None if seed in (None, -1) else seed).seed_or_random() for seed in (wanted.seed, wanted.subseed))
     count = (wanted.batch_size or 1) * (wanted.n_iter or 1)
     if count > MOST_COUNT:

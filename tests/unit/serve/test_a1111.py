@@ -103,6 +103,17 @@ def test_img2img_begins_from_an_image(api: webuiapi.WebUIApi) -> None:
         api.img2img(prompt="pizza")
 
 
+def test_how_much_is_made_anew_where_a_client_does_not_say_is_a1111s(url: str) -> None:
+    image = base64.b64encode(png()).decode()
+
+    def strength(**more: Any) -> tuple[float, str]:
+        answer = httpx2.post(f"{url}/sdapi/v1/img2img", json={"init_images": [image], "prompt": "pizza", "steps": 8, **more})
+        return json.loads(answer.json()["info"])["denoising_strength"], answer.headers.get("x-fewstep-changed", "")
+
+    assert strength() == strength(denoising_strength=None) == strength(denoising_strength=0.75) == (0.75, "")
+    assert strength(mask=image) == (1.0, "")
+
+
 def test_png_info_reads_what_a_picture_says(api: webuiapi.WebUIApi, url: str) -> None:
     made = api.txt2img(prompt="pizza, with\ncheese", seed=3, steps=4)
     told = httpx2.post(f"{url}/sdapi/v1/png-info", json={"image": made.json["images"][0]}).json()
