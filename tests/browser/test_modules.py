@@ -110,6 +110,22 @@ def test_words_are_completed_mended_and_placed(studio: Studio) -> None:
     assert mended == "a fox"
 
 
+def test_a_prompt_of_unknown_words_is_looked_up_once(studio: Studio) -> None:
+    studio.open()
+    code = """async () => {
+        const { unknown } = await import('/web/studio/words.js');
+        const vocabulary = await (await fetch('/v1/words')).json();
+        const prompt = Array.from({ length: 560 }, (_, i) => `q${(i * 7919).toString(36)}xy`).join(" ");
+        return ["", " q", " qu"].map((more) => {
+            const began = performance.now();
+            unknown(prompt + more, vocabulary);
+            return performance.now() - began;
+        });
+    }"""
+    first, *others = studio.run(code)
+    assert min(others) < first / 5, "not again with every key"
+
+
 def test_a_frame_that_cannot_be_shown_is_not_the_last(studio: Studio) -> None:
     studio.open()
     stream = io.BytesIO()

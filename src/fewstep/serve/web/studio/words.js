@@ -58,13 +58,23 @@ export function hasSubject(prompt, { subjects }) {
 /** The words that no caption had, each with the nearest that one had or null. The word that is being typed is passed over. */
 export function unknown(prompt, { words }, typing = true) {
   if (!words.length) return [];
-  const known = new Set(words.flatMap(split));
+  const { known, nearby } = lookedUp(words);
   const asked = split(prompt);
   const unfinished = typing && /[^\W_]$/u.test(prompt) ? asked.at(-1) : null;
   return [...new Set(asked)]
     .filter((word) => !known.has(word) && !/^\d+$/.test(word) && !(word === unfinished && [...known].some((name) => name.startsWith(word))))
-    .map((word) => ({ word, near: nearest(word, known) }));
+    .map((word) => {
+      if (!nearby.has(word)) nearby.set(word, nearest(word, known));
+      return { word, near: nearby.get(word) };
+    });
 }
+
+/** The words of captions one by one, and what was found nearest to others: with every key the whole prompt is looked up again. */
+function lookedUp(words) {
+  if (!seen.has(words)) seen.set(words, { known: new Set(words.flatMap(split)), nearby: new Map() });
+  return seen.get(words);
+}
+const seen = new WeakMap(); // by their list
 
 /** `prompt` with `word` replaced. */
 export const replace = (prompt, word, by) => prompt.replace(new RegExp(`(?<![\\p{L}\\p{N}])${word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}(?![\\p{L}\\p{N}])`, "iu"), by);
