@@ -43,6 +43,13 @@ def test_a_size_that_was_kept_and_cannot_be_made_leaves_a_studio_that_works(stud
     assert (kept(studio)["aspect"], kept(studio)["size"]) == ("3:4", None)
 
 
+@pytest.mark.parametrize("record", ["null", "7", '{"prompt": '])
+def test_a_record_that_is_none_is_said_to_be_damaged(studio: Studio, record: str) -> None:
+    studio.open()
+    drop(studio, saying(fewstep=record))
+    studio.page.get_by_text("What this picture says of how it was made is damaged.").wait_for()
+
+
 def test_whoever_was_here_before_is_shown_no_example(studio: Studio) -> None:
     studio.page.add_init_script(f"localStorage['fewstep.settings'] ??= {json.dumps(json.dumps({'prompt': '', 'seed': 99, 'locked': True}))}")
     studio.open()

@@ -104,11 +104,14 @@ function makersNote(bytes) {
 }
 
 function recordIn(text) {
+  let record = null;
   try {
-    return JSON.parse(text);
+    record = JSON.parse(text);
   } catch {
-    throw new Error("what this picture says of how it was made is damaged");
+    // As null is, it is damaged.
   }
+  if (!(record instanceof Object)) throw new Error("what this picture says of how it was made is damaged");
+  return record;
 }
 
 const latin = (bytes) => new TextDecoder("latin1").decode(bytes);
