@@ -180,14 +180,18 @@ def test_the_history_is_there_after_a_reload_and_restores_everything(studio: Stu
     studio.keys("2")
     studio.finished(APPLE, steps=2)
     until(lambda: strip.count() == 1)
+    studio.keys("1")
+    studio.finished(APPLE, steps=1)
+    until(lambda: strip.count() == 2)
+    assert [entry.get_attribute("aria-label") for entry in strip.all()] == [f"{APPLE}, 1 step", f"{APPLE}, 2 steps"]
     studio.write(OWL)
     studio.keys("8", "d")
-    until(lambda: strip.count() == 2)
+    until(lambda: strip.count() == 3)
     studio.page.reload()
     studio.page.locator("html[data-ready]").wait_for()
     studio.finished(OWL, steps=8)
-    assert strip.count() == 2
-    strip.nth(1).click()
+    assert strip.count() == 3
+    strip.nth(2).click()
     studio.finished(APPLE, steps=2, seed=seed)
     assert studio.page.locator("#prompt").input_value() == APPLE
     assert background(studio) == "blue"
@@ -541,6 +545,25 @@ def test_suggestions_are_reached_by_keys_and_complete_the_prompt(studio: Studio)
     assert background(studio) == "orange"
 
 
+def test_lines_that_are_pasted_amid_a_prompt_leave_the_cursor_after_them(studio: Studio) -> None:
+    studio.open()
+    prompt = studio.page.locator("#prompt")
+    prompt.fill("a fox on a blue background")
+    studio.run("() => { document.querySelector('#prompt').setSelectionRange(2, 2); document.execCommand('insertText', false, 'big\\nred '); }")
+    studio.page.keyboard.type("old ")
+    assert prompt.input_value() == "a big red old fox on a blue background"
+
+
+def test_without_a_prompt_nothing_is_downloaded_or_copied(studio: Studio) -> None:
+    studio.open()
+    studio.write(APPLE)
+    studio.page.locator("#prompt").fill("")
+    for action in ("Download as PNG", "Copy the picture"):
+        studio.page.get_by_label(action).click()
+        studio.page.get_by_text("There is no prompt: say what to draw first.").wait_for()
+        studio.page.get_by_label("Close").click()
+
+
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (320, 568), (1280, 800)])
 def test_everything_has_a_name_and_fits_in(browser: Any, url: str, width: int, height: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=True)
@@ -550,6 +573,10 @@ def test_everything_has_a_name_and_fits_in(browser: Any, url: str, width: int, h
         studio.page.locator(f"#room-{room} button").first.wait_for(state="attached")
         assert studio.run("() => document.documentElement.scrollWidth") <= width
         assert studio.run(NAMELESS) == []
+    studio.open()
+    studio.page.locator("#prompt").fill("x" * 300 + " ")
+    studio.page.locator("#hint", has_text="is new to this model").wait_for()
+    assert studio.run("() => document.documentElement.scrollWidth") <= width
     context.close()
 
 

@@ -75,7 +75,10 @@ async function start() {
   director.onframe((frame) => rooms.now() === "create" && stage.show(frame));
   director.onsettled((frame, name) => !tools.walking && rooms.now() === "create" && history.offer(frame, name));
 
-  const finished = async () => (await studio.generate({ ...wireOf(store.get()), format: "png" })).image;
+  const finished = async () => {
+    if (!store.get().prompt.trim()) throw new Error("there is no prompt: say what to draw first");
+    return (await studio.generate({ ...wireOf(store.get()), format: "png" })).image;
+  };
   const save = () => finished().then((png) => download(png, `${fileName(store.get().prompt, store.get().seed)}.png`), notices.problem);
   $("download").onclick = save;
   $("share").onclick = async () => {

@@ -1,7 +1,7 @@
 /** Draw, and the picture follows: image to image, inpainting, a wider frame, lines for a ControlNet, a camera. */
 
 import { createBoard } from "./board.js";
-import { $, button, el, later, time } from "./dom.js";
+import { $, button, el, inSteps, later, time } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { createFollow } from "./follow.js";
 import { createPrompt } from "./prompt.js";
@@ -181,7 +181,7 @@ export function build(room, studio) {
     result.getContext("2d").drawImage(bitmap, 0, 0);
     Object.assign(result.dataset, { generation: header.generation, prompt: wanted.prompt, final: header.final, masked: Boolean(wanted.mask), control: wanted.control?.[0].hint ?? "" });
     result.setAttribute("aria-label", `${wanted.prompt}, from your canvas`);
-    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), wanted.control ? `  ·  ${wanted.steps} step${wanted.steps > 1 ? "s" : ""}` : anywhere() ? `  ·  ${Math.round(chosen.strength * 100)} % anew` : `  ·  ${level()} of ${chosen.steps} steps`);
+    if (header.decoder === studio.quickDecoder) $("result-made").replaceChildren(el("b", {}, time(latency)), wanted.control ? `  ·  ${inSteps(wanted.steps)}` : anywhere() ? `  ·  ${Math.round(chosen.strength * 100)} % anew` : `  ·  ${level()} of ${chosen.steps} steps`);
     tint(result);
   });
 

@@ -1,6 +1,6 @@
 /** Two settings side by side, each with its own steps and clock: the same words, seed and shape, unless the left ones are kept as they were. */
 
-import { el, later, time } from "./dom.js";
+import { el, inSteps, later, time } from "./dom.js";
 import { wireOf } from "./settings.js";
 
 const CALM = 200; // milliseconds without a change until both are made anew
@@ -10,7 +10,7 @@ const STAGES = ["text", "encode", "denoise", "decode"];
 /** @param {HTMLElement} place */
 export function createCompare(place, store, studio) {
   const { students, teacher } = studio;
-  const choices = [...students.map((steps) => [steps, steps === 1 ? "1 step" : `${steps} steps`]), ...(teacher ? [[TEACHER, `Teacher, ${TEACHER} steps`]] : [])];
+  const choices = [...students.map((steps) => [steps, inSteps(steps)]), ...(teacher ? [[TEACHER, `Teacher, ${inSteps(TEACHER)}`]] : [])];
   const sides = [students[0] ?? TEACHER, teacher ? TEACHER : students.at(-1)].map(side);
   const ratio = el("p", { class: "ratio", aria: { live: "polite" } });
   const hold = el("button", { type: "button", class: "button hold", textContent: "Keep the left as it is", onclick: () => keep(kept ? null : store.get()) });
@@ -66,7 +66,7 @@ export function createCompare(place, store, studio) {
       signal.throwIfAborted(); // another is shown there by now
       Object.assign(which.canvas, { width: bitmap.width, height: bitmap.height });
       which.canvas.getContext("2d").drawImage(bitmap, 0, 0);
-      which.canvas.setAttribute("aria-label", `${settings.prompt.trim()}, ${steps} steps, ${time(took)}`);
+      which.canvas.setAttribute("aria-label", `${settings.prompt.trim()}, ${inSteps(steps)}, ${time(took)}`);
       which.canvas.style.setProperty("--ratio", bitmap.width / bitmap.height);
       Object.assign(which.canvas.dataset, { steps, prompt: settings.prompt.trim() });
       bitmap.close();

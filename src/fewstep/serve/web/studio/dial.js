@@ -1,6 +1,6 @@
 /** Steps as a dial between fast and fine, with the time that each takes lately. */
 
-import { el, time } from "./dom.js";
+import { el, inSteps, time } from "./dom.js";
 
 /** @param {{track: HTMLElement, input: HTMLInputElement, stops: Element}} parts @param {number[]} students */
 export function createDial({ track, input, stops }, students, store, meter) {
@@ -20,7 +20,7 @@ export function createDial({ track, input, stops }, students, store, meter) {
       cells[i].lastChild.textContent = took == null ? "–" : time(took);
     });
     const took = meter.of(steps);
-    input.setAttribute("aria-valuetext", `${steps} ${steps === 1 ? "step" : "steps"}${took == null ? "" : `, ${time(took)}`}`);
+    input.setAttribute("aria-valuetext", `${inSteps(steps)}${took == null ? "" : `, ${time(took)}`}`);
   }
 
   const choose = (index) => store.set({ steps: students[Math.min(students.length - 1, Math.max(0, index))] }, "dial");

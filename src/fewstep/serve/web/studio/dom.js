@@ -45,6 +45,9 @@ export function later(what, milliseconds) {
   return call;
 }
 
+/** "1 step" or "4 steps". */
+export const inSteps = (count) => `${count} ${count === 1 ? "step" : "steps"}`;
+
 /** "46 ms" or "1.2 s". */
 export function time(milliseconds) {
   if (milliseconds == null) return "";

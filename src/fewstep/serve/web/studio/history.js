@@ -1,6 +1,6 @@
 /** Pictures made before, each with everything that it was made from. They stay in this browser. */
 
-import { el, later, still } from "./dom.js";
+import { el, inSteps, later, still } from "./dom.js";
 import { fresh, keyOf, shapeOf } from "./settings.js";
 
 const MOST = 60; // pictures that are kept
@@ -15,7 +15,7 @@ export async function createHistory({ strip, forget }, store, notices, model) {
 
   function item(entry, arriving = false) {
     const image = el("img", { src: URL.createObjectURL(entry.thumb), alt: "", decoding: "async" });
-    const open = el("button", { type: "button", title: entry.settings.prompt, class: arriving ? "arriving" : "", aria: { label: `${entry.settings.prompt}, ${entry.settings.steps} steps` } }, image);
+    const open = el("button", { type: "button", title: entry.settings.prompt, class: arriving ? "arriving" : "", aria: { label: `${entry.settings.prompt}, ${inSteps(entry.settings.steps)}` } }, image);
     open.onclick = () => {
       const { locked, ...plain } = fresh(); // what an older studio did not keep is as it was then
       const { size } = entry.settings;

@@ -66,6 +66,11 @@ export function createPrompt({ area, list, hint }, store, vocabulary, enter) {
 
   area.addEventListener("input", () => {
     const prompt = area.value.replace(/\n/g, " ");
+    if (prompt !== area.value) {
+      const { selectionStart, selectionEnd } = area; // of lines that were pasted amid others: a new value puts it at the end
+      area.value = prompt;
+      area.setSelectionRange(selectionStart, selectionEnd);
+    }
     store.set({ prompt }, "typing");
   });
   area.addEventListener("blur", () => say(store.get().prompt));

@@ -25,11 +25,13 @@ export const downloadCanvas = async (canvas, name) => download(withText(await pn
 
 /** Copy a picture; `making` is a promise of a PNG, so that the click still counts when it is there. */
 export async function copy(making, notices) {
+  const failed = making.then(() => null, (problem) => problem); // a browser does not pass on why there is no picture
   try {
     if (!navigator.clipboard?.write) throw new Error("This browser copies pictures only from https or this machine's own address. Download it instead.");
     await navigator.clipboard.write([new ClipboardItem({ "image/png": making })]);
     notices.say("Copied.");
   } catch (problem) {
-    notices.say(problem.name === "NotAllowedError" ? "The browser did not allow copying." : inWords(problem));
+    const first = (await failed) ?? problem;
+    notices.say(first.name === "NotAllowedError" ? "The browser did not allow copying." : inWords(first));
   }
 }

@@ -1,6 +1,6 @@
 /** The picture: draws frames, says what they are, and lends the page their colour. */
 
-import { time } from "./dom.js";
+import { inSteps, time } from "./dom.js";
 
 const SAMPLE = 8; // pixels a side that a picture is shrunk to, to find the colour at its border
 
@@ -20,10 +20,10 @@ export function createStage({ picture, frame, made }) {
       context.clearRect(0, 0, width, height);
       context.drawImage(bitmap, 0, 0, width, height);
       Object.assign(picture.dataset, { generation, prompt: wanted.prompt, steps, seed, final, decoder });
-      picture.setAttribute("aria-label", `${wanted.prompt}, ${steps} ${steps === 1 ? "step" : "steps"}`);
+      picture.setAttribute("aria-label", `${wanted.prompt}, ${inSteps(steps)}`);
       if (generation !== first.generation && !preview) first = { generation, latency };
       const pace = Object.assign(document.createElement("b"), { textContent: time(first.latency) });
-      made.replaceChildren(pace, `  ·  ${steps} ${steps === 1 ? "step" : "steps"}  ·  ${width} × ${height}`);
+      made.replaceChildren(pace, `  ·  ${inSteps(steps)}  ·  ${width} × ${height}`);
       tint(picture);
     },
     canvas: picture,
