@@ -503,8 +503,14 @@ def test_a_page_elsewhere_follows_typing_and_the_picture_can_be_looked_at(browse
 
 
 def corner(viewer: Any) -> str:
-    """What colour a bare page has in the middle of its upper edge, which is the picture's."""
-    image = Image.open(io.BytesIO(viewer.screenshot())).convert("RGB")
+    """What colour a bare page has in the middle of its upper edge, which is the picture's; nothing while the browser paints another."""
+    from playwright.sync_api import Error
+
+    try:
+        shot = viewer.screenshot()
+    except Error:
+        return ""
+    image = Image.open(io.BytesIO(shot)).convert("RGB")
     return nearest(list(image.getpixel((image.width // 2, 8))), COLOURS)
 
 

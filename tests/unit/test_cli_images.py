@@ -96,7 +96,8 @@ def test_what_was_begun_from_an_image_is_repeated_with_that_image(fewstep: Run) 
 
 def test_a_sheet_of_all_with_its_atlas(fewstep: Run) -> None:
     code, _, err = fewstep("pizza", "ghost", "--count", 2, "--seed", 1, "--steps", 1, "--size", "64x64", "--transparent", "--sheet", "all.png")
-    assert (code, err) == (0, "the sheet is all.png, its atlas all.json\n")
+    uncut = "note: 4 of 4 have no background of one colour to cut out and are opaque, the first pizza-1.png\n"  # the model has learnt nothing
+    assert (code, err) == (0, f"{uncut}the sheet is all.png, its atlas all.json\n")
     atlas = json.loads(Path("all.json").read_text())
     assert [one["name"] for one in atlas["sprites"]] == ["pizza-1", "pizza-2", "ghost-1", "ghost-2"]
     sheet = Image.open("all.png")
