@@ -117,7 +117,7 @@ def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float, begin: str)
         renoise = {} if row.noisy or row.method != "paper" else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
         bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", begin=begin, **renoise)  # type: ignore[arg-type]
     else:
-        bare = Stage(steps=steps, teacher_steps=most, n=n)
+        bare = Stage(steps=steps, teacher_steps=most, n=n, levels=tuple(range(n, most + 1, n)) if n < most // steps else ())
     method = find_method(row.method, Path())
     shares = {"warm": 0.0 if row.n or steps == 1 else WARM}  # a warm jump is as long as the method's
     shares |= {phase: (1 - sum(shares.values())) / len(method.phases) for phase in method.phases}

@@ -39,7 +39,7 @@ def editing(bench: Any) -> Any:
     return program("editing")
 
 
-@pytest.mark.parametrize("steps", [4, 1])
+@pytest.mark.parametrize("steps", [4, 2, 1])
 def test_every_row_is_a_plan_of_the_same_work(bench: Any, steps: int) -> None:
     recipe, budget = ROOT / "recipes" / "methods.toml", 36_000.0
     assert {row.method for row in bench.ROWS.values()} == set(METHODS)
