@@ -90,8 +90,9 @@ def _texts(kind: str, parameters: str, content: str) -> dict[str, Any]:
         texts.add_text("parameters", parameters)
         texts.add_text(KEY, content)
         return {"pnginfo": texts}
-    fitting = (exif for said in (parameters, "") if len(exif := _exif(said, content)) <= LONGEST_EXIF or kind != "jpeg")
-    return {"exif": next(fitting, b"")}
+    both, ours = _exif(parameters, content), _exif("", content)
+    room = LONGEST_EXIF if kind == "jpeg" else len(both)
+    return {"exif": both if len(both) <= room else ours if len(ours) <= room else b""}
 
 
 def _exif(parameters: str, content: str) -> bytes:
