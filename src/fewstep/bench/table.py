@@ -152,7 +152,7 @@ LAYOUTS = {
             Column("bound", "bound by"),
         ),
         "The whole batch. A floor is the longer of computing at the GEMM peak and moving bytes at the copy peak; weights that stay in a cache "
-        "are read faster than that.",
+        "are read faster than that, and operations are counted the plain way: kernels that need fewer for the same can pass their peak.",
     ),
     "growth_size": Layout("How cost grows with size", 1, (Column("side", "px"), *_GROWTH)),
     "growth_batch": Layout(

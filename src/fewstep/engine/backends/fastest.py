@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from fewstep.engine.backends import BackendError, log
-from fewstep.engine.backends.names import RUNTIMES, STAGES, stages_of
-from fewstep.engine.doctor import installed, instructions, processor
+from fewstep.engine.backends.names import NATIVE, RUNTIMES, STAGES, stages_of
+from fewstep.engine.backends.native.networks import UnknownNetwork
+from fewstep.engine.doctor import compiler, installed, instructions, processor
 from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
+from fewstep.engine.request import listed
 from fewstep.engine.steering import Steering
 from fewstep.engine.wording import read
 from fewstep.schedule import TRAIN_TIMESTEPS
@@ -22,16 +24,18 @@ from fewstep.schedule import TRAIN_TIMESTEPS
 ROUNDS = 9
 VARIABLE = "FEWSTEP_RUNTIMES"  # those that may be chosen, separated by commas; all that are installed unless it is set
 WORTH = 0.9  # of the first runtime's time, for another library to be loaded beside it
+BOUND = 2  # of 255, that a runtime's picture may be from the first one's
 
 
 def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
     """The name of the runtimes that are the fastest for ``model``: one, or one for each of STAGES. ``make`` opens a backend by such a name.
 
-    The first of RUNTIMES where no other is installed, or VARIABLE allows none. Measured once for each model, processor, number of threads
-    and versions.
+    The first of RUNTIMES where there is no other, or VARIABLE allows none. Measured once for each model, processor, number of threads
+    and versions; one that decodes another picture than the first does is not taken.
     """
-    allowed = os.environ.get(VARIABLE, ",".join(RUNTIMES)).split(",")
-    there = [name for name in RUNTIMES if name in allowed and find_spec(name) is not None]
+    own = compiler()
+    allowed = os.environ.get(VARIABLE, ",".join((*RUNTIMES, NATIVE))).split(",")
+    there = [name for name in (*RUNTIMES, NATIVE) if name in allowed and (own if name == NATIVE else find_spec(name))]
     if len(there) < 2:
         return RUNTIMES[0]
     about = {
@@ -40,20 +44,26 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
         "size": model.limits.native,
         "processor": [processor(), *instructions()],
         "threads": threads,
-        "versions": {name: installed(name) for name in ("fewstep", *there)},
+        "versions": {name: own if name == NATIVE else installed(name) for name in ("fewstep", *there)},
     }
 
     def measure() -> str | Momentary:
-        log.warning("fewstep: measuring once which of %s is faster on this machine; takes some seconds", " and ".join(there))
+        log.warning("fewstep: measuring once which of %s is faster on this machine; takes some seconds", listed(there))
         work: dict[str, dict[str, Callable[[], Any]]] = {}
-        momentary = False
+        momentary, pictures = False, []
         for name in there:
             opened = False
             try:
-                backend, opened = make(name), True
-                work[name] = _work(model, backend)
+                backend, opened = make(f"{RUNTIMES[0]}+{RUNTIMES[0]}+{name}" if name == NATIVE else name), True
+                stages = _decoding(model, backend) if name == NATIVE else _evaluation(model, backend) | _decoding(model, backend)
+                pictures.append([compute() for compute in stages.values()][-1].astype(int))
+                if np.abs(pictures[-1] - pictures[0]).max() <= BOUND:
+                    work[name] = stages
+                else:
+                    log.warning("fewstep: %s decodes another picture than %s does, and is not used", name, there[0])
             except (BackendError, ImportError, MemoryError, RuntimeError) as error:
-                momentary |= opened or not isinstance(error, (BackendError, ImportError))
+                lasting = not opened or isinstance(error.__cause__, UnknownNetwork)
+                momentary |= not (lasting and isinstance(error, (BackendError, ImportError)))
                 log.warning("fewstep: %s cannot be used here (%s)", name, (str(error).splitlines() or [type(error).__name__])[0])
         try:
             found = choose(_seconds(work, threads))
@@ -69,36 +79,38 @@ def choose(seconds: Mapping[str, Mapping[str, float]]) -> str:
     """The name for these seconds, {runtime: {stage: ...}}: the first runtime's, but where another is clearly faster."""
     names = []
     for stage in STAGES:
-        best = min(seconds, key=lambda name: seconds[name][stage], default=RUNTIMES[0])
-        first = RUNTIMES[0]
-        names.append(best if first not in seconds or seconds[best][stage] < WORTH * seconds[first][stage] else first)
+        spent = {name: stages[stage] for name, stages in seconds.items() if stage in stages}
+        best, first = min(spent, key=spent.__getitem__, default=RUNTIMES[0]), RUNTIMES[0]
+        names.append(best if first not in spent or spent[best] < WORTH * spent[first] else first)
     return names[0] if len(set(names)) == 1 else "+".join(names)
 
 
-def _work(model: Model, backend: Any) -> dict[str, Callable[[], Any]]:
-    """Each stage of a picture of the model's own size, done once already. Raises what ``backend`` does where it does not work here."""
+def _evaluation(model: Model, backend: Any) -> dict[str, Callable[[], Any]]:
+    """Text and denoising for a picture of the model's own size. Raises what ``backend`` does where it does not work here."""
     steps, native = model.limits.default_steps, model.limits.native
-    side, timesteps = native // model.limits.factor, model.stamp(steps).timesteps
-    words = read("a red apple on a blue background")
-    backend.prepare(steps, "full")
-    prompt = backend.encode((words, words))
-    x = backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
+    timesteps, words = model.stamp(steps).timesteps, read("a red apple on a blue background")
+    prompt, x = backend.encode((words, words)), _latents(model, backend)
     denoise = backend.denoiser(steps, [prompt], Steering(1.0, None, np.array([[native, native, 0, 0, native, native]], np.float32)))
-    work: dict[str, Callable[[], Any]] = {
-        "text": lambda: backend.encode((words, words)),
-        "denoise": lambda: denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1),
-        "decode": lambda: backend.decode(x, "full"),
-    }
-    for stage in STAGES:
-        work[stage]()
-    return work
+    return {"text": lambda: backend.encode((words, words)), "denoise": lambda: denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1)}
+
+
+def _decoding(model: Model, backend: Any) -> dict[str, Callable[[], Any]]:
+    """What is left of it."""
+    x = _latents(model, backend)
+    return {"decode": lambda: backend.decode(x, "full")}
+
+
+def _latents(model: Model, backend: Any) -> Any:
+    side = model.limits.native // model.limits.factor
+    return backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
 
 
 def _seconds(work: Mapping[str, Mapping[str, Callable[[], Any]]], threads: int) -> dict[str, dict[str, float]]:
     """The least seconds of each runtime's stages, which work in turn; infinity where there is none to compare with."""
-    spent = {name: dict.fromkeys(STAGES, math.inf) for name in work}
-    for _ in range(ROUNDS if len(work) > 1 else 0):
-        for stage in STAGES:
-            for name, stages in work.items():
-                spent[name][stage] = min(spent[name][stage], least(stages[stage], "cpu", threads))
+    spent = {name: dict.fromkeys(stages, math.inf) for name, stages in work.items()}
+    for stage in STAGES:
+        among = [name for name in work if stage in work[name]]
+        for _ in range(ROUNDS if len(among) > 1 else 0):
+            for name in among:
+                spent[name][stage] = min(spent[name][stage], least(work[name][stage], "cpu", threads))
     return spent

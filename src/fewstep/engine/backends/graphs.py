@@ -17,7 +17,7 @@ from fewstep.engine.backends import BackendError
 from fewstep.engine.backends.fastest import fastest
 from fewstep.engine.backends.guided import Array, Prompt, denoiser
 from fewstep.engine.backends.names import STAGES, stages_of
-from fewstep.engine.backends.runtimes import Runtime, Session, open_runtime
+from fewstep.engine.backends.runtimes import DECODERS, Runtime, Session, open_runtime
 from fewstep.engine.backends.wrapped import wrap
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
@@ -38,7 +38,6 @@ WEIGHTS = UNET.name
 ENCODER = "encoder"
 MOST_UNETS = 12  # sessions: of each student and the teacher one without and one with negative prompts, and tiles
 NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
-DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 
 
 def open(  # noqa: A001 - every backend has one
@@ -92,10 +91,11 @@ class Graphs:
         """``name`` is that of one runtime, or of one for each of STAGES, joined by "+"; ``precision`` is the decoder's."""
         self.model, self.threads, self.name, self.precision = model, threads, name, precision
         numbers = ("auto", "auto", precision)
-        self._runtimes = {stage: open_runtime(one, own) for stage, one, own in zip(STAGES, stages_of(name), numbers, strict=True)}
         config = model.folder / "vae" / "config.json"
-        self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, **json.loads(config.read_text(encoding="utf8"))}
+        self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, "norm_num_groups": 0, **json.loads(config.read_text(encoding="utf8"))}
         check_scaling(self._vae, model.channels, config)
+        groups = self._vae["norm_num_groups"]
+        self._runtimes = {stage: open_runtime(one, own, groups) for stage, one, own in zip(STAGES, stages_of(name), numbers, strict=True)}
         self._shapes = read_index(model)
         self._stack: Stack = ()
         self._texts: dict[Hashable, Any] = {}  # by what a stack changes
@@ -276,7 +276,6 @@ class Graphs:
             raise BackendError(f"{runtime.name} cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
 
     def _runtime(self, graph: str, wrapped: bool) -> Runtime:
-        """Who computes ``graph``; padding that wraps around is ONNX Runtime's alone."""
-        if wrapped:
-            return open_runtime("onnxruntime")
-        return self._runtimes["text" if graph == "text" else "denoise" if graph in (PART, NEGATABLE) else "decode"]
+        """Who computes ``graph``; what the runtime of its stage does not take is ONNX Runtime's."""
+        own = self._runtimes["text" if graph == "text" else "denoise" if graph in (PART, NEGATABLE) else "decode"]
+        return own if own.takes(graph, wrapped) else open_runtime("onnxruntime")

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.engine.backends import BackendError
+from fewstep.engine.backends.names import NATIVE
 from fewstep.engine.backends.onnx_file import filled
 from fewstep.engine.measured import cache
 
+DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]  # inputs by name to outputs in the graph's order
 
 
@@ -21,6 +23,9 @@ class Runtime(Protocol):
 
     name: str
 
+    def takes(self, graph: str, wrapped: bool) -> bool:
+        """Whether it computes the graph of this name; ``wrapped``: with convolutions whose padding wraps around."""
+
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """A session of the ONNX file ``content`` with ``weights``, float32 by name; ``keep``: what is compiled is kept on disk, if anything is.
 
@@ -28,9 +33,20 @@ class Runtime(Protocol):
         """
 
 
-def open_runtime(name: str, precision: str = "auto") -> Runtime:
-    """The runtime ``name``, computing in ``precision``. Raises ImportError if it is not installed, BackendError if it has no such numbers here."""
+def open_runtime(name: str, precision: str = "auto", groups: int = 0) -> Runtime:
+    """The runtime ``name``, computing in ``precision``; ``groups`` are those of an autoencoder's normalisation.
+
+    Raises ImportError if it is not installed, BackendError if it cannot be used here or has no such numbers.
+    """
+    if name == NATIVE:
+        return Native(precision, groups)
     return OpenVino(precision) if name == "openvino" else OnnxRuntime(precision)
+
+
+def check_float32(name: str, precision: str) -> None:
+    """Raises BackendError if another ``precision`` is asked for than the one that the runtime ``name`` has."""
+    if precision not in ("auto", "float32"):
+        raise BackendError(f"the {name} backend computes in float32, not in {precision}: leave --backend or --precision at auto")
 
 
 class OnnxRuntime:
@@ -39,8 +55,11 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def __init__(self, precision: str = "auto") -> None:
-        if precision not in ("auto", "float32"):
-            raise BackendError(f"the onnxruntime backend computes in float32, not in {precision}: leave --backend or --precision at auto")
+        check_float32(self.name, precision)
+
+    def takes(self, graph: str, wrapped: bool) -> bool:
+        """Every one."""
+        return True
 
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
@@ -72,6 +91,10 @@ class OpenVino:
         if self._numbers is None or (self._numbers == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
             raise BackendError(f"openvino does not compute in {precision} on this processor: leave --precision at auto")
 
+    def takes(self, graph: str, wrapped: bool) -> bool:
+        """Those whose padding is zeros."""
+        return not wrapped
+
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._numbers, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
@@ -82,5 +105,33 @@ class OpenVino:
 
         def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
             return list(request.infer(dict(inputs)).values())
+
+        return run
+
+
+class Native:
+    """Kernels of our own for the decoders (fewstep.engine.backends.native), where there is a compiler for C. They read the weights, and no graph."""
+
+    name = NATIVE
+
+    def __init__(self, precision: str = "auto", groups: int = 0) -> None:
+        from fewstep.engine.backends.native import library
+
+        check_float32(self.name, precision)
+        self._library, self._groups = library.load(), groups
+
+    def takes(self, graph: str, wrapped: bool) -> bool:
+        """Decoders alone, and those whose padding is zeros."""
+        return graph in DECODERS.values() and not wrapped
+
+    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+        """See Runtime."""
+        from fewstep.engine.backends.native.networks import Computed, autoencoder, reduced
+
+        full = any(name.startswith("vae.") for name in weights)
+        network = Computed(self._library, autoencoder(weights, self._groups) if full else reduced(weights), threads)
+
+        def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+            return [network(inputs["latents"])]
 
         return run

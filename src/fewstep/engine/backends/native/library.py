@@ -1,0 +1,73 @@
+"""The kernels beside this file, compiled once for the processor that they run on, where there is a compiler for C."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+from fewstep.engine.backends import BackendError, log
+from fewstep.engine.doctor import compiler, instructions, processor
+from fewstep.engine.measured import cache
+
+SOURCE = Path(__file__).with_name("kernels.c")
+X86 = ("x86_64", "amd64")
+LONGEST = 120  # seconds that a compiler may take
+
+
+class Operation(ctypes.Structure):
+    """What is in kernels.c under this name."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("kind", "cin", "cout", "height", "width", "activation", "doubled", "factor", "groups", "source")),
+        ("epsilon", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("input", "residual", "out", "stats", "weight", "bias", "gamma", "beta")),
+    )
+
+
+def arguments() -> list[str]:
+    """How the kernels are compiled."""
+    own = "-march=native" if platform.machine().lower() in X86 else "-mcpu=native"
+    return ["-O3", own, "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC", "-pthread"]
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The kernels. Raises BackendError where there is no compiler or it fails."""
+    command, folder = compiler(), cache("native")
+    if command is None:
+        raise BackendError(f"there is no compiler for C ({os.environ.get('CC') or 'cc'}): install gcc or clang, or leave --backend at auto")
+    if folder is None:
+        raise BackendError("there is no folder to keep what is compiled: set XDG_CACHE_HOME to one that can be written")
+    about = (SOURCE.read_text(encoding="utf8"), *command, *arguments(), processor(), *instructions())
+    path = folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
+    if not path.is_file():
+        log.warning("fewstep: compiling the decoders for this processor, once; takes some seconds")
+        build(command, path)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BackendError(f"{path} cannot be loaded ({error}): take it away, and it is compiled anew") from None
+    library.stats_of.restype = library.scratch_of.restype = ctypes.c_size_t
+    library.compute.restype = None
+    return library
+
+
+def build(command: list[str], path: Path) -> None:
+    """Compile the kernels into ``path``, which is there as a whole or not at all. Raises BackendError if that cannot be done."""
+    failed = f"{command[0]} cannot compile the decoders"
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            subprocess.run([*command, *arguments(), "-o", str(made), str(SOURCE), "-lm"], check=True, capture_output=True, text=True, timeout=LONGEST)
+            made.replace(path)
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit status {error.returncode}"]
+        raise BackendError(f"{failed} ({said[0].strip():.200}): see whether CC names another compiler") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"{failed} ({error}): see whether CC names another compiler") from None

@@ -1,0 +1,258 @@
+"""Kernels of our own decode what eager torch does, whatever the processor has, the size is and however many threads compute."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tests.alike import BOUND, EVERY, difference, named
+
+from fewstep.engine.backends import BackendError, fastest, graphs
+from fewstep.engine.backends.native import library, networks
+from fewstep.engine.backends.native.networks import RELU, SILU, Computed, Network, UnknownNetwork, autoencoder, reduced
+from fewstep.engine.doctor import compiler, report
+from fewstep.engine.engine import Engine
+from fewstep.engine.model import open_model
+from fewstep.engine.request import Request, RequestError
+from fewstep.models.weights import WeightsError
+from fewstep.zoo.registry import embedded
+
+EMOJI = embedded("emoji")
+NAME = "onnxruntime+onnxruntime+native"
+pytestmark = [
+    pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout"),
+    pytest.mark.skipif(compiler() is None, reason="there is no compiler for C"),
+]
+OTHERS = {"AVX2": ["-mavx2", "-mfma"], "no vectors that are looked for": []}  # processors that one with AVX-512 can stand for
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test's compiled kernels are kept, but for those that are shared."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fewstep" / "native"
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    """Compiled once for this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        library.load.cache_clear()
+        yield library.load()
+    library.load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def engines(kernels: ctypes.CDLL) -> tuple[Engine, Engine]:
+    return Engine.load("emoji", backend=NAME), Engine.load("emoji", backend="eager")
+
+
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """What was loaded is forgotten before a test and after it."""
+    before = library.load
+    library.load.cache_clear()
+    yield
+    before.cache_clear()
+
+
+@pytest.mark.parametrize("request_", EVERY, ids=named)
+def test_pictures_are_those_of_eager_torch(engines: tuple[Engine, Engine], request_: Request) -> None:
+    quick, reference = (engine.generate(request_) for engine in engines)
+    assert (quick.record.backend, reference.record.backend) == (NAME, "eager")
+    assert difference(quick, reference) <= BOUND
+    assert np.asarray(reference.image).std() > 5, "a flat picture would hide any difference"
+
+
+def test_the_reduced_decoders_too_and_what_it_does_not_take_is_another_runtimes(engines: tuple[Engine, Engine]) -> None:
+    tiny = [Engine(engine.model, engine.backend, "tiny") for engine in engines]
+    for size in (256, 256), (64, 128), (336, 192):
+        assert difference(*(engine.generate(Request("a pizza", 3, 1, *size)) for engine in tiny)) <= BOUND, size
+    image = Image.linear_gradient("L").convert("RGB").resize((128, 128))
+    for request in Request("a pizza", 3, 4, image=image, strength=0.5), Request("a pizza", 3, 1, tile="xy"):
+        assert difference(*(engine.generate(request) for engine in engines)) <= BOUND, request
+
+
+def test_a_picture_is_the_same_to_the_byte_alone_and_among_others_with_any_number_of_threads(kernels: ctypes.CDLL) -> None:
+    layers = autoencoder(weights("decoder"), 4)
+    latents = [
+        np.random.default_rng(seed).standard_normal((1, 16, *side)).astype(np.float32) for seed, side in enumerate(((16, 16), (16, 16), (5, 7), (9, 28)))
+    ]
+    one, three, many = (Computed(kernels, layers, threads) for threads in (1, 3, 300))
+    alone = [one(x) for x in latents]
+    for other in three, many:
+        assert all(np.array_equal(other(x), expected) for x, expected in zip(latents, alone, strict=True))
+    assert np.array_equal(one(np.concatenate(latents[:2])), np.concatenate(alone[:2]))
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(three, latents * 4))
+    assert all(np.array_equal(made, expected) for made, expected in zip(together, alone * 4, strict=True))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (17, 30), (40, 8), (66, 150)], ids=str)
+def test_convolutions_are_torchs(compiled: dict[str, ctypes.CDLL], size: tuple[int, int]) -> None:
+    """Normalised, activated, doubled, added to another, from few channels and to few, and the statistics of what they make."""
+    random = torch.Generator().manual_seed(5)
+    own = {
+        **{
+            name: torch.randn(shape, generator=random) / 8
+            for name, shape in {"a": (48, 3, 3, 3), "b": (32, 48, 3, 3), "c": (32, 32, 3, 3), "d": (32, 48)}.items()
+        },
+        **{f"{name}.bias": torch.randn(size, generator=random) for name, size in {"a": 48, "b": 32, "c": 32, "d": 32, "n": 48, "m": 32}.items()},
+        **{f"{name}.weight": torch.randn(size, generator=random) for name, size in {"n": 48, "m": 32}.items()},
+    }
+    named = {name if "." in name else f"{name}.weight": value for name, value in own.items()}
+    net = Network({name: value.numpy() for name, value in named.items()}, "")
+    a = net.convolution(0, ("a",))
+    b = net.convolution(a, ("b",), "n", 4, activation=SILU)
+    c = net.convolution(b, ("c",), "m", 8, activation=RELU, residual=b)
+    net.shuffled(net.convolution(c, ("c",), doubled=True), 1, 5, networks.PLANES)
+    beside = Network(net.weights, "")
+    beside.shuffled(beside.convolution(beside.convolution(0, ("a",)), ("d",), "n", 16), 4, 2, networks.PLANES)
+    x = torch.randn(1, 3, *size, generator=random)
+    first = F.conv2d(x, own["a"], own["a.bias"], padding=1)
+    second = F.conv2d(F.silu(F.group_norm(first, 4, own["n.weight"], own["n.bias"], 1e-6)), own["b"], own["b.bias"], padding=1)
+    third = second + F.conv2d(F.relu(F.group_norm(second, 8, own["m.weight"], own["m.bias"], 1e-6)), own["c"], own["c.bias"], padding=1)
+    expected = F.conv2d(F.interpolate(third, scale_factor=2.0), own["c"], own["c.bias"], padding=1)[:, :5]
+    aside = F.conv2d(F.group_norm(first, 16, own["n.weight"], own["n.bias"], 1e-6), own["d"][:, :, None, None], own["d.bias"])
+    shuffled = aside.reshape(1, 4, 4, 2, *size).permute(0, 3, 4, 1, 5, 2).reshape(1, 2, 4 * size[0], 4 * size[1])
+    for layers, wanted in (tuple(net.layers), expected), (tuple(beside.layers), shuffled):
+        for processor, kernels in compiled.items():
+            made = torch.from_numpy(Computed(kernels, layers, 2)(x.numpy()))
+            assert made.shape == wanted.shape, processor
+            torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()), msg=lambda said, name=processor: f"{name}: {said}")
+
+
+@pytest.fixture(scope="module")
+def compiled(kernels: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
+    """{processor: the kernels for it}."""
+    found = {"its own": kernels}
+    has = set(Path("/proc/cpuinfo").read_text().split()) if platform.machine() == "x86_64" else set()
+    for name, flags in OTHERS.items() if has else ():
+        if all(flag.removeprefix("-m") in has for flag in flags):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+                patch.setattr(library, "arguments", lambda flags=flags: ["-O3", *flags, "-std=gnu11", "-shared", "-fPIC", "-pthread"])
+                library.load.cache_clear()
+                found[name] = library.load()
+    library.load.cache_clear()
+    return found
+
+
+def test_damaged_weights_and_unknown_ones_are_refused(kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = graphs.read_weights
+    engine = Engine.load("emoji", backend=NAME)
+
+    def damaged(path: Path, framework: str) -> Any:
+        found = dict(read(path, framework))
+        if path.parent.name == "vae":
+            found["decoder.conv_in.bias"] = np.full_like(found["decoder.conv_in.bias"], np.nan)
+        return found
+
+    monkeypatch.setattr(graphs, "read_weights", damaged)
+    with pytest.raises(WeightsError, match="values that are not finite"):
+        engine.generate(Request("a pizza", 3, 1, 64, 64))
+    good = weights("decoder")
+    for changed, groups, said in (
+        (good | {"vae.decoder.up_blocks.0.attentions.0.to_q.weight": good["vae.decoder.conv_in.bias"]}, 4, "attentions.0.to_q.weight is of no network"),
+        ({name: value for name, value in good.items() if "conv_norm_out" not in name}, 4, "there is no decoder.conv_norm_out.weight"),
+        (good, 7, "has 96 channels in 7 groups"),
+        (good | {"vae.decoder.conv_out.weight": np.zeros((3, 32, 3, 3), np.float32)}, 4, "conv_out takes 32 channels where there are 16"),
+    ):
+        with pytest.raises(UnknownNetwork, match=said):
+            autoencoder(changed, groups)
+    with pytest.raises(UnknownNetwork, match=r"there is no layers\.0\.weight"):
+        reduced({"decoder_tiny.layers.0.bias": good["vae.decoder.conv_in.bias"]})
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_what_was_compiled_is_kept_whole_and_found_again(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        library.load()
+        library.load.cache_clear()
+    assert caplog.text.count("compiling the decoders for this processor, once") == 1
+    (kept,) = cache.iterdir()
+    damaged = tmp_path / "other" / "fewstep" / "native" / kept.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"\x7fELF and no more")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    with pytest.raises(BackendError, match=r"cannot be loaded .*take it away, and it is compiled anew"):
+        library.load()
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_no_compiler_and_one_that_fails_are_a_sentence_or_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cache: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'kernels.c:1: error: no such thing' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for command, said in (
+        ("nowhere-cc", r"there is no compiler for C \(nowhere-cc\): install gcc or clang"),
+        (str(broken), "cannot compile the decoders .*error: no such"),
+    ):
+        monkeypatch.setenv("CC", command)
+        with pytest.raises(BackendError, match=said):
+            Engine.load("emoji", backend=NAME)
+        assert not list(cache.iterdir())
+    monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,native")
+    for _ in range(2):
+        assert Engine.load("emoji").backend.name == "onnxruntime"
+    assert caplog.text.count("native cannot be used here") == 1, "it is remembered"
+    monkeypatch.setenv("CC", "nowhere-cc")
+    assert dict(report())["compiler"].startswith("none")
+    caplog.clear()
+    assert Engine.load("emoji").backend.name == "onnxruntime"
+    assert not caplog.text
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_it_is_taken_where_it_is_faster_and_not_where_its_pictures_are_others(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,native")
+    monkeypatch.setattr(fastest, "_seconds", lambda work, threads: {name: dict.fromkeys(stages, 1.0 / len(name)) for name, stages in work.items()})
+    assert Engine.load("emoji").backend.name == "onnxruntime", "native is the shorter name"
+    monkeypatch.setattr(fastest, "_seconds", lambda work, threads: {name: dict.fromkeys(stages, float(len(name))) for name, stages in work.items()})
+    assert fastest.fastest(open_model("emoji"), 2, lambda name: graphs.Graphs(open_model("emoji"), 2, name)) == NAME
+    monkeypatch.setattr(Computed, "__call__", lambda self, latents: np.zeros((1, 3, 256, 256), np.float32))
+    assert fastest.fastest(open_model("emoji"), 3, lambda name: graphs.Graphs(open_model("emoji"), 3, name)) == "onnxruntime"
+    assert "native decodes another picture than onnxruntime does, and is not used" in caplog.text
+
+
+@pytest.mark.usefixtures("kernels")
+def test_it_decodes_and_nothing_else_and_in_float32() -> None:
+    for name in ("native", "native+native+native", "onnxruntime+native+onnxruntime"):
+        with pytest.raises(RequestError, match="there is auto, onnxruntime, openvino"):
+            Engine.load("emoji", backend=name)
+    with pytest.raises(BackendError, match="the native backend computes in float32, not in bfloat16"):
+        Engine.load("emoji", backend=NAME, precision="bfloat16")
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="there is no clang")
+@pytest.mark.usefixtures("unloaded")
+def test_clang_compiles_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "clang -w")
+    latents = np.random.default_rng(0).standard_normal((1, 16, 4, 4)).astype(np.float32)
+    layers = reduced(weights("decoder_tiny"))
+    made = Computed(library.load(), layers, 1)(latents)
+    session: Any = graphs.Graphs(open_model("emoji"), 1)._decoder("tiny", None)
+    np.testing.assert_allclose(made, session({"latents": latents})[0], atol=1e-4)
+
+
+def weights(graph: str) -> dict[str, Any]:
+    """Those of one of the embedded model's decoders, as its backend reads them."""
+    part = "vae" if graph == "decoder" else graph
+    shapes = graphs.read_index(open_model("emoji"))[graph]
+    found = graphs.read_weights(EMOJI / part / graphs.WEIGHTS, "numpy")
+    return {f"{part}.{name}": value.astype(np.float32) for name, value in found.items() if f"{part}.{name}" in shapes}
