@@ -69,7 +69,9 @@ def report(found: dict[str, Any] | None = None) -> Iterator[tuple[str, str]]:
     yield "threads", f"{own['threads']} of {own['cores']} cores (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
     yield (
         "compiler",
-        f"{found['compiler']}, for decoders of this processor's own" if found["compiler"] else "none: with gcc or clang decoding takes half of the time",
+        f"{found['compiler']}, which networks are compiled with for this processor"
+        if found["compiler"]
+        else "none: with gcc or clang a picture takes about half of the time",
     )
     inside = f"; this container allows {room['container'] / GB:.1f} GB more" if room["container"] is not None else ""
     yield "memory", f"{room['available'] / GB:.1f} of {room['bytes'] / GB:.1f} GB free{inside}" if room["bytes"] else "not known on this system"

@@ -1,8 +1,9 @@
-"""Kernels of our own decode what eager torch does, whatever the processor has, the size is and however many threads compute."""
+"""Kernels of our own make eager torch's pictures, whatever the processor has, the size is and however many threads compute."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import platform
 import shutil
 from collections.abc import Iterator
@@ -18,8 +19,11 @@ from PIL import Image
 from tests.alike import BOUND, EVERY, difference, named
 
 from fewstep.engine.backends import BackendError, fastest, graphs
-from fewstep.engine.backends.native import library, networks
-from fewstep.engine.backends.native.networks import RELU, SILU, Computed, Network, UnknownNetwork, autoencoder, reduced
+from fewstep.engine.backends.native import library
+from fewstep.engine.backends.native.decoders import autoencoder, reduced
+from fewstep.engine.backends.native.network import GATED, PLANES, RELU, SILU, Network, Norm, UnknownNetwork
+from fewstep.engine.backends.native.plan import Computed
+from fewstep.engine.backends.native.unet import Unet
 from fewstep.engine.doctor import compiler, report
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
@@ -28,7 +32,7 @@ from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded
 
 EMOJI = embedded("emoji")
-NAME = "onnxruntime+onnxruntime+native"
+NAME = "onnxruntime+native+native"
 pytestmark = [
     pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout"),
     pytest.mark.skipif(compiler() is None, reason="there is no compiler for C"),
@@ -75,20 +79,26 @@ def test_pictures_are_those_of_eager_torch(engines: tuple[Engine, Engine], reque
     assert np.asarray(reference.image).std() > 5, "a flat picture would hide any difference"
 
 
-def test_the_reduced_decoders_too_and_what_it_does_not_take_is_another_runtimes(engines: tuple[Engine, Engine]) -> None:
+def test_what_else_a_picture_can_be_is_the_same_too(engines: tuple[Engine, Engine]) -> None:
+    """With the reduced decoder, of odd sizes, long prompts, guidance; what the kernels do not take is another runtime's."""
     tiny = [Engine(engine.model, engine.backend, "tiny") for engine in engines]
     for size in (256, 256), (64, 128), (336, 192):
         assert difference(*(engine.generate(Request("a pizza", 3, 1, *size)) for engine in tiny)) <= BOUND, size
     image = Image.linear_gradient("L").convert("RGB").resize((128, 128))
-    for request in Request("a pizza", 3, 4, image=image, strength=0.5), Request("a pizza", 3, 1, tile="xy"):
+    for request in (
+        Request("a pizza " * 60, 3, 2, 176, 80),
+        Request("a pizza", 3, 2, 128, 128, guidance_scale=3.0, negative="snow"),
+        Request("a pizza", 3, 2, 128, 128, negative="snow"),
+        Request("a pizza", 3, 4, image=image, strength=0.5),
+        Request("a pizza", 3, 1, tile="xy"),
+    ):
         assert difference(*(engine.generate(request) for engine in engines)) <= BOUND, request
 
 
-def test_a_picture_is_the_same_to_the_byte_alone_and_among_others_with_any_number_of_threads(kernels: ctypes.CDLL) -> None:
+def test_a_picture_is_the_same_to_the_byte_alone_and_among_others_with_any_number_of_threads(kernels: ctypes.CDLL, engines: tuple[Engine, Engine]) -> None:
     layers = autoencoder(weights("decoder"), 4)
-    latents = [
-        np.random.default_rng(seed).standard_normal((1, 16, *side)).astype(np.float32) for seed, side in enumerate(((16, 16), (16, 16), (5, 7), (9, 28)))
-    ]
+    sides = (16, 16), (16, 16), (5, 7), (9, 28)
+    latents = [np.random.default_rng(seed).standard_normal((1, 16, *side)).astype(np.float32) for seed, side in enumerate(sides)]
     one, three, many = (Computed(kernels, layers, threads) for threads in (1, 3, 300))
     alone = [one(x) for x in latents]
     for other in three, many:
@@ -97,38 +107,69 @@ def test_a_picture_is_the_same_to_the_byte_alone_and_among_others_with_any_numbe
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(three, latents * 4))
     assert all(np.array_equal(made, expected) for made, expected in zip(together, alone * 4, strict=True))
+    requests = [Request(prompt, seed, 2, 128, 128) for seed, prompt in enumerate(("a pizza", "a ghost", "a pizza"))]
+    for engine in engines[0], Engine.load("emoji", backend=NAME, threads=3):
+        among = list(engine.generate_many(requests))
+        assert all(difference(picture, engine.generate(request)) == 0 for picture, request in zip(among, requests, strict=True))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (17, 30), (40, 8), (66, 150)], ids=str)
-def test_convolutions_are_torchs(compiled: dict[str, ctypes.CDLL], size: tuple[int, int]) -> None:
-    """Normalised, activated, doubled, added to another, from few channels and to few, and the statistics of what they make."""
+def test_operations_are_torchs(compiled: dict[str, ctypes.CDLL], size: tuple[int, int]) -> None:
+    """Normalised, activated, doubled and halved, added to another and put beside it, from few channels and to few."""
     random = torch.Generator().manual_seed(5)
-    own = {
-        **{
-            name: torch.randn(shape, generator=random) / 8
-            for name, shape in {"a": (48, 3, 3, 3), "b": (32, 48, 3, 3), "c": (32, 32, 3, 3), "d": (32, 48)}.items()
-        },
-        **{f"{name}.bias": torch.randn(size, generator=random) for name, size in {"a": 48, "b": 32, "c": 32, "d": 32, "n": 48, "m": 32}.items()},
-        **{f"{name}.weight": torch.randn(size, generator=random) for name, size in {"n": 48, "m": 32}.items()},
-    }
-    named = {name if "." in name else f"{name}.weight": value for name, value in own.items()}
-    net = Network({name: value.numpy() for name, value in named.items()}, "")
-    a = net.convolution(0, ("a",))
-    b = net.convolution(a, ("b",), "n", 4, activation=SILU)
-    c = net.convolution(b, ("c",), "m", 8, activation=RELU, residual=b)
-    net.shuffled(net.convolution(c, ("c",), doubled=True), 1, 5, networks.PLANES)
-    beside = Network(net.weights, "")
-    beside.shuffled(beside.convolution(beside.convolution(0, ("a",)), ("d",), "n", 16), 4, 2, networks.PLANES)
+    shapes = {"a": (48, 3, 3, 3), "b": (32, 48, 3, 3), "c": (32, 32, 3, 3), "d": (32, 48), "e": (192, 48), "f": (64, 80), "h": (96, 64)}
+    own = {name: torch.randn(shape, generator=random) / 8 for name, shape in shapes.items()}
+    own |= {f"{name}.bias": torch.randn(shape[0], generator=random) for name, shape in shapes.items()}
+    own |= {f"{name}.{part}": torch.randn(count, generator=random) for name, count in {"n": 48, "m": 32, "k": 80}.items() for part in ("weight", "bias")}
+    given = {name if "." in name else f"{name}.weight": value.numpy() for name, value in own.items()}
+
+    def norm(x: torch.Tensor, name: str, groups: int) -> torch.Tensor:
+        return F.group_norm(x, groups, own[f"{name}.weight"], own[f"{name}.bias"], 1e-6)
+
+    def conv(x: torch.Tensor, name: str, **more: Any) -> torch.Tensor:
+        return F.conv2d(x, own[name], own[f"{name}.bias"], padding=1, **more)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.linear(x.movedim(1, -1), own[name], own[f"{name}.bias"]).movedim(-1, 1)
+
     x = torch.randn(1, 3, *size, generator=random)
-    first = F.conv2d(x, own["a"], own["a.bias"], padding=1)
-    second = F.conv2d(F.silu(F.group_norm(first, 4, own["n.weight"], own["n.bias"], 1e-6)), own["b"], own["b.bias"], padding=1)
-    third = second + F.conv2d(F.relu(F.group_norm(second, 8, own["m.weight"], own["m.bias"], 1e-6)), own["c"], own["c.bias"], padding=1)
-    expected = F.conv2d(F.interpolate(third, scale_factor=2.0), own["c"], own["c.bias"], padding=1)[:, :5]
-    aside = F.conv2d(F.group_norm(first, 16, own["n.weight"], own["n.bias"], 1e-6), own["d"][:, :, None, None], own["d.bias"])
-    shuffled = aside.reshape(1, 4, 4, 2, *size).permute(0, 3, 4, 1, 5, 2).reshape(1, 2, 4 * size[0], 4 * size[1])
-    for layers, wanted in (tuple(net.layers), expected), (tuple(beside.layers), shuffled):
+    first = conv(x, "a")
+    found: list[tuple[Network, torch.Tensor]] = []
+
+    net = Network(given, "")
+    b = net.product(net.product(0, "a"), "b", norm=Norm("n", 4), activation=SILU)
+    c = net.product(b, "c", norm=Norm("m", 8), activation=RELU, residual=b)
+    net.shuffled(net.product(c, "c", doubled=True), 1, 5, PLANES)
+    second = conv(F.silu(norm(first, "n", 4)), "b")
+    third = second + conv(F.relu(norm(second, "m", 8)), "c")
+    found.append((net, conv(F.interpolate(third, scale_factor=2.0), "c")[:, :5]))
+
+    net = Network(given, "")
+    net.shuffled(net.product(net.product(0, "a"), "d", norm=Norm("n", 16)), 4, 2, PLANES)
+    aside = linear(norm(first, "n", 16), "d").reshape(1, 4, 4, 2, *size)
+    found.append((net, aside.permute(0, 3, 4, 1, 5, 2).reshape(1, 2, 4 * size[0], 4 * size[1])))
+
+    net = Network(given, "")
+    a = net.product(0, "a", direct=True)
+    b = net.product(a, "b", norm=Norm("n", 4), activation=SILU, direct=True, stride=2)
+    c = net.product(b, "c", doubled=True, direct=True)
+    f = net.product(net.beside(c, a), "f", norm=Norm("k", 16))
+    net.shuffled(f, 1, 64, PLANES)
+    second = F.interpolate(conv(F.silu(norm(first, "n", 4)), "b", stride=2), size=size)
+    found.append((net, linear(norm(torch.cat([conv(second, "c"), first], 1), "k", 16), "f")))
+
+    net = Network(given, "")
+    e = net.product(net.product(0, "a"), "e", norm=Norm("n"))  # each pixel by itself
+    d = net.product(net.attention(e, 64, 2), "h")
+    net.shuffled(net.product(d, "d", activation=GATED), 1, 32, PLANES)
+    looks = linear(F.layer_norm(first.movedim(1, -1), [48], own["n.weight"], own["n.bias"], 1e-6).movedim(-1, 1), "e")
+    seen = F.scaled_dot_product_attention(*(part.reshape(2, 32, -1).mT for part in looks[0].reshape(3, 64, -1)))
+    hidden, gate = linear(seen.mT.reshape(1, 64, *size), "h").chunk(2, 1)
+    found.append((net, linear(hidden * F.gelu(gate), "d")))
+
+    for net, wanted in found:
         for processor, kernels in compiled.items():
-            made = torch.from_numpy(Computed(kernels, layers, 2)(x.numpy()))
+            made = torch.from_numpy(Computed(kernels, tuple(net.layers), 2)(x.numpy()))
             assert made.shape == wanted.shape, processor
             torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()), msg=lambda said, name=processor: f"{name}: {said}")
 
@@ -171,6 +212,16 @@ def test_damaged_weights_and_unknown_ones_are_refused(kernels: ctypes.CDLL, monk
     ):
         with pytest.raises(UnknownNetwork, match=said):
             autoencoder(changed, groups)
+    config = json.loads((EMOJI / "unet" / "config.json").read_text())
+    unet = weights("unet")
+    for changed, other, said in (
+        (unet, {"freq_shift": 1}, "freq_shift is 1"),
+        (unet, {"attention_head_dim": 5}, "attention has 96 channels in 5 heads"),
+        (unet | {"unet.class_embedding.weight": unet["unet.conv_in.bias"]}, {}, "class_embedding.weight is of no network"),
+        ({name: value for name, value in unet.items() if "add_embedding" not in name}, {}, r"there is no add_embedding\.linear_1\.weight"),
+    ):
+        with pytest.raises(UnknownNetwork, match=said):
+            Unet(kernels, changed, config | other, 1)
     with pytest.raises(UnknownNetwork, match=r"there is no layers\.0\.weight"):
         reduced({"decoder_tiny.layers.0.bias": good["vae.decoder.conv_in.bias"]})
 
@@ -182,7 +233,7 @@ def test_what_was_compiled_is_kept_whole_and_found_again(
     for _ in range(2):
         library.load()
         library.load.cache_clear()
-    assert caplog.text.count("compiling the decoders for this processor, once") == 1
+    assert caplog.text.count("compiling the networks for this processor, once") == 1
     (kept,) = cache.iterdir()
     damaged = tmp_path / "other" / "fewstep" / "native" / kept.name
     damaged.parent.mkdir(parents=True)
@@ -201,7 +252,7 @@ def test_no_compiler_and_one_that_fails_are_a_sentence_or_a_warning(
     broken.chmod(0o755)
     for command, said in (
         ("nowhere-cc", r"there is no compiler for C \(nowhere-cc\): install gcc or clang"),
-        (str(broken), "cannot compile the decoders .*error: no such"),
+        (str(broken), "cannot compile the networks .*error: no such"),
     ):
         monkeypatch.setenv("CC", command)
         with pytest.raises(BackendError, match=said):
@@ -227,12 +278,12 @@ def test_it_is_taken_where_it_is_faster_and_not_where_its_pictures_are_others(mo
     assert fastest.fastest(open_model("emoji"), 2, lambda name: graphs.Graphs(open_model("emoji"), 2, name)) == NAME
     monkeypatch.setattr(Computed, "__call__", lambda self, latents: np.zeros((1, 3, 256, 256), np.float32))
     assert fastest.fastest(open_model("emoji"), 3, lambda name: graphs.Graphs(open_model("emoji"), 3, name)) == "onnxruntime"
-    assert "native decodes another picture than onnxruntime does, and is not used" in caplog.text
+    assert "native makes another picture than onnxruntime does, and is not used" in caplog.text
 
 
 @pytest.mark.usefixtures("kernels")
-def test_it_decodes_and_nothing_else_and_in_float32() -> None:
-    for name in ("native", "native+native+native", "onnxruntime+native+onnxruntime"):
+def test_it_reads_no_text_and_computes_in_float32() -> None:
+    for name in ("native", "native+native+native", "native+onnxruntime+onnxruntime"):
         with pytest.raises(RequestError, match="there is auto, onnxruntime, openvino"):
             Engine.load("emoji", backend=name)
     with pytest.raises(BackendError, match="the native backend computes in float32, not in bfloat16"):
@@ -251,8 +302,8 @@ def test_clang_compiles_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights(graph: str) -> dict[str, Any]:
-    """Those of one of the embedded model's decoders, as its backend reads them."""
-    part = "vae" if graph == "decoder" else graph
+    """Those of one of the embedded model's networks, as its backend reads them."""
+    part = {"decoder": "vae"}.get(graph, graph)
     shapes = graphs.read_index(open_model("emoji"))[graph]
     found = graphs.read_weights(EMOJI / part / graphs.WEIGHTS, "numpy")
     return {f"{part}.{name}": value.astype(np.float32) for name, value in found.items() if f"{part}.{name}" in shapes}

@@ -12,7 +12,7 @@ import numpy as np
 
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.names import NATIVE, RUNTIMES, STAGES, stages_of
-from fewstep.engine.backends.native.networks import UnknownNetwork
+from fewstep.engine.backends.native.network import UnknownNetwork
 from fewstep.engine.doctor import compiler, installed, instructions, processor
 from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
@@ -31,7 +31,7 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
     """The name of the runtimes that are the fastest for ``model``: one, or one for each of STAGES. ``make`` opens a backend by such a name.
 
     The first of RUNTIMES where there is no other, or VARIABLE allows none. Measured once for each model, processor, number of threads
-    and versions; one that decodes another picture than the first does is not taken.
+    and versions; one that makes another picture than the first does is not taken.
     """
     own = compiler()
     allowed = os.environ.get(VARIABLE, ",".join((*RUNTIMES, NATIVE))).split(",")
@@ -54,13 +54,13 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
         for name in there:
             opened = False
             try:
-                backend, opened = make(f"{RUNTIMES[0]}+{RUNTIMES[0]}+{name}" if name == NATIVE else name), True
-                stages = _decoding(model, backend) if name == NATIVE else _evaluation(model, backend) | _decoding(model, backend)
-                pictures.append([compute() for compute in stages.values()][-1].astype(int))
-                if np.abs(pictures[-1] - pictures[0]).max() <= BOUND:
-                    work[name] = stages
-                else:
-                    log.warning("fewstep: %s decodes another picture than %s does, and is not used", name, there[0])
+                backend, opened = make(f"{RUNTIMES[0]}+{name}+{name}" if name == NATIVE else name), True
+                stages, picture = _work(model, backend)
+                pictures.append(picture.astype(int))
+                if np.abs(pictures[-1] - pictures[0]).max() > BOUND:
+                    log.warning("fewstep: %s makes another picture than %s does, and is not used", name, there[0])
+                    continue
+                work[name] = {stage: compute for stage, compute in stages.items() if name != NATIVE or stage != "text"}
             except (BackendError, ImportError, MemoryError, RuntimeError) as error:
                 lasting = not opened or isinstance(error.__cause__, UnknownNetwork)
                 momentary |= not (lasting and isinstance(error, (BackendError, ImportError)))
@@ -85,24 +85,23 @@ def choose(seconds: Mapping[str, Mapping[str, float]]) -> str:
     return names[0] if len(set(names)) == 1 else "+".join(names)
 
 
-def _evaluation(model: Model, backend: Any) -> dict[str, Callable[[], Any]]:
-    """Text and denoising for a picture of the model's own size. Raises what ``backend`` does where it does not work here."""
+def _work(model: Model, backend: Any) -> tuple[dict[str, Callable[[], Any]], Any]:
+    """(each stage of a picture of the model's own size, done once already, what comes of them). Raises what ``backend`` does where it does not work."""
     steps, native = model.limits.default_steps, model.limits.native
-    timesteps, words = model.stamp(steps).timesteps, read("a red apple on a blue background")
-    prompt, x = backend.encode((words, words)), _latents(model, backend)
+    side, timesteps = native // model.limits.factor, model.stamp(steps).timesteps
+    words = read("a red apple on a blue background")
+    prompt = backend.encode((words, words))
+    x = backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
     denoise = backend.denoiser(steps, [prompt], Steering(1.0, None, np.array([[native, native, 0, 0, native, native]], np.float32)))
-    return {"text": lambda: backend.encode((words, words)), "denoise": lambda: denoise(x, timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1)}
-
-
-def _decoding(model: Model, backend: Any) -> dict[str, Callable[[], Any]]:
-    """What is left of it."""
-    x = _latents(model, backend)
-    return {"decode": lambda: backend.decode(x, "full")}
-
-
-def _latents(model: Model, backend: Any) -> Any:
-    side = model.limits.native // model.limits.factor
-    return backend.array(np.random.default_rng(0).standard_normal((1, model.channels, side, side)).astype(np.float32))
+    t = timesteps[0] if timesteps else TRAIN_TIMESTEPS - 1
+    work: dict[str, Callable[[], Any]] = {
+        "text": lambda: backend.encode((words, words)),
+        "denoise": lambda: denoise(x, t),
+        "decode": lambda: backend.decode(x, "full"),
+    }
+    for compute in work.values():
+        compute()
+    return work, backend.decode(denoise(x, t), "full")
 
 
 def _seconds(work: Mapping[str, Mapping[str, Callable[[], Any]]], threads: int) -> dict[str, dict[str, float]]:

@@ -35,6 +35,7 @@ from fewstep.stamp import Stamp, file_hash
 
 Wrapped = tuple[str, int | None]  # along what, and how many of a UNet's levels
 WEIGHTS = UNET.name
+CONFIG = "config.json"
 ENCODER = "encoder"
 MOST_UNETS = 12  # sessions: of each student and the teacher one without and one with negative prompts, and tiles
 NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
@@ -91,11 +92,10 @@ class Graphs:
         """``name`` is that of one runtime, or of one for each of STAGES, joined by "+"; ``precision`` is the decoder's."""
         self.model, self.threads, self.name, self.precision = model, threads, name, precision
         numbers = ("auto", "auto", precision)
-        config = model.folder / "vae" / "config.json"
-        self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, "norm_num_groups": 0, **json.loads(config.read_text(encoding="utf8"))}
-        check_scaling(self._vae, model.channels, config)
-        groups = self._vae["norm_num_groups"]
-        self._runtimes = {stage: open_runtime(one, own, groups) for stage, one, own in zip(STAGES, stages_of(name), numbers, strict=True)}
+        configs: dict[str, dict[str, Any]] = {part: json.loads((model.folder / part / CONFIG).read_text(encoding="utf8")) for part in ("unet", "vae")}
+        self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, **configs["vae"]}
+        check_scaling(self._vae, model.channels, model.folder / "vae" / CONFIG)
+        self._runtimes = {stage: open_runtime(one, own, configs) for stage, one, own in zip(STAGES, stages_of(name), numbers, strict=True)}
         self._shapes = read_index(model)
         self._stack: Stack = ()
         self._texts: dict[Hashable, Any] = {}  # by what a stack changes
@@ -159,7 +159,7 @@ class Graphs:
     @cached_property
     def _width(self) -> int:
         """How many channels of a prompt are the first encoder's."""
-        return int(json.loads((self.model.folder / "text_encoder" / "config.json").read_text(encoding="utf8"))["hidden_size"])
+        return int(json.loads((self.model.folder / "text_encoder" / CONFIG).read_text(encoding="utf8"))["hidden_size"])
 
     def prepare(self, steps: int, decoder: str, attends: bool = False, tile: str | None = None) -> None:
         """Make the sessions that these step count and decoder need, with attentions that take a negative prompt or with plain ones."""

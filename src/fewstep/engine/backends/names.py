@@ -7,7 +7,7 @@ from fewstep.engine.request import BACKENDS
 
 STAGES = ("text", "denoise", "decode")
 RUNTIMES = ("onnxruntime", "openvino")  # of graphs on a CPU; the first comes with the plain install
-NATIVE = "native"  # kernels of our own, which decode and do nothing else
+NATIVE = "native"  # kernels of our own, which denoise and decode
 EIGHT_BITS = ("int8", "float8")
 
 
@@ -19,6 +19,6 @@ def stages_of(backend: str) -> tuple[str, ...]:
 
 def check_backend(name: str) -> None:
     """Raises RequestError unless ``name`` is a backend's."""
-    *others, decoding = name.split("+")
-    if len(others) != len(STAGES) - 1 or not set(others) <= set(RUNTIMES) or decoding not in (*RUNTIMES, NATIVE):
+    text, *others = name.split("+")
+    if len(others) != len(STAGES) - 1 or text not in RUNTIMES or not set(others) <= {*RUNTIMES, NATIVE}:
         check_choice("backend", name, BACKENDS)

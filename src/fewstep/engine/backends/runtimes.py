@@ -33,13 +33,13 @@ class Runtime(Protocol):
         """
 
 
-def open_runtime(name: str, precision: str = "auto", groups: int = 0) -> Runtime:
-    """The runtime ``name``, computing in ``precision``; ``groups`` are those of an autoencoder's normalisation.
+def open_runtime(name: str, precision: str = "auto", configs: Mapping[str, Mapping[str, Any]] | None = None) -> Runtime:
+    """The runtime ``name``, computing in ``precision``; ``configs`` are the networks' configurations, "unet" and "vae".
 
     Raises ImportError if it is not installed, BackendError if it cannot be used here or has no such numbers.
     """
     if name == NATIVE:
-        return Native(precision, groups)
+        return Native(precision, configs or {})
     return OpenVino(precision) if name == "openvino" else OnnxRuntime(precision)
 
 
@@ -110,28 +110,30 @@ class OpenVino:
 
 
 class Native:
-    """Kernels of our own for the decoders (fewstep.engine.backends.native), where there is a compiler for C. They read the weights, and no graph."""
+    """Kernels of our own for the UNet and the decoders (fewstep.engine.backends.native), where there is a compiler for C. They read no graph."""
 
     name = NATIVE
 
-    def __init__(self, precision: str = "auto", groups: int = 0) -> None:
+    def __init__(self, precision: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
         from fewstep.engine.backends.native import library
 
         check_float32(self.name, precision)
-        self._library, self._groups = library.load(), groups
+        self._library, self._configs = library.load(), configs
 
     def takes(self, graph: str, wrapped: bool) -> bool:
-        """Decoders alone, and those whose padding is zeros."""
-        return graph in DECODERS.values() and not wrapped
+        """Those whose padding is zeros, and no UNet with negative prompts in its attentions."""
+        return graph in ("unet", *DECODERS.values()) and not wrapped
 
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
-        from fewstep.engine.backends.native.networks import Computed, autoencoder, reduced
+        from fewstep.engine.backends.native import decoders
+        from fewstep.engine.backends.native.plan import Computed
+        from fewstep.engine.backends.native.unet import Unet
 
-        full = any(name.startswith("vae.") for name in weights)
-        network = Computed(self._library, autoencoder(weights, self._groups) if full else reduced(weights), threads)
-
-        def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-            return [network(inputs["latents"])]
-
-        return run
+        part = next(iter(weights)).split(".")[0]
+        if part == "unet":
+            unet = Unet(self._library, weights, self._configs[part], threads)
+            return lambda inputs: [unet(inputs)]
+        layers = decoders.autoencoder(weights, self._configs[part]["norm_num_groups"]) if part == "vae" else decoders.reduced(weights)
+        network = Computed(self._library, layers, threads)
+        return lambda inputs: [network(inputs["latents"])]

@@ -1,11 +1,11 @@
-/* A convolutional network on a processor: a list of operations over pictures that lie pixel by pixel, [height][width][channels], channels
- * in whole blocks. fewstep/engine/backends/native/networks.py writes the list; compiled for the processor that it runs on
- * (library.py). It allocates nothing: who calls brings the memory, of the sizes that stats_of and scratch_of give.
+/* Networks on a processor: a list of operations over pictures that lie pixel by pixel, [height][width][channels], channels in whole blocks.
+ * The modules beside this file write the list; it is compiled for the processor that it runs on (library.py). It allocates nothing:
+ * who calls brings the memory, of the sizes that stats_of and scratch_of give.
  *
- * Convolutions of 3x3 are Winograd's F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4.3): 36 products make 16 outputs where the plain way
- * needs 144. What comes before a convolution is done while its input is read (group normalisation, activation, doubling), and what comes
- * after it while its output is written (bias, the sum with a residual, the statistics of the next normalisation), so that
- * nothing passes over a picture by itself. Work is cut into strips that do not depend on the number of threads, nor do the results.
+ * Convolutions of 3x3 over large pictures are Winograd's F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4.3): 36 products make 16 outputs where
+ * the plain way needs 144. What comes before a convolution is done while its input is read (normalisation, activation, doubling), and what
+ * comes after it while its output is written (bias, the sum with a residual, the statistics of the next normalisation), so that
+ * nothing passes over a picture by itself. Neither the strips that statistics are gathered in nor any sum depends on the number of threads.
  */
 #include <math.h>
 #include <pthread.h>
@@ -16,17 +16,18 @@
 #endif
 
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 12 };
+enum { LANES = 16, ROWS = 12, FEWER = 8, UNIT = 4 }; /* numbers of a vector; rows of a product that fill the registers, and smaller ones */
 #elif defined(__AVX__)
-enum { LANES = 8, ROWS = 6 };
+enum { LANES = 8, ROWS = 6, FEWER = 4, UNIT = 2 };
 #else
-enum { LANES = 4, ROWS = 6 };
+enum { LANES = 4, ROWS = 6, FEWER = 4, UNIT = 2 };
 #endif
-enum { BLOCK = 16, SIDE = 4, EDGE = 6, POINTS = EDGE * EDGE }; /* channels of a block; a tile of outputs, and of inputs */
-enum { PIXELS = 240 };                                         /* of a strip of a 1x1 convolution: a multiple of ROWS */
-enum { CACHE = 256 << 10 };                                    /* bytes that the transformed tiles of a chunk take, about */
-enum { CONV3, CONV1, ATTENTION, SHUFFLE, PLANES };             /* kinds of operations */
-enum { LINEAR, RELU, SILU };                                   /* activations of an input */
+enum { BLOCK = 16, SIDE = 4, EDGE = 6, POINTS = EDGE * EDGE };        /* channels of a block; a tile of outputs, and of inputs */
+enum { TOKENS = 120, PATCHES = 24 };                                  /* pixels of a strip of CONV1 and DIRECT: multiples of ROWS */
+enum { CACHE = 256 << 10 };                                           /* bytes that the transformed tiles of a chunk take, about */
+enum { CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES };    /* kinds of operations; DIRECT is a 3x3 convolution the plain way */
+enum { LINEAR, RELU, SILU, GATED };                                   /* activations of an input; GATED: times GELU of as many more channels */
+enum { AHEAD = 24 * BLOCK }; /* numbers of a matrix from those that are multiplied to those that memory is asked for */
 enum { MOST_THREADS = 256 };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -35,11 +36,14 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 
 typedef struct {
     int32_t kind, cin, cout, height, width; /* of the output */
-    int32_t activation, doubled, factor;    /* doubled: the input is half as large; factor: of a shuffle */
-    int32_t groups, source;                 /* of the normalisation of the input, 0 is none; which operation made the input */
+    int32_t in_height, in_width, stride;    /* of the input; stride 2 halves it, and otherwise a convolution sees it as large as its output */
+    int32_t activation, factor;             /* of the input; of a shuffle */
+    int32_t groups, source;                 /* of group normalisation of the input, 0 is none; which operation made the input */
+    int32_t layered;                        /* whether each pixel of the input is normalised by itself */
+    int32_t heads, tokens, apart;           /* of attention; how many keys and values there are, and how many numbers lie from one to the next */
     float epsilon;
-    const float *in, *residual; /* residual: added to the output, or NULL */
-    float *out, *stats;         /* stats: NULL where nobody asks for them, else [strips][sums, sums of squares][cout] */
+    const float *in, *other, *residual; /* other: keys, with values behind each, or what CONCAT puts beside; residual: added to the output, or NULL */
+    float *out, *stats;                 /* stats: NULL where nobody asks for them, else [strips][sums, sums of squares][cout] */
     const float *weight, *bias, *gamma, *beta;
 } Operation;
 
@@ -48,7 +52,7 @@ typedef struct {
     int count, threads;
     float *scratch; /* [threads][each] */
     size_t each;
-    int next, started, arrived, turn; /* next: the strip that nobody has taken yet */
+    int next, started, arrived, turn; /* next: the piece of work that nobody has taken yet */
     pthread_mutex_t lock;
     pthread_cond_t changed;
 } Run;
@@ -56,26 +60,39 @@ typedef struct {
 static inline vec load(const float *from) { return *(const loose *)from; }
 static inline void store(float *to, vec value) { *(loose *)to = value; }
 static inline void add(float *to, vec value) { store(to, load(to) + value); }
-
-/* x, or the nearest bound; what is no number stays none. */
-static inline vec within(vec x, vec low, vec high) {
-#if defined(__AVX512F__)
-    return _mm512_min_ps(high, _mm512_max_ps(low, x));
-#elif defined(__AVX__)
-    return _mm256_min_ps(high, _mm256_max_ps(low, x));
-#else
-    const ivec under = x < low, over = x > high;
-    return (vec)((under & (ivec)low) | (over & (ivec)high) | (~(under | over) & (ivec)x));
-#endif
+static inline float sum_of(vec value) {
+    float numbers[LANES], sum = 0;
+    store(numbers, value);
+    for (int i = 0; i < LANES; i++) sum += numbers[i];
+    return sum;
 }
-
 static inline int least(int a, int b) { return a < b ? a : b; }
 static inline int parts(int all, int each) { return (all + each - 1) / each; }
+
+/* The larger and the smaller numbers of two; where one of y is none, it stays so. */
+static inline vec larger(vec x, vec y) {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(x, y);
+#elif defined(__AVX__)
+    return _mm256_max_ps(x, y);
+#else
+    return (vec)(((x > y) & (ivec)x) | (~(x > y) & (ivec)y));
+#endif
+}
+static inline vec smaller(vec x, vec y) {
+#if defined(__AVX512F__)
+    return _mm512_min_ps(x, y);
+#elif defined(__AVX__)
+    return _mm256_min_ps(x, y);
+#else
+    return (vec)(((x < y) & (ivec)x) | (~(x < y) & (ivec)y));
+#endif
+}
 
 /* e^x to seven digits (Cephes' expf), for x from -87 to 87 and beyond them as there. */
 static inline vec power(vec x) {
     const vec half = (vec){0} + 12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to a whole */
-    x = within(x, (vec){0} - 87.0f, (vec){0} + 87.0f);
+    x = smaller((vec){0} + 87.0f, larger((vec){0} - 87.0f, x));
     const vec shifted = x * 1.44269504088896341f + half, whole = shifted - half;
     const vec r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -87,64 +104,106 @@ static inline vec power(vec x) {
     return (vec)((ivec)p + (((ivec)shifted - (ivec)half) << 23));
 }
 
+/* The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26). */
+static inline vec error(vec x) {
+    const ivec sign = (ivec)x & INT32_MIN;
+    const vec z = (vec)((ivec)x ^ sign), t = 1.0f / (1.0f + 0.3275911f * z);
+    const vec p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    return (vec)((ivec)(1.0f - p * power(-z * z)) ^ sign);
+}
+
 static inline vec activated(vec x, int kind) {
     if (kind == SILU) return x / (1.0f + power(-x));
     if (kind == RELU) return (vec)(~(x < 0) & (ivec)x);
     return x;
 }
 
-/* out[ROWS][wide vectors] = left[ROWS][depth] . right[depth][wide vectors], which lies in blocks [depth][BLOCK]; n: the numbers of a row of `out`. */
-static inline __attribute__((always_inline)) void panel(const float *left, const float *right, int depth, float *out, int n, int wide) {
+/* One pixel of the input as a product sees it: normalised and activated. */
+static inline void prepare(const Operation *op, const float *from, const float *scale, const float *shift, float *to) {
+    int n = op->cin;
+    if (op->layered) {
+        vec sum = {0}, squares = {0};
+        for (int c = 0; c < n; c += LANES) sum += load(from + c);
+        float mean = sum_of(sum) / n;
+        for (int c = 0; c < n; c += LANES) squares += (load(from + c) - mean) * (load(from + c) - mean);
+        float rate = 1 / sqrtf(sum_of(squares) / n + op->epsilon);
+        for (int c = 0; c < n; c += LANES) store(to + c, (load(from + c) - mean) * rate * load(op->gamma + c) + load(op->beta + c));
+    } else if (op->activation == GATED) {
+        for (int c = 0; c < n; c += LANES) {
+            vec gate = load(from + n + c);
+            store(to + c, load(from + c) * gate * 0.5f * (1.0f + error(gate * 0.70710678f)));
+        }
+    } else {
+        for (int c = 0; c < n; c += LANES) {
+            vec value = load(from + c);
+            if (op->groups) value = value * load(scale + c) + load(shift + c);
+            store(to + c, activated(value, op->activation));
+        }
+    }
+}
+
+/* out[rows][wide vectors] = left[rows][depth] . right[depth][wide vectors], which lies in blocks [depth][BLOCK]; n: the numbers of a row of `out`. */
+static inline __attribute__((always_inline)) void panel(const float *left, const float *right, int depth, float *out, int n, int rows, int wide) {
     vec sums[ROWS][2 * BLOCK / LANES]; /* in registers */
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int v = 0; v < wide; v++) sums[r][v] = (vec){0};
     for (int i = 0; i < depth; i++) {
         vec column[2 * BLOCK / LANES];
-        for (int v = 0; v < wide; v++) column[v] = load(right + ((size_t)(v * LANES / BLOCK) * depth + i) * BLOCK + v * LANES % BLOCK);
-        for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < wide; v++) {
+            const float *from = right + ((size_t)(v * LANES / BLOCK) * depth + i) * BLOCK + v * LANES % BLOCK;
+            column[v] = load(from);
+            if (v * LANES % BLOCK == 0) __builtin_prefetch(from + AHEAD); /* the processor's own ends with each page */
+        }
+        for (int r = 0; r < rows; r++)
             for (int v = 0; v < wide; v++) sums[r][v] += left[(size_t)r * depth + i] * column[v];
     }
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int v = 0; v < wide; v++) store(out + (size_t)r * n + v * LANES, sums[r][v]);
 }
 
-/* out[rows][n] = left[rows][depth] . right[n / BLOCK][depth][BLOCK]; rows is a multiple of ROWS. */
-static void multiply(const float *left, int rows, const float *right, int depth, int n, float *out) {
-    for (int column = 0; column < n;) {
-        int wide = (int)LANES == (int)BLOCK && column + 2 * BLOCK <= n ? 2 : 1; /* blocks: one vector a row leaves registers idle */
-        for (int r = 0; r < rows; r += ROWS) {
+/* The columns from `first` to `last` of out[rows][n] = left[rows][depth] . right[n / BLOCK][depth][BLOCK]; rows is a multiple of UNIT. */
+static void multiply(const float *left, int rows, const float *right, int depth, int first, int last, float *out, int n) {
+    for (int column = first; column < last;) {
+        int two = (int)LANES == (int)BLOCK && column + 2 * BLOCK <= last; /* one vector a row would leave registers idle */
+        for (int r = 0; r < rows;) {
             const float *from = left + (size_t)r * depth, *with = right + (size_t)column * depth;
             float *to = out + (size_t)r * n + column;
-            if (wide == 2)
-                panel(from, with, depth, to, n, 2 * BLOCK / LANES);
+            int some = rows - r >= ROWS ? ROWS : rows - r >= FEWER ? FEWER : UNIT;
+            if (some == ROWS)
+                two ? panel(from, with, depth, to, n, ROWS, 2 * BLOCK / LANES) : panel(from, with, depth, to, n, ROWS, BLOCK / LANES);
+            else if (some == FEWER)
+                two ? panel(from, with, depth, to, n, FEWER, 2 * BLOCK / LANES) : panel(from, with, depth, to, n, FEWER, BLOCK / LANES);
             else
-                panel(from, with, depth, to, n, BLOCK / LANES);
+                two ? panel(from, with, depth, to, n, UNIT, 2 * BLOCK / LANES) : panel(from, with, depth, to, n, UNIT, BLOCK / LANES);
+            r += some;
         }
-        column += wide * BLOCK;
+        column += two ? 2 * BLOCK : BLOCK;
     }
 }
 
-/* How many rows of tiles a 3x3 convolution reads at once: some thirty tiles, and at least two halves of a picture. */
+/* How many rows of tiles CONV3 reads at once: some thirty tiles, and at least two halves of a picture. */
 static int depth_of(const Operation *op) {
     int across = parts(op->width, SIDE), half = parts(op->height, SIDE) / 2;
     return across >= 32 || half < 1 ? 1 : least(32 / across, half);
 }
 
-/* How many rows of tiles a strip has, which are read one after the other: the rows of pixels beside a strip are read twice. */
+/* How many rows of tiles a strip of it has, which are read one after the other: the rows of pixels beside a strip are read twice. */
 static int strip_of(const Operation *op) {
     int depth = depth_of(op), fourth = parts(op->height, SIDE) / 8 / depth;
     return depth * (fourth < 1 ? 1 : least(fourth, 4));
 }
 
-/* How many tiles are transformed at once. */
+/* How many of its tiles are transformed at once. */
 static int chunk_of(const Operation *op) {
     int tiles = CACHE / (POINTS * (int)sizeof(float) * (op->cin + op->cout)) / ROWS * ROWS;
     return tiles < ROWS ? ROWS : least(tiles, 8 * ROWS);
 }
 
+/* How many pixels a strip of another operation has. */
+static int pixels_of(const Operation *op) { return op->kind == DIRECT ? PATCHES : TOKENS; }
+
 static int strips_of(const Operation *op) {
-    if (op->kind == CONV3) return parts(parts(op->height, SIDE), strip_of(op));
-    return parts(op->height * op->width, op->kind == ATTENTION ? ROWS : PIXELS);
+    return op->kind == CONV3 ? parts(parts(op->height, SIDE), strip_of(op)) : parts(op->height * op->width, pixels_of(op));
 }
 
 /* Numbers that the statistics of an operation take. */
@@ -152,13 +211,16 @@ size_t stats_of(const Operation *op) { return (size_t)strips_of(op) * 2 * op->co
 
 /* Numbers that one thread needs beside the pictures. */
 size_t scratch_of(const Operation *op) {
-    size_t pixels = (size_t)op->height * op->width, both = (size_t)op->cin + op->cout, scale = 2 * (size_t)op->cin;
+    size_t both = (size_t)op->cin + op->cout, scale = 2 * (size_t)op->cin;
     if (op->kind == CONV3) return scale + (size_t)(depth_of(op) * SIDE + 2) * (parts(op->width, SIDE) * SIDE + 2) * op->cin + POINTS * chunk_of(op) * both;
-    if (op->kind == CONV1) return scale + PIXELS * both;
-    return op->kind == ATTENTION ? (pixels + BLOCK) * op->cout * 2 + ROWS * (2 * (size_t)op->cout + pixels + BLOCK) : 0;
+    size_t seen = (size_t)(op->in_height + op->height + 2) * (op->in_width + op->width + 2); /* pixels, at most */
+    if (op->kind == DIRECT) return scale + seen * op->cin + PATCHES * (9 * (size_t)op->cin + op->cout);
+    if (op->kind == CONV1) return scale + TOKENS * both;
+    if (op->kind != ATTENTION) return 0;
+    return (size_t)op->tokens * 2 * op->cout + (BLOCK + 2 * ROWS) * (size_t)op->cout + ROWS * (size_t)(op->tokens + BLOCK);
 }
 
-/* The strip that this thread does next. */
+/* The piece of work that this thread does next. */
 static int take(Run *run) { return __atomic_fetch_add(&run->next, 1, __ATOMIC_RELAXED); }
 
 /* Group normalisation as one scale and one shift for each channel, from the sums that the operation before left. */
@@ -178,25 +240,20 @@ static void normalisation(const Run *run, const Operation *op, float *scale, flo
     }
 }
 
-/* One row of the input as a convolution sees it, with a pixel of zeros before it and as many behind it as the last tile reaches. */
-static void fetch(const Operation *op, int y, const float *scale, const float *shift, float *to) {
-    int n = op->cin, width = op->width, behind = parts(width, SIDE) * SIDE + 1 - width;
+/* One row of the input as a 3x3 convolution sees it, `width` pixels of one of `height` rows, between a pixel of zeros and `behind` of them. */
+static void fetch(const Operation *op, int y, int height, int width, int behind, const float *scale, const float *shift, float *to) {
+    int n = op->cin;
     size_t pixel = sizeof(float) * n;
     memset(to, 0, pixel), memset(to + (size_t)(width + 1) * n, 0, pixel * behind), to += n;
-    if (y < 0 || y >= op->height) {
+    if (y < 0 || y >= height) {
         memset(to, 0, pixel * width);
-    } else if (op->doubled) {
-        const float *row = op->in + (size_t)(y / 2) * (width / 2) * n;
-        for (int x = 0; x < width; x++) memcpy(to + (size_t)x * n, row + (size_t)(x / 2) * n, pixel);
-    } else {
-        const float *row = op->in + (size_t)y * width * n;
-        for (int x = 0; x < width; x++, to += n, row += n)
-            for (int c = 0; c < n; c += LANES) {
-                vec value = load(row + c);
-                if (op->groups) value = value * load(scale + c) + load(shift + c);
-                store(to + c, activated(value, op->activation));
-            }
+        return;
     }
+    const float *row = op->in + (size_t)(y * op->in_height / height) * op->in_width * n;
+    if (width == op->in_width)
+        for (int x = 0; x < width; x++) prepare(op, row + (size_t)x * n, scale, shift, to + (size_t)x * n);
+    else
+        for (int x = 0; x < width; x++) memcpy(to + (size_t)x * n, row + (size_t)(x * op->in_width / width) * n, pixel);
 }
 
 /* B^T d B of one tile d, 6x6 pixels of `stride` numbers a row: its value at each of the 36 points, `apart` numbers from each other. */
@@ -257,6 +314,7 @@ static void conv3(Run *run, const Operation *op, float *scratch) {
     size_t stride = (size_t)(across * SIDE + 2) * cin;
     float *scale = scratch, *shift = scale + cin, *rows = shift + cin;
     float *points = rows + (depth * SIDE + 2) * stride, *made = points + (size_t)POINTS * chunk * cin;
+    int behind = across * SIDE + 1 - op->width;
     normalisation(run, op, scale, shift);
     for (int strip; (strip = take(run)) < strips_of(op);) {
         int top = strip * strip_of(op), bottom = least(down, top + strip_of(op));
@@ -265,16 +323,17 @@ static void conv3(Run *run, const Operation *op, float *scratch) {
         for (int first = top; first < bottom; first += depth) {
             int tiles = least(depth, bottom - first) * across, there = first == top ? 0 : 2; /* rows that were read already */
             if (there) memmove(rows, rows + (size_t)depth * SIDE * stride, sizeof(float) * 2 * stride);
-            for (int y = there; y < tiles / across * SIDE + 2; y++) fetch(op, first * SIDE + y - 1, scale, shift, rows + y * stride);
+            for (int y = there; y < tiles / across * SIDE + 2; y++)
+                fetch(op, first * SIDE + y - 1, op->height, op->width, behind, scale, shift, rows + y * stride);
             for (int begin = 0; begin < tiles; begin += chunk) {
-                int some = least(chunk, tiles - begin), padded = parts(some, ROWS) * ROWS;
+                int some = least(chunk, tiles - begin), padded = parts(some, UNIT) * UNIT;
                 for (int t = 0; t < padded; t++) { /* those behind the last are the first once more, and nobody reads them */
                     int tile = begin + (t < some ? t : 0);
                     const float *from = rows + (size_t)(tile / across) * SIDE * stride + (size_t)(tile % across) * SIDE * cin;
                     for (int c = 0; c < cin; c += LANES) to_points(from + c, stride, cin, points + (size_t)t * cin + c, (size_t)padded * cin);
                 }
                 for (size_t point = 0; point < POINTS; point++)
-                    multiply(points + point * padded * cin, padded, op->weight + point * cin * cout, cin, cout, made + point * padded * cout);
+                    multiply(points + point * padded * cin, padded, op->weight + point * cin * cout, cin, 0, cout, made + point * padded * cout, cout);
                 for (int t = 0; t < some; t++)
                     for (int c = 0; c < cout; c += LANES) {
                         vec tile[SIDE][SIDE];
@@ -286,30 +345,39 @@ static void conv3(Run *run, const Operation *op, float *scratch) {
     }
 }
 
-static void conv1(Run *run, const Operation *op, float *scratch) {
-    int cin = op->cin, cout = op->cout, pixels = op->height * op->width;
-    float *scale = scratch, *shift = scale + cin, *rows = shift + cin, *made = rows + (size_t)PIXELS * cin;
-    normalisation(run, op, scale, shift);
-    for (int strip; (strip = take(run)) < strips_of(op);) {
-        size_t first = (size_t)strip * PIXELS;
-        int some = least(PIXELS, pixels - (int)first), padded = parts(some, ROWS) * ROWS;
-        const float *left = op->in + first * cin;
-        if (op->groups || op->activation || padded > some) {
-            memset(rows + (size_t)some * cin, 0, sizeof(float) * (padded - some) * cin);
-            for (int t = 0; t < some; t++)
-                for (int c = 0; c < cin; c += LANES) {
-                    vec value = load(left + (size_t)t * cin + c);
-                    if (op->groups) value = value * load(scale + c) + load(shift + c);
-                    store(rows + (size_t)t * cin + c, activated(value, op->activation));
-                }
-            left = rows;
+/* CONV1 and DIRECT: a product of the input's pixels, or of its patches of 3x3 pixels, and a matrix. */
+static void dense(Run *run, const Operation *op, float *scratch) {
+    int cin = op->cin, cout = op->cout, patches = op->kind == DIRECT, depth = patches ? 9 * cin : cin, pixels = op->height * op->width, most = pixels_of(op);
+    int strips = strips_of(op), pieces = strips >= 4 * run->threads || run->threads == 1 ? 1 : least(parts(cout, 2 * BLOCK), run->threads);
+    int columns = parts(parts(cout, pieces), 2 * BLOCK) * 2 * BLOCK, row = op->activation == GATED ? 2 * cin : cin;
+    int height = op->stride == 2 ? op->in_height : op->height, width = op->stride == 2 ? op->in_width : op->width; /* as a convolution sees the input */
+    size_t line = (size_t)(width + 2) * cin;
+    float *scale = scratch, *shift = scale + cin, *rows = shift + cin, *made = rows + (size_t)most * depth, *picture = made + (size_t)most * cout;
+    int ready = 0;
+    for (int piece; (piece = take(run)) < strips * pieces;) {
+        int strip = piece / pieces, left = piece % pieces * columns, right = least(cout, left + columns);
+        if (!ready) normalisation(run, op, scale, shift);
+        if (!ready && patches)
+            for (int y = 0; y < height + 2; y++) fetch(op, y - 1, height, width, 1, scale, shift, picture + y * line);
+        ready = 1;
+        int first = strip * most, some = least(most, pixels - first), padded = parts(some, UNIT) * UNIT;
+        const float *from = op->in + (size_t)first * row;
+        if (patches) {
+            for (int t = 0; t < some; t++) {
+                const float *corner = picture + (first + t) / op->width * op->stride * line + (size_t)((first + t) % op->width) * op->stride * cin;
+                for (int y = 0; y < 3; y++) memcpy(rows + (size_t)t * depth + (size_t)y * 3 * cin, corner + y * line, sizeof(float) * 3 * cin);
+            }
+        } else if (op->groups || op->activation || op->layered || padded > some) {
+            for (int t = 0; t < some; t++) prepare(op, from + (size_t)t * row, scale, shift, rows + (size_t)t * cin);
         }
-        multiply(left, padded, op->weight, cin, cout, made);
-        for (int c = 0; c < cout; c += LANES) {
+        if (patches || op->groups || op->activation || op->layered || padded > some) from = rows;
+        if (from == rows) memset(rows + (size_t)some * depth, 0, sizeof(float) * (padded - some) * depth);
+        multiply(from, padded, op->weight, depth, left, right, made, cout);
+        for (int c = left; c < right; c += LANES) {
             const vec bias = load(op->bias + c);
             vec sum = {0}, squares = {0};
             for (int t = 0; t < some; t++) {
-                size_t at = (first + t) * cout + c;
+                size_t at = (size_t)(first + t) * cout + c;
                 vec value = load(made + (size_t)t * cout + c) + bias;
                 if (op->residual) value += load(op->residual + at);
                 store(op->out + at, value);
@@ -320,34 +388,63 @@ static void conv1(Run *run, const Operation *op, float *scratch) {
     }
 }
 
-/* Attention of one head over all pixels; the input is [pixels][queries, keys, values], of cout channels each. */
+/* The softmax of `count` scores times `rate`, of `padded` that have to be there. */
+static inline void softmax(float *scores, int count, int padded, float rate, float *to) {
+    vec sum = {0};
+    float top = scores[0], numbers[LANES];
+    for (int t = count; t < padded; t++) scores[t] = top;
+    vec most = load(scores);
+    for (int t = LANES; t < padded; t += LANES) most = larger(most, load(scores + t));
+    store(numbers, most);
+    for (int i = 0; i < LANES; i++) top = numbers[i] > top ? numbers[i] : top;
+    for (int t = 0; t < padded; t += LANES) {
+        store(scores + t, power((load(scores + t) - top) * rate));
+        if (t + LANES > count) memset(scores + (t > count ? t : count), 0, sizeof(float) * (t + LANES - (t > count ? t : count)));
+        sum += load(scores + t);
+    }
+    float total = 1 / sum_of(sum);
+    for (int t = 0; t + LANES <= count; t += LANES) store(to + t, load(scores + t) * total);
+    for (int t = count / LANES * LANES; t < count; t++) to[t] = scores[t] * total;
+}
+
+/* The input is [pixels][queries, ...]; of `other` each key is followed by its value, of cout numbers for all heads. */
 static void attention(Run *run, const Operation *op, float *scratch) {
-    int n = op->height * op->width, padded = parts(n, BLOCK) * BLOCK, c = op->cout;
-    float *keys = scratch, *values = keys + (size_t)padded * c, *queries = values + (size_t)n * c;
-    float *scores = queries + ROWS * c, *made = scores + (size_t)ROWS * padded;
-    float rate = 1 / sqrtf((float)c);
-    memset(keys, 0, sizeof(float) * padded * c);
-    for (int t = 0; t < n; t++)
-        for (int i = 0; i < c; i++) {
-            const float *from = op->in + (size_t)t * op->cin + i;
-            keys[((size_t)(t / BLOCK) * c + i) * BLOCK + t % BLOCK] = from[c];
-            values[((size_t)(i / BLOCK) * n + t) * BLOCK + i % BLOCK] = from[2 * c];
+    int n = op->height * op->width, keys = op->tokens, padded = parts(keys, BLOCK) * BLOCK, d = op->cout / op->heads, strips = parts(n, ROWS), there = -1;
+    float *left = scratch, *right = left + (size_t)padded * d, *queries = right + (size_t)keys * d, *scores = queries + (size_t)ROWS * d;
+    float *made = scores + (size_t)ROWS * padded, rate = 1 / sqrtf((float)d);
+    for (int piece; (piece = take(run)) < strips * op->heads;) {
+        int head = piece / strips, first = piece % strips * ROWS, some = least(ROWS, n - first), rows = parts(some, UNIT) * UNIT;
+        if (head != there) {
+            memset(left, 0, sizeof(float) * padded * d);
+            for (int t = 0; t < keys; t++)
+                for (int i = 0; i < d; i += BLOCK) {
+                    const float *from = op->other + (size_t)t * op->apart + head * d + i;
+                    for (int c = 0; c < BLOCK; c++) left[((size_t)(t / BLOCK) * d + i + c) * BLOCK + t % BLOCK] = from[c];
+                    memcpy(right + ((size_t)(i / BLOCK) * keys + t) * BLOCK, from + op->cout, sizeof(float) * BLOCK);
+                }
+            there = head;
         }
+        memset(queries, 0, sizeof(float) * rows * d);
+        for (int r = 0; r < some; r++) memcpy(queries + (size_t)r * d, op->in + (size_t)(first + r) * op->cin + head * d, sizeof(float) * d);
+        multiply(queries, rows, left, d, 0, padded, scores, padded);
+        for (int r = 0; r < rows; r++) softmax(scores + (size_t)r * padded, keys, padded, rate, scores + (size_t)r * keys);
+        multiply(scores, rows, right, keys, 0, d, made, d);
+        for (int r = 0; r < some; r++) memcpy(op->out + (size_t)(first + r) * op->cout + head * d, made + (size_t)r * d, sizeof(float) * d);
+    }
+}
+
+/* Channels of `other` behind those of the input. */
+static void concat(Run *run, const Operation *op) {
+    int n = op->cin, more = op->cout - n, pixels = op->height * op->width;
     for (int strip; (strip = take(run)) < strips_of(op);) {
-        int first = strip * ROWS, some = least(ROWS, n - first);
-        memset(queries, 0, sizeof(float) * ROWS * c);
-        for (int r = 0; r < some; r++) memcpy(queries + (size_t)r * c, op->in + (size_t)(first + r) * op->cin, sizeof(float) * c);
-        multiply(queries, ROWS, keys, c, padded, scores);
-        for (int r = 0; r < ROWS; r++) {
-            float *row = scores + (size_t)r * padded, top = row[0], total = 0;
-            for (int t = 1; t < n; t++) top = row[t] > top ? row[t] : top;
-            for (int t = 0; t < padded; t += LANES) store(row + t, power((load(row + t) - top) * rate));
-            for (int t = 0; t < n; t++) total += row[t];
-            for (int t = 0; t < padded; t += LANES) store(row + t, load(row + t) / total);
-            memmove(scores + (size_t)r * n, row, sizeof(float) * n);
-        }
-        multiply(scores, ROWS, values, n, c, made);
-        memcpy(op->out + (size_t)first * c, made, sizeof(float) * some * c);
+        float *stats = op->stats + (size_t)strip * 2 * op->cout;
+        if (op->stats) memset(stats, 0, sizeof(float) * 2 * op->cout);
+        for (int t = strip * TOKENS; t < least(pixels, (strip + 1) * TOKENS); t++)
+            for (int c = 0; c < op->cout; c += LANES) {
+                vec value = load(c < n ? op->in + (size_t)t * n + c : op->other + (size_t)t * more + c - n);
+                store(op->out + (size_t)t * op->cout + c, value);
+                if (op->stats) add(stats + c, value), add(stats + op->cout + c, value * value);
+            }
     }
 }
 
@@ -391,8 +488,9 @@ static void *work(void *argument) {
     for (int i = 0; i < run->count; i++) {
         const Operation *op = run->operations + i;
         if (op->kind == CONV3) conv3(run, op, scratch);
-        if (op->kind == CONV1) conv1(run, op, scratch);
+        if (op->kind == CONV1 || op->kind == DIRECT) dense(run, op, scratch);
         if (op->kind == ATTENTION) attention(run, op, scratch);
+        if (op->kind == CONCAT) concat(run, op);
         if (op->kind == SHUFFLE) shuffle(run, op);
         if (op->kind == PLANES) planes(run, op);
         meet(run);

@@ -24,9 +24,10 @@ class Operation(ctypes.Structure):
     """What is in kernels.c under this name."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("kind", "cin", "cout", "height", "width", "activation", "doubled", "factor", "groups", "source")),
+        *((name, ctypes.c_int32) for name in ("kind", "cin", "cout", "height", "width", "in_height", "in_width", "stride", "activation", "factor")),
+        *((name, ctypes.c_int32) for name in ("groups", "source", "layered", "heads", "tokens", "apart")),
         ("epsilon", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("input", "residual", "out", "stats", "weight", "bias", "gamma", "beta")),
+        *((name, ctypes.c_void_p) for name in ("input", "other", "residual", "out", "stats", "weight", "bias", "gamma", "beta")),
     )
 
 
@@ -47,7 +48,7 @@ def load() -> ctypes.CDLL:
     about = (SOURCE.read_text(encoding="utf8"), *command, *arguments(), processor(), *instructions())
     path = folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
     if not path.is_file():
-        log.warning("fewstep: compiling the decoders for this processor, once; takes some seconds")
+        log.warning("fewstep: compiling the networks for this processor, once; takes some seconds")
         build(command, path)
     try:
         library = ctypes.CDLL(str(path))
@@ -60,7 +61,7 @@ def load() -> ctypes.CDLL:
 
 def build(command: list[str], path: Path) -> None:
     """Compile the kernels into ``path``, which is there as a whole or not at all. Raises BackendError if that cannot be done."""
-    failed = f"{command[0]} cannot compile the decoders"
+    failed = f"{command[0]} cannot compile the networks"
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name

@@ -1,0 +1,135 @@
+"""Networks with the memory for them, and their computation."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fewstep.engine.backends.native.library import Operation
+from fewstep.engine.backends.native.network import ATTENTION, PLANES, Floats, Layer
+from fewstep.engine.recent import recent
+
+LINE = 16  # numbers of a cache's line
+SIZES = 2  # of pictures whose memory is kept
+
+
+class Computed:
+    """What the kernels make of a network's layers, for latents of any size."""
+
+    def __init__(self, library: ctypes.CDLL, layers: tuple[Layer, ...], threads: int) -> None:
+        self._library, self._threads = library, threads
+        weights = [value for layer in layers for value in layer.weights if value is not None]
+        views = iter(memory([value.size for value in weights]))  # one piece: the fewer pages, the better
+        self._layers = [replace(layer, weights=tuple(None if value is None else next(views) for value in layer.weights)) for layer in layers]
+        for view, value in zip((one for layer in self._layers for one in layer.weights if one is not None), weights, strict=True):
+            view[:] = value.ravel()
+        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self.lock = threading.Lock()  # a plan's memory is one picture's
+
+    def __call__(self, pictures: Floats) -> Floats:
+        """What comes out, one after the other, for pictures [B, C, h, w]; see Plan."""
+        with self.lock:
+            plan = self.plan(*pictures.shape[2:])
+            return np.stack([plan(one) for one in pictures])
+
+    def plan(self, height: int, width: int) -> Plan:
+        """What is computed for pictures of this size, for who has the lock."""
+        return recent(self._plans, (height, width), lambda: Plan(self._library, self._layers, self._threads, height, width), SIZES)
+
+
+class Plan:
+    """The layers for pictures of one size, with the memory for them: one that nobody will read gives its place to a later one."""
+
+    def __init__(self, library: ctypes.CDLL, layers: Sequence[Layer], threads: int, height: int, width: int) -> None:
+        """``height`` and ``width`` are those of what comes in."""
+        self._library, self._threads = library, threads
+        operations = [_operation(layer, layers, height, width) for layer in layers]
+        sizes = [height * width * layers[0].cin, *(one.height * one.width * one.cout for one in operations)]
+        last = {picture: number for number, layer in enumerate(layers) for picture in layer.reads}
+        rooms, places, spare = [sizes[0]], [0], list[int]()
+        for number, layer in enumerate(layers):
+            if not spare:
+                spare.append(len(rooms))
+                rooms.append(0)
+            places.append(spare.pop())
+            rooms[places[-1]] = max(rooms[places[-1]], sizes[number + 1])
+            spare += {places[picture] for picture in layer.reads if last[picture] == number}
+        memories = memory(rooms)
+        pictures = [memories[place] for place in places]
+        counted = sorted({layer.source - 1 for layer in layers if layer.groups})
+        statistics = memory([library.stats_of(ctypes.byref(operations[number])) for number in counted])
+        for number, stats in zip(counted, statistics, strict=True):
+            operations[number].stats = stats.ctypes.data
+        for number, (one, layer) in enumerate(zip(operations, layers, strict=True)):
+            one.input, one.out = pictures[layer.source].ctypes.data, pictures[number + 1].ctypes.data
+            one.residual = None if layer.residual is None else pictures[layer.residual].ctypes.data
+            if layer.other is not None:
+                one.other = pictures[layer.other].ctypes.data
+            elif one.heads:
+                one.other, one.apart, one.tokens = one.input + one.cout * 4, one.cin, one.height * one.width
+        self._outside = [(number, layer.outside) for number, layer in enumerate(layers) if layer.outside is not None]
+        timed = [(number, layer.timed, layer.cout) for number, layer in enumerate(layers) if layer.timed is not None]
+        self.biases = memory([max((begin + count for _, begin, count in timed), default=0)])[0]
+        for number, begin, _ in timed:
+            operations[number].bias = self.biases[begin:].ctypes.data
+        self._operations = (Operation * len(operations))(*operations)
+        self._memory = memories, statistics
+        self._each, self._scratch, self._tokens = 0, memory([0])[0], 0
+        self._incoming = pictures[0][: sizes[0]].reshape(height, width, layers[0].cin)
+        self._outgoing = pictures[-1][: sizes[-1]]
+        shape = operations[-1].height, operations[-1].width
+        self._shape = (-1, *shape) if layers[-1].kind == PLANES else (*shape, -1)
+        self._reserve()
+
+    def __call__(self, picture: Floats, keys: Floats | None = None) -> Floats:
+        """What comes out, float32 [C', H, W] of PLANES and else [H, W, C'], for one picture, float32 [C, h, w].
+
+        ``keys`` are those that come from outside, values behind them, [tokens, channels of all layers].
+        """
+        self._incoming[:] = 0
+        self._incoming[:, :, : len(picture)] = picture.transpose(1, 2, 0)
+        if keys is not None:
+            for number, begin in self._outside:
+                one = self._operations[number]
+                one.other, one.apart, one.tokens = keys.ctypes.data + 4 * begin, keys.shape[1], len(keys)
+            if len(keys) != self._tokens:
+                self._reserve()
+                self._tokens = len(keys)
+        self._library.compute(self._operations, len(self._operations), ctypes.c_void_p(self._scratch.ctypes.data), ctypes.c_size_t(self._each), self._threads)
+        return self._outgoing.reshape(self._shape).copy()
+
+    def _reserve(self) -> None:
+        """Have as much memory for the threads as the operations need."""
+        each = line(max(self._library.scratch_of(ctypes.byref(one)) for one in self._operations))
+        if each > self._each:
+            self._scratch, self._each = memory([each * self._threads])[0], each
+
+
+def _operation(layer: Layer, layers: Sequence[Layer], height: int, width: int) -> Operation:
+    before = layers[layer.source - 1].scale if layer.source else None
+    sizes = [scale.of(side) if scale else side for scale in (layer.scale, before) for side in (height, width)]
+    addresses = (None if value is None else value.ctypes.data for value in layer.weights)
+    heads = layer.heads if layer.kind == ATTENTION else 0
+    own = layer.stride, layer.activation, layer.factor, layer.groups, layer.source - 1, layer.layered, heads, 0, 0, layer.epsilon
+    return Operation(layer.kind, layer.cin, layer.cout, *sizes, *own, None, None, None, None, None, *addresses)
+
+
+def line(count: int) -> int:
+    """So many numbers, and the rest of a cache's line."""
+    return -(-count // LINE) * LINE
+
+
+def memory(sizes: Sequence[int]) -> list[Floats]:
+    """Arrays of zeros in one piece, each beginning with a cache's line."""
+    whole = np.zeros(sum(map(line, sizes)) + LINE, np.float32)
+    at = -whole.ctypes.data // whole.itemsize % LINE
+    views = []
+    for size in sizes:
+        views.append(whole[at : at + size])
+        at += line(size)
+    return views
