@@ -12,6 +12,7 @@ import numpy as np
 
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.names import NATIVE, RUNTIMES, STAGES, stages_of
+from fewstep.engine.backends.native.library import identity
 from fewstep.engine.backends.native.network import UnknownNetwork
 from fewstep.engine.doctor import compiler, installed, instructions, processor
 from fewstep.engine.measured import Momentary, least, remembered
@@ -44,7 +45,7 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
         "size": model.limits.native,
         "processor": [processor(), *instructions()],
         "threads": threads,
-        "versions": {name: own if name == NATIVE else installed(name) for name in ("fewstep", *there)},
+        "versions": {name: identity(own) if own and name == NATIVE else installed(name) for name in ("fewstep", *there)},
     }
 
     def measure() -> str | Momentary:

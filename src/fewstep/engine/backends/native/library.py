@@ -37,6 +37,12 @@ def arguments() -> list[str]:
     return ["-O3", own, "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC", "-pthread"]
 
 
+def identity(command: list[str]) -> str:
+    """Names what ``command`` makes of the kernels here."""
+    about = (SOURCE.read_text(encoding="utf8"), *command, *arguments(), processor(), *instructions())
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """The kernels. Raises BackendError where there is no compiler or it fails."""
@@ -45,8 +51,7 @@ def load() -> ctypes.CDLL:
         raise BackendError(f"there is no compiler for C ({os.environ.get('CC') or 'cc'}): install gcc or clang, or leave --backend at auto")
     if folder is None:
         raise BackendError("there is no folder to keep what is compiled: set XDG_CACHE_HOME to one that can be written")
-    about = (SOURCE.read_text(encoding="utf8"), *command, *arguments(), processor(), *instructions())
-    path = folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
+    path = folder / f"{identity(command)}.so"
     if not path.is_file():
         log.warning("fewstep: compiling the networks for this processor, once; takes some seconds")
         build(command, path)
