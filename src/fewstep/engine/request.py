@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Loras = Sequence[tuple[str | Path, float]]  # (a LoRA's file, its weight)
 Variations = Sequence[tuple[int, float]]  # (a seed, how far to go to its noise from where one is, 0 to 1)
 ASPECTS = {"16:9": (16, 9), "4:3": (4, 3), "1:1": (1, 1), "3:4": (3, 4), "9:16": (9, 16)}
-BACKENDS = ("auto", "onnxruntime", "openvino", "compiled", "eager", "offloaded")
+BACKENDS = ("auto", "onnxruntime", "openvino", "native", "compiled", "eager", "offloaded")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16", "int8", "float8")  # the last two are of a UNet's large layers
 DECODERS = ("full", "tiny")
 TILED = "tiled"  # the full decoder, in overlapping parts of the picture

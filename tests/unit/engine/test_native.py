@@ -19,20 +19,22 @@ from PIL import Image
 from tests.alike import BOUND, EVERY, difference, named
 
 from fewstep.engine.backends import BackendError, fastest, graphs
-from fewstep.engine.backends.native import library
+from fewstep.engine.backends.native import decoders, library
 from fewstep.engine.backends.native.decoders import autoencoder, reduced
 from fewstep.engine.backends.native.network import GATED, PLANES, RELU, SILU, Network, Norm, UnknownNetwork
 from fewstep.engine.backends.native.plan import Computed
+from fewstep.engine.backends.native.texts import Texts
 from fewstep.engine.backends.native.unet import Unet
 from fewstep.engine.doctor import compiler, report
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
-from fewstep.engine.request import Request, RequestError
+from fewstep.engine.request import Request
+from fewstep.models.adapters import TEXT
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded
 
 EMOJI = embedded("emoji")
-NAME = "onnxruntime+native+native"
+NAME = "native"
 pytestmark = [
     pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout"),
     pytest.mark.skipif(compiler() is None, reason="there is no compiler for C"),
@@ -222,6 +224,15 @@ def test_damaged_weights_and_unknown_ones_are_refused(kernels: ctypes.CDLL, monk
     ):
         with pytest.raises(UnknownNetwork, match=said):
             Unet(kernels, changed, config | other, 1)
+    configs = [json.loads((EMOJI / part / "config.json").read_text()) for part in TEXT]
+    texts = weights("text")
+    for changed, other, said in (
+        (texts, {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        (texts | {"text_encoder_2.text_model.encoder.layers.9.mlp.fc1.bias": unet["unet.conv_in.bias"]}, {}, r"layers\.9\.mlp\.fc1\.bias is of no network"),
+        ({name: value for name, value in texts.items() if "projection" not in name}, {}, r"layer_norm1\.bias is of no network"),
+    ):
+        with pytest.raises(UnknownNetwork, match=said):
+            Texts(kernels, changed, [configs[0] | other, configs[1]], 1)
     with pytest.raises(UnknownNetwork, match=r"there is no layers\.0\.weight"):
         reduced({"decoder_tiny.layers.0.bias": good["vae.decoder.conv_in.bias"]})
 
@@ -276,18 +287,35 @@ def test_it_is_taken_where_it_is_faster_and_not_where_its_pictures_are_others(mo
     assert Engine.load("emoji").backend.name == "onnxruntime", "native is the shorter name"
     monkeypatch.setattr(fastest, "_seconds", lambda work, threads: {name: dict.fromkeys(stages, float(len(name))) for name, stages in work.items()})
     assert fastest.fastest(open_model("emoji"), 2, lambda name: graphs.Graphs(open_model("emoji"), 2, name)) == NAME
-    monkeypatch.setattr(Computed, "__call__", lambda self, latents: np.zeros((1, 3, 256, 256), np.float32))
+    bias = "vae.decoder.conv_out.bias"
+    monkeypatch.setattr(decoders, "autoencoder", lambda weights, groups: autoencoder(weights | {bias: weights[bias] + np.float32(0.05)}, groups))
     assert fastest.fastest(open_model("emoji"), 3, lambda name: graphs.Graphs(open_model("emoji"), 3, name)) == "onnxruntime"
     assert "native makes another picture than onnxruntime does, and is not used" in caplog.text
 
 
 @pytest.mark.usefixtures("kernels")
-def test_it_reads_no_text_and_computes_in_float32() -> None:
-    for name in ("native", "native+native+native", "native+onnxruntime+onnxruntime"):
-        with pytest.raises(RequestError, match="there is auto, onnxruntime, openvino"):
-            Engine.load("emoji", backend=name)
+def test_it_stands_beside_other_runtimes_and_computes_in_float32(engines: tuple[Engine, Engine]) -> None:
+    request = Request("a ghost on a purple background", 3, 2, 128, 128)
+    for name in ("onnxruntime+native+onnxruntime", "native+onnxruntime+native"):
+        mixed = Engine.load("emoji", backend=name).generate(request)
+        assert mixed.record.backend == name
+        assert difference(mixed, engines[1].generate(request)) <= BOUND
     with pytest.raises(BackendError, match="the native backend computes in float32, not in bfloat16"):
         Engine.load("emoji", backend=NAME, precision="bfloat16")
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_who_must_not_measure_takes_it_where_it_is_known_to_be_fast(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(fastest.VARIABLE, "onnxruntime,native")
+    monkeypatch.setattr(fastest, "instructions", lambda: ["AVX2"])
+    assert Engine.load("emoji", measure=False).backend.name == NAME
+    monkeypatch.setattr(fastest, "instructions", lambda: ["NEON"])
+    assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
+    monkeypatch.setattr(fastest, "instructions", lambda: ["AVX2"])
+    monkeypatch.setattr(decoders, "autoencoder", lambda weights, groups: reduced(weights))
+    assert not caplog.text.count("cannot be used")
+    assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
+    assert "the faster runtime cannot be used here (native cannot use" in caplog.text
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="there is no clang")
@@ -303,7 +331,10 @@ def test_clang_compiles_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weights(graph: str) -> dict[str, Any]:
     """Those of one of the embedded model's networks, as its backend reads them."""
-    part = {"decoder": "vae"}.get(graph, graph)
     shapes = graphs.read_index(open_model("emoji"))[graph]
-    found = graphs.read_weights(EMOJI / part / graphs.WEIGHTS, "numpy")
-    return {f"{part}.{name}": value.astype(np.float32) for name, value in found.items() if f"{part}.{name}" in shapes}
+    found: dict[str, Any] = {}
+    for part in TEXT if graph == "text" else ({"decoder": "vae"}.get(graph, graph),):
+        path = EMOJI / part / (graphs.WEIGHTS if graph != "text" else "model.safetensors")
+        found |= {f"{part}.{name}": value.astype(np.float32) for name, value in graphs.read_weights(path, "numpy").items()}
+    bare = {name.replace(".text_model.", "."): value for name, value in found.items()}
+    return {name: bare[name.replace(".text_model.", ".")] for name in shapes}

@@ -103,7 +103,7 @@ def open_backend(
     failed: list[str] = []
     for kind in order:
         graphs = stages_of(kind)[0] in RUNTIMES
-        more: dict[str, Any] = {"name": name if measure else kind} if graphs else {"way": way} if kind == "offloaded" else {}
+        more: dict[str, Any] = {"name": name, "measure": measure} if graphs else {"way": way} if kind == "offloaded" else {}
         try:
             module = import_module(f"fewstep.engine.backends.{'graphs' if graphs else kind}")
             backend: Backend = module.open(model, where, threads, strict=name != "auto", precision=precision, **more)

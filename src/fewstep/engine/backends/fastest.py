@@ -28,15 +28,24 @@ WORTH = 0.9  # of the first runtime's time, for another library to be loaded bes
 BOUND = 2  # of 255, that a runtime's picture may be from the first one's
 
 
+def available() -> list[str]:
+    """The runtimes that may be chosen and that can be had here."""
+    allowed = os.environ.get(VARIABLE, ",".join(RUNTIMES)).split(",")
+    return [name for name in RUNTIMES if name in allowed and (compiler() if name == NATIVE else find_spec(name))]
+
+
+def steady() -> str:
+    """The name of the runtimes for who must have the same ones another day: those that were the fastest wherever it was measured."""
+    return NATIVE if NATIVE in available() and "AVX2" in instructions() else RUNTIMES[0]
+
+
 def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
     """The name of the runtimes that are the fastest for ``model``: one, or one for each of STAGES. ``make`` opens a backend by such a name.
 
     The first of RUNTIMES where there is no other, or VARIABLE allows none. Measured once for each model, processor, number of threads
     and versions; one that makes another picture than the first does is not taken.
     """
-    own = compiler()
-    allowed = os.environ.get(VARIABLE, ",".join((*RUNTIMES, NATIVE))).split(",")
-    there = [name for name in (*RUNTIMES, NATIVE) if name in allowed and (own if name == NATIVE else find_spec(name))]
+    own, there = compiler(), available()
     if len(there) < 2:
         return RUNTIMES[0]
     about = {
@@ -55,13 +64,13 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
         for name in there:
             opened = False
             try:
-                backend, opened = make(f"{RUNTIMES[0]}+{name}+{name}" if name == NATIVE else name), True
+                backend, opened = make(name), True
                 stages, picture = _work(model, backend)
                 pictures.append(picture.astype(int))
                 if np.abs(pictures[-1] - pictures[0]).max() > BOUND:
                     log.warning("fewstep: %s makes another picture than %s does, and is not used", name, there[0])
                     continue
-                work[name] = {stage: compute for stage, compute in stages.items() if name != NATIVE or stage != "text"}
+                work[name] = stages
             except (BackendError, ImportError, MemoryError, RuntimeError) as error:
                 lasting = not opened or isinstance(error.__cause__, UnknownNetwork)
                 momentary |= not (lasting and isinstance(error, (BackendError, ImportError)))
@@ -80,9 +89,9 @@ def choose(seconds: Mapping[str, Mapping[str, float]]) -> str:
     """The name for these seconds, {runtime: {stage: ...}}: the first runtime's, but where another is clearly faster."""
     names = []
     for stage in STAGES:
-        spent = {name: stages[stage] for name, stages in seconds.items() if stage in stages}
-        best, first = min(spent, key=spent.__getitem__, default=RUNTIMES[0]), RUNTIMES[0]
-        names.append(best if first not in spent or spent[best] < WORTH * spent[first] else first)
+        best = min(seconds, key=lambda name: seconds[name][stage], default=RUNTIMES[0])
+        first = RUNTIMES[0]
+        names.append(best if first not in seconds or seconds[best][stage] < WORTH * seconds[first][stage] else first)
     return names[0] if len(set(names)) == 1 else "+".join(names)
 
 
@@ -107,10 +116,9 @@ def _work(model: Model, backend: Any) -> tuple[dict[str, Callable[[], Any]], Any
 
 def _seconds(work: Mapping[str, Mapping[str, Callable[[], Any]]], threads: int) -> dict[str, dict[str, float]]:
     """The least seconds of each runtime's stages, which work in turn; infinity where there is none to compare with."""
-    spent = {name: dict.fromkeys(stages, math.inf) for name, stages in work.items()}
-    for stage in STAGES:
-        among = [name for name in work if stage in work[name]]
-        for _ in range(ROUNDS if len(among) > 1 else 0):
-            for name in among:
-                spent[name][stage] = min(spent[name][stage], least(work[name][stage], "cpu", threads))
+    spent = {name: dict.fromkeys(STAGES, math.inf) for name in work}
+    for _ in range(ROUNDS if len(work) > 1 else 0):
+        for stage in STAGES:
+            for name, stages in work.items():
+                spent[name][stage] = min(spent[name][stage], least(stages[stage], "cpu", threads))
     return spent

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.engine.adapters import own_shapes, weight_files
-from fewstep.engine.backends import BackendError
-from fewstep.engine.backends.fastest import fastest
+from fewstep.engine.backends import BackendError, log
+from fewstep.engine.backends.fastest import fastest, steady
 from fewstep.engine.backends.guided import Array, Prompt, denoiser
-from fewstep.engine.backends.names import STAGES, stages_of
+from fewstep.engine.backends.names import RUNTIMES, STAGES, stages_of
 from fewstep.engine.backends.runtimes import DECODERS, Runtime, Session, open_runtime
 from fewstep.engine.backends.wrapped import wrap
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
@@ -42,9 +42,17 @@ NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 
 
 def open(  # noqa: A001 - every backend has one
-    model: Model, device: str = "cpu", threads: int | None = None, strict: bool = False, precision: str = "auto", name: str = "auto"
+    model: Model,
+    device: str = "cpu",
+    threads: int | None = None,
+    strict: bool = False,
+    precision: str = "auto",
+    name: str = "auto",
+    measure: bool = True,
 ) -> Graphs:
     """The backend for ``model`` with the runtimes ``name``; "auto" is the fastest of those that are installed for each stage, as measured.
+
+    Unless ``measure``, it is what is known to be fast and will be the same another day.
 
     Raises BackendError if the model has no usable graphs, ``device`` is no CPU or a runtime cannot be used here, WeightsError on a damaged
     configuration, ImportError if a runtime is not installed.
@@ -58,6 +66,14 @@ def open(  # noqa: A001 - every backend has one
             raise BackendError(f"onnxruntime has no graphs of {model.limits.name}: use --backend eager, which needs the extra fewstep[sdxl]")
         raise BackendError(f"{model.folder} has no {GRAPHS}/{INDEX}: {advice(model)}")
     count = threads or cores()
+    if name == "auto" and not measure:
+        try:
+            backend = Graphs(model, count, steady(), precision)
+            backend.prepare(model.limits.default_steps, "full")
+            return backend
+        except BackendError as error:
+            log.warning("fewstep: the faster runtime cannot be used here (%s); going on with %s", str(error).splitlines()[0], RUNTIMES[0])
+            return Graphs(model, count, RUNTIMES[0], precision)
     if name == "auto":
         name = fastest(model, count, lambda one: Graphs(model, count, one))
         name = name if precision in ("auto", "float32") else "+".join((*stages_of(name)[:2], "openvino"))  # who alone has other numbers
@@ -92,7 +108,7 @@ class Graphs:
         """``name`` is that of one runtime, or of one for each of STAGES, joined by "+"; ``precision`` is the decoder's."""
         self.model, self.threads, self.name, self.precision = model, threads, name, precision
         numbers = ("auto", "auto", precision)
-        configs: dict[str, dict[str, Any]] = {part: json.loads((model.folder / part / CONFIG).read_text(encoding="utf8")) for part in ("unet", "vae")}
+        configs: dict[str, dict[str, Any]] = {part: json.loads((model.folder / part / CONFIG).read_text(encoding="utf8")) for part in (*TEXT, PART, "vae")}
         self._vae: dict[str, Any] = {"scaling_factor": SCALING_FACTOR, **configs["vae"]}
         check_scaling(self._vae, model.channels, model.folder / "vae" / CONFIG)
         self._runtimes = {stage: open_runtime(one, own, configs) for stage, one, own in zip(STAGES, stages_of(name), numbers, strict=True)}
@@ -159,7 +175,7 @@ class Graphs:
     @cached_property
     def _width(self) -> int:
         """How many channels of a prompt are the first encoder's."""
-        return int(json.loads((self.model.folder / "text_encoder" / CONFIG).read_text(encoding="utf8"))["hidden_size"])
+        return int(json.loads((self.model.folder / TEXT[0] / CONFIG).read_text(encoding="utf8"))["hidden_size"])
 
     def prepare(self, steps: int, decoder: str, attends: bool = False, tile: str | None = None) -> None:
         """Make the sessions that these step count and decoder need, with attentions that take a negative prompt or with plain ones."""

@@ -6,8 +6,8 @@ from fewstep.engine.model import check_choice
 from fewstep.engine.request import BACKENDS
 
 STAGES = ("text", "denoise", "decode")
-RUNTIMES = ("onnxruntime", "openvino")  # of graphs on a CPU; the first comes with the plain install
-NATIVE = "native"  # kernels of our own, which denoise and decode
+RUNTIMES = ("onnxruntime", "openvino", "native")  # of graphs on a CPU; the first comes with the plain install
+NATIVE = RUNTIMES[2]  # kernels of our own, where there is a compiler
 EIGHT_BITS = ("int8", "float8")
 
 
@@ -19,6 +19,6 @@ def stages_of(backend: str) -> tuple[str, ...]:
 
 def check_backend(name: str) -> None:
     """Raises RequestError unless ``name`` is a backend's."""
-    text, *others = name.split("+")
-    if len(others) != len(STAGES) - 1 or text not in RUNTIMES or not set(others) <= {*RUNTIMES, NATIVE}:
+    names = name.split("+")
+    if len(names) != len(STAGES) or not set(names) <= set(RUNTIMES):
         check_choice("backend", name, BACKENDS)

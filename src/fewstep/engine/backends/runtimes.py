@@ -13,6 +13,7 @@ from fewstep.engine.backends import BackendError
 from fewstep.engine.backends.names import NATIVE
 from fewstep.engine.backends.onnx_file import filled
 from fewstep.engine.measured import cache
+from fewstep.models.adapters import TEXT
 
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]  # inputs by name to outputs in the graph's order
@@ -34,7 +35,7 @@ class Runtime(Protocol):
 
 
 def open_runtime(name: str, precision: str = "auto", configs: Mapping[str, Mapping[str, Any]] | None = None) -> Runtime:
-    """The runtime ``name``, computing in ``precision``; ``configs`` are the networks' configurations, "unet" and "vae".
+    """The runtime ``name``, computing in ``precision``; ``configs`` are the networks' configurations by part.
 
     Raises ImportError if it is not installed, BackendError if it cannot be used here or has no such numbers.
     """
@@ -110,7 +111,7 @@ class OpenVino:
 
 
 class Native:
-    """Kernels of our own for the UNet and the decoders (fewstep.engine.backends.native), where there is a compiler for C. They read no graph."""
+    """Kernels of our own (fewstep.engine.backends.native), where there is a compiler for C. They read no graph."""
 
     name = NATIVE
 
@@ -121,16 +122,19 @@ class Native:
         self._library, self._configs = library.load(), configs
 
     def takes(self, graph: str, wrapped: bool) -> bool:
-        """Those whose padding is zeros, and no UNet with negative prompts in its attentions."""
-        return graph in ("unet", *DECODERS.values()) and not wrapped
+        """Neither padding that wraps around, nor a UNet with negative prompts in its attentions, nor an autoencoder's encoder."""
+        return graph in ("text", "unet", *DECODERS.values()) and not wrapped
 
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
         from fewstep.engine.backends.native import decoders
         from fewstep.engine.backends.native.plan import Computed
+        from fewstep.engine.backends.native.texts import Texts
         from fewstep.engine.backends.native.unet import Unet
 
         part = next(iter(weights)).split(".")[0]
+        if part in TEXT:
+            return Texts(self._library, weights, [self._configs[one] for one in TEXT], threads)
         if part == "unet":
             unet = Unet(self._library, weights, self._configs[part], threads)
             return lambda inputs: [unet(inputs)]

@@ -26,7 +26,7 @@ enum { BLOCK = 16, SIDE = 4, EDGE = 6, POINTS = EDGE * EDGE };        /* channel
 enum { TOKENS = 120, PATCHES = 24 };                                  /* pixels of a strip of CONV1 and DIRECT: multiples of ROWS */
 enum { CACHE = 256 << 10 };                                           /* bytes that the transformed tiles of a chunk take, about */
 enum { CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES };    /* kinds of operations; DIRECT is a 3x3 convolution the plain way */
-enum { LINEAR, RELU, SILU, GATED };                                   /* activations of an input; GATED: times GELU of as many more channels */
+enum { LINEAR, RELU, SILU, QUICK, GELU, GATED };                      /* activations of an input; GATED: times GELU of as many more channels */
 enum { AHEAD = 24 * BLOCK }; /* numbers of a matrix from those that are multiplied to those that memory is asked for */
 enum { MOST_THREADS = 256 };
 
@@ -41,6 +41,7 @@ typedef struct {
     int32_t groups, source;                 /* of group normalisation of the input, 0 is none; which operation made the input */
     int32_t layered;                        /* whether each pixel of the input is normalised by itself */
     int32_t heads, tokens, apart;           /* of attention; how many keys and values there are, and how many numbers lie from one to the next */
+    int32_t causal;                         /* whether a query sees no keys behind its own */
     float epsilon;
     const float *in, *other, *residual; /* other: keys, with values behind each, or what CONCAT puts beside; residual: added to the output, or NULL */
     float *out, *stats;                 /* stats: NULL where nobody asks for them, else [strips][sums, sums of squares][cout] */
@@ -112,8 +113,12 @@ static inline vec error(vec x) {
     return (vec)((ivec)(1.0f - p * power(-z * z)) ^ sign);
 }
 
+static inline vec gelu(vec x) { return x * 0.5f * (1.0f + error(x * 0.70710678f)); }
+
 static inline vec activated(vec x, int kind) {
     if (kind == SILU) return x / (1.0f + power(-x));
+    if (kind == QUICK) return x / (1.0f + power(-1.702f * x));
+    if (kind == GELU) return gelu(x);
     if (kind == RELU) return (vec)(~(x < 0) & (ivec)x);
     return x;
 }
@@ -129,10 +134,7 @@ static inline void prepare(const Operation *op, const float *from, const float *
         float rate = 1 / sqrtf(sum_of(squares) / n + op->epsilon);
         for (int c = 0; c < n; c += LANES) store(to + c, (load(from + c) - mean) * rate * load(op->gamma + c) + load(op->beta + c));
     } else if (op->activation == GATED) {
-        for (int c = 0; c < n; c += LANES) {
-            vec gate = load(from + n + c);
-            store(to + c, load(from + c) * gate * 0.5f * (1.0f + error(gate * 0.70710678f)));
-        }
+        for (int c = 0; c < n; c += LANES) store(to + c, load(from + c) * gelu(load(from + n + c)));
     } else {
         for (int c = 0; c < n; c += LANES) {
             vec value = load(from + c);
@@ -427,7 +429,11 @@ static void attention(Run *run, const Operation *op, float *scratch) {
         memset(queries, 0, sizeof(float) * rows * d);
         for (int r = 0; r < some; r++) memcpy(queries + (size_t)r * d, op->in + (size_t)(first + r) * op->cin + head * d, sizeof(float) * d);
         multiply(queries, rows, left, d, 0, padded, scores, padded);
-        for (int r = 0; r < rows; r++) softmax(scores + (size_t)r * padded, keys, padded, rate, scores + (size_t)r * keys);
+        for (int r = 0; r < rows; r++) {
+            int seen = op->causal ? least(keys, first + r + 1) : keys;
+            softmax(scores + (size_t)r * padded, seen, padded, rate, scores + (size_t)r * keys);
+            memset(scores + (size_t)r * keys + seen, 0, sizeof(float) * (keys - seen));
+        }
         multiply(scores, rows, right, keys, 0, d, made, d);
         for (int r = 0; r < some; r++) memcpy(op->out + (size_t)(first + r) * op->cout + head * d, made + (size_t)r * d, sizeof(float) * d);
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES = range(7)
-LINEAR, RELU, SILU, GATED = range(4)
+LINEAR, RELU, SILU, QUICK, GELU, GATED = range(6)
 BLOCK = 16  # channels that the kernels compute together
 KERNEL = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
 """G of Winograd's F(4x4, 3x3): a 3x3 kernel g at its 36 points is G g G^T."""
@@ -71,6 +71,7 @@ class Layer:
     layered: bool = False
     epsilon: float = 0.0
     heads: int = 1
+    causal: bool = False  # whether a query sees no keys behind its own
     outside: int | None = None  # of attention: where its keys begin in a row of those that come from outside; None: they are the source's own
     timed: int | None = None  # where its bias begins among those that depend on the time
     weights: tuple[Floats | None, ...] = (None, None, None, None)  # weight, bias, gamma, beta
@@ -157,11 +158,11 @@ class Network:
         padded = np.concatenate([bias, np.zeros(cout - len(bias), np.float32)])
         return self.add(Layer(kind, source, cin, cout, scale, weights=(ready, padded, gamma, beta), **more))
 
-    def attention(self, source: int, cout: int, heads: int, outside: int | None = None) -> int:
+    def attention(self, source: int, cout: int, heads: int, outside: int | None = None, causal: bool = False) -> int:
         """Attention of ``heads`` over the source's queries, which keys and values lie behind unless they come from ``outside``."""
         if heads < 1 or cout % (heads * BLOCK):
             raise UnknownNetwork(f"attention has {cout} channels in {heads} heads")
-        return self.add(Layer(ATTENTION, source, self.width(source), cout, self.scale(source), heads=heads, outside=outside))
+        return self.add(Layer(ATTENTION, source, self.width(source), cout, self.scale(source), heads=heads, outside=outside, causal=causal))
 
     def beside(self, one: int, other: int) -> int:
         """The channels of two pictures."""
