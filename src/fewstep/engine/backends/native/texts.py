@@ -1,4 +1,4 @@
-"""SDXL's text encoders for the kernels. Tokens become vectors, and the last one of a text its summary, by NumPy."""
+"""SDXL's text encoders for the kernels, each as networks of which one begins where the one before ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewstep.engine.backends.native.network import GELU, QUICK, Floats, Network,
 from fewstep.engine.backends.native.plan import Computed
 
 ACTIVATIONS = {"quick_gelu": QUICK, "gelu": GELU}
-EMBEDDED, PROJECTED = "embeddings", "text_projection.weight"
+EMBEDDED, PROJECTED = "embeddings", "text_projection"
 ANCIENT = 2  # the end of a text in configurations that are wrong about it: there it is the highest number
 
 
@@ -25,8 +25,8 @@ class Texts:
         bare = {name.replace(".text_model.", "."): value for name, value in weights.items()}
         parts = [{name: value for name, value in bare.items() if name.startswith(prefix)} for prefix in ("text_encoder.", "text_encoder_2.")]
         first, second = (_Encoder(library, own, config, threads) for own, config in zip(parts, configs, strict=True))
-        if second.projection is None:
-            raise UnknownNetwork(f"there is no {PROJECTED}")
+        if not second.summary:
+            raise UnknownNetwork(f"there is no {PROJECTED}.weight")
         self._first, self._second = first, second
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> list[Floats]:
@@ -45,11 +45,14 @@ class _Encoder:
             raise UnknownNetwork(f"hidden_act is {config['hidden_act']!r}")
         self._tokens, self._positions = (net.take(f"{EMBEDDED}.{what}_embedding.weight") for what in ("token", "position"))
         last = int(config["num_hidden_layers"]) - 1
+        if last < 1:
+            raise UnknownNetwork("there is no layer before the last")
         self._computed = [self._part(library, net, range(last), activation, threads)]
-        self.projection = net.take(PROJECTED) if net.has(PROJECTED) else None
-        if self.projection is not None:
-            self._norm = [net.take(f"final_layer_norm.{part}") for part in ("weight", "bias")]
-            self._computed.append(self._part(library, net, range(last, last + 1), activation, threads))
+        if net.has(f"{PROJECTED}.weight"):
+            summary = Network(weights, net.prefix, used=net.used)
+            summary.product(0, PROJECTED, norm=Norm("final_layer_norm", epsilon=config["layer_norm_eps"]))
+            self._computed += [self._part(library, net, range(last, last + 1), activation, threads), Computed(library, tuple(summary.layers), threads)]
+        self.summary = len(net.take(f"{PROJECTED}.weight")) if net.has(f"{PROJECTED}.weight") else 0  # numbers of one
         net.finished()
 
     def _part(self, library: ctypes.CDLL, net: Network, numbers: range, activation: int, threads: int) -> Computed:
@@ -72,10 +75,8 @@ class _Encoder:
         """The summaries of texts, [N, P], from what the last layer but one has made of them."""
         end = self._config["eos_token_id"]
         places = tokens.argmax(axis=1) if end == ANCIENT else (tokens == end).argmax(axis=1)
-        last = self._through(1, hidden)[np.arange(len(tokens)), places]
-        centred = last - last.mean(axis=1, keepdims=True)
-        normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(self._config["layer_norm_eps"])) * self._norm[0] + self._norm[1]
-        return np.stack([row @ self.projection.T for row in normed]).astype(np.float32)  # type: ignore[union-attr]
+        ends = self._through(1, hidden)[np.arange(len(tokens)), places]
+        return self._through(2, ends[:, None])[:, 0, : self.summary]
 
     def _through(self, part: int, rows: Floats) -> Floats:
         return self._computed[part](rows.transpose(0, 2, 1)[..., None])[:, :, 0]

@@ -1,10 +1,11 @@
-"""SDXL's UNet for the kernels. What depends on the prompt alone, keys and values, is computed once for it; what depends on the time, a few
-numbers for each block, by NumPy.
+"""SDXL's UNet for the kernels, as three networks: of what depends on the time alone, which is biases; of what depends on the prompt alone, which is
+keys and values, computed once for it; and the rest.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewstep.engine.backends.native.plan import Computed
 
 LONGEST_PERIOD = 10000  # of the sinusoids of times and sizes
 LAYER_NORM = 1e-5
+KNOWN = 16  # prompts whose keys are kept: a batch's, and null prompts
 FIXED = {"flip_sin_to_cos": True, "freq_shift": 0, "addition_embed_type": "text_time", "act_fn": "silu", "time_embedding_type": "positional"}
 
 
@@ -29,42 +31,35 @@ class Unet:
             raise UnknownNetwork(f"{wrong[0]} is {config[wrong[0]]!r}")
         net = Network(weights, "unet.")
         builder = _Builder(net, config)
-        self._time = [_linear(net, f"time_embedding.linear_{number}") for number in (1, 2)]
-        self._added = [_linear(net, f"add_embedding.linear_{number}") for number in (1, 2)]
-        self._frequencies = len(self._time[0][0]), int(config["addition_time_embed_dim"])
         builder.build()
-        self._shifts = np.concatenate(builder.shifts, axis=1), np.concatenate(builder.biases)
-        layers = net.finished()
-        self._main = Computed(library, layers, threads)
-        keys = Network({f"{number}.weight": value for number, value in enumerate(builder.keys)}, "")
-        keys.product(0, *(str(number) for number in range(len(builder.keys))))
-        self._keys = Computed(library, keys.finished(), threads)
-        self._known: tuple[Floats | None, list[Floats]] = (None, [])
+        layers, keys, times = net.finished(), Network(builder.keys, ""), Network(builder.times, "")
+        keys.product(0, *(name.removesuffix(".weight") for name in builder.keys))
+        x = times.product(times.product(0, "first"), "second", activation=SILU)
+        times.product(x, "shifts", activation=SILU)
+        self._main, self._keys, self._times = (Computed(library, own, threads) for own in (layers, keys.finished(), times.finished()))
+        self._frequencies = builder.frequencies, int(config["addition_time_embed_dim"])
+        self._known: deque[tuple[Floats, Floats]] = deque(maxlen=KNOWN)  # prompts with their keys
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """What a UNet's graph answers (fewstep.models.graphs.Unet), picture by picture."""
-        sample, embeds = inputs["sample"], inputs["prompt_embeds"]
-        conditions = zip(inputs["timestep"], inputs["pooled"], inputs["ids"], strict=True)
-        shifts = [self._shift(*(one[None] for one in own)) for own in conditions]  # one by one: NumPy's products of several round otherwise
-        with self._main.lock:
-            if self._known[0] is not embeds:
-                self._known = embeds, [self._seen(one) for one in embeds]
-            plan, made = self._main.plan(*sample.shape[2:]), []
-            for picture, own, keys in zip(sample, shifts, self._known[1], strict=True):
-                plan.biases[:] = own
+        wide, each = self._frequencies
+        names, made = ("sample", "timestep", "prompt_embeds", "pooled", "ids"), []
+        for picture, t, embeds, pooled, ids in zip(*(inputs[name] for name in names), strict=True):
+            about = np.concatenate([sinusoids(np.array([t]), wide), pooled, sinusoids(ids, each)])
+            biases, keys = self._times(about[None, :, None, None])[0, 0, 0], self._seen(embeds)
+            with self._main.lock:
+                plan = self._main.plan(*picture.shape[1:])
+                plan.biases[:] = biases
                 made.append(plan(picture, keys))
-            return np.stack(made)
+        return np.stack(made)
 
     def _seen(self, embeds: Floats) -> Floats:
-        """Keys and values of all layers for one prompt, [tokens, channels]."""
-        return self._keys(embeds.T[None, :, :, None])[0, :, 0]
-
-    def _shift(self, timestep: NDArray[Any], pooled: Floats, ids: Floats) -> Floats:
-        """The biases that depend on the time, of all layers one after the other, [1, channels]."""
-        wide, each = self._frequencies
-        sizes = sinusoids(ids[0], each).reshape(1, -1)
-        hidden = _mlp(sinusoids(timestep, wide), self._time) + _mlp(np.concatenate([pooled, sizes], axis=1), self._added)
-        return _silu(hidden) @ self._shifts[0] + self._shifts[1]
+        """Keys and values of all layers for one prompt [tokens, C]: [tokens, channels]."""
+        found = next((keys for one, keys in list(self._known) if np.array_equal(one, embeds)), None)
+        if found is None:
+            found = self._keys(embeds.T[None, :, :, None])[0, :, 0]
+            self._known.append((embeds.copy(), found))
+        return found
 
 
 class _Builder:
@@ -72,9 +67,10 @@ class _Builder:
 
     def __init__(self, net: Network, config: Mapping[str, Any]) -> None:
         self.net, self.config = net, config
-        self.keys: list[Floats] = []  # of each attention that looks at the prompt, its weights for keys and for values
-        self.shifts: list[Floats] = []  # of each resnet, [time, channels]
-        self.biases: list[Floats] = []
+        self.keys: dict[str, Floats] = {}  # of each attention that looks at the prompt, its weights for keys and for values
+        self.times: dict[str, Floats] = {}  # of the network whose outputs are the biases that depend on the time
+        self.frequencies = 0  # of its first input
+        self._shifts: list[tuple[Floats, Floats]] = []  # (weight, bias) of each resnet
         self._groups, self._epsilon = int(config["norm_num_groups"]), float(config["norm_eps"])
         self._at = self._timed = 0
         blocks = len(config["block_out_channels"])
@@ -108,13 +104,28 @@ class _Builder:
                 x = net.product(x, f"{name}.upsamplers.0.conv", doubled=True, direct=net.scale(x).double.halved > 0)
         x = net.product(x, "conv_out", norm=Norm("conv_norm_out", self._groups, self._epsilon), activation=SILU)
         net.shuffled(x, 1, len(net.take("conv_out.weight")), PLANES)
+        self._see_time()
+
+    def _see_time(self) -> None:
+        """The two embeddings side by side, their sum, and what each resnet makes of it."""
+        (first, bias), (added, shift) = (self._linear(f"{name}_embedding.linear_1") for name in ("time", "add"))
+        (second, more), (other, rest) = (self._linear(f"{name}_embedding.linear_2") for name in ("time", "add"))
+        self.frequencies = first.shape[1]
+        both = np.zeros((len(first) + len(added), first.shape[1] + added.shape[1]), np.float32)
+        both[: len(first), : first.shape[1]], both[len(first) :, first.shape[1] :] = first, added
+        self.times = {"first.weight": both, "first.bias": np.concatenate([bias, shift])}
+        self.times |= {"second.weight": np.concatenate([second, other], axis=1), "second.bias": more + rest}
+        weights, biases = zip(*self._shifts, strict=True)
+        self.times |= {"shifts.weight": np.concatenate(weights), "shifts.bias": np.concatenate(biases)}
+
+    def _linear(self, name: str) -> tuple[Floats, Floats]:
+        return self.net.take(f"{name}.weight"), self.net.take(f"{name}.bias")
 
     def _resnet(self, name: str, x: int) -> int:
         net, direct = self.net, self.net.scale(x).halved > 0
-        shift, bias = _linear(net, f"{name}.time_emb_proj")
+        shift, bias = self._linear(f"{name}.time_emb_proj")
         inner = net.product(x, f"{name}.conv1", norm=Norm(f"{name}.norm1", self._groups, self._epsilon), activation=SILU, direct=direct, timed=self._timed)
-        self.shifts.append(shift)
-        self.biases.append(bias + net.take(f"{name}.conv1.bias"))
+        self._shifts.append((shift, bias + net.take(f"{name}.conv1.bias")))
         self._timed += len(bias)
         beside = net.product(x, f"{name}.conv_shortcut") if net.has(f"{name}.conv_shortcut.weight") else x
         return net.product(inner, f"{name}.conv2", norm=Norm(f"{name}.norm2", self._groups, self._epsilon), activation=SILU, direct=direct, residual=beside)
@@ -133,29 +144,15 @@ class _Builder:
         looks = net.product(x, *(f"{name}.attn1.to_{one}" for one in "qkv"), norm=Norm(f"{name}.norm1", epsilon=LAYER_NORM))
         x = net.product(net.attention(looks, width, heads), f"{name}.attn1.to_out.0", residual=x)
         looks = net.product(x, f"{name}.attn2.to_q", norm=Norm(f"{name}.norm2", epsilon=LAYER_NORM))
-        self.keys += [net.take(f"{name}.attn2.to_{one}.weight") for one in "kv"]
+        self.keys |= {f"{name}.attn2.to_{one}.weight": net.take(f"{name}.attn2.to_{one}.weight") for one in "kv"}
         x = net.product(net.attention(looks, width, heads, self._at), f"{name}.attn2.to_out.0", residual=x)
         self._at += 2 * width
         gates = net.product(x, f"{name}.ff.net.0.proj", norm=Norm(f"{name}.norm3", epsilon=LAYER_NORM))
         return net.product(gates, f"{name}.ff.net.2", activation=GATED, residual=x)
 
 
-def _linear(net: Network, name: str) -> tuple[Floats, Floats]:
-    """(weight [in, out], bias) of a layer that NumPy computes."""
-    return np.ascontiguousarray(net.take(f"{name}.weight").T, np.float32), net.take(f"{name}.bias").astype(np.float32)
-
-
-def _mlp(x: Floats, layers: list[tuple[Floats, Floats]]) -> Floats:
-    (first, bias), (second, shift) = layers
-    return _silu(x @ first + bias) @ second + shift
-
-
-def _silu(x: Floats) -> Floats:
-    return x / (1 + np.exp(-x))
-
-
 def sinusoids(values: NDArray[Any], channels: int) -> Floats:
-    """[B, channels] of values [B], cosines first (diffusers' get_timestep_embedding with flip_sin_to_cos and no shift)."""
+    """``channels`` numbers for each of ``values`` [N], one after the other, cosines first (diffusers' get_timestep_embedding, flipped and not shifted)."""
     half = channels // 2
     angles = values.astype(np.float32)[:, None] * np.exp(-np.log(LONGEST_PERIOD) * np.arange(half, dtype=np.float32) / half)
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32).ravel()
