@@ -67,11 +67,12 @@ def server(path: Path) -> list[str]:
 
 def glance(runs: dict[Path, Results]) -> str:
     """A line for each run."""
-    lines = ["| results | measured | date | bars met | rows that failed |", "|---|---|---|---|---|"]
+    lines = ["| results | measured | computed by | date | bars met | rows that failed |", "|---|---|---|---|---|---|"]
     for path, results in runs.items():
         met = f"{sum(bar.met for bar in results.bars)} of {len(results.bars)}" if results.bars else "–"
         name = f"[{path.stem}](../bench/results/{path.name})"
-        lines.append(f"| {name} | {results.settings['model']} | {results.settings['date']} | {met} | {len(results.failed)} |")
+        who = ", ".join(sorted({row["backend"] for section in results.sections for row in section.rows if row.get("backend")}))
+        lines.append(f"| {name} | {results.settings['model']} | {who} | {results.settings['date']} | {met} | {len(results.failed)} |")
     return "\n".join(lines)
 
 

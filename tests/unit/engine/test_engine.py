@@ -210,7 +210,7 @@ def test_threads_are_as_before_after_a_repeat(engine: Engine) -> None:
     [
         ("decoder", "none", "^decoder = 'none': there is full, tiny and tiled$"),
         ("decoder", "tiny", "^decoder = 'tiny': tiny has no reduced decoder; leave --decoder at full$"),
-        ("backend", "cray", "^backend = 'cray': there is auto, onnxruntime, openvino, compiled, eager and offloaded$"),
+        ("backend", "cray", "^backend = 'cray': there is auto, onnxruntime, openvino, native, compiled, eager and offloaded$"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(tiny: Path, what: str, value: str, said: str) -> None:

@@ -35,6 +35,7 @@ from fewstep.zoo.registry import embedded
 
 EMOJI = embedded("emoji")
 NAME = "native"
+VAE = {"norm_num_groups": 4}
 pytestmark = [
     pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout"),
     pytest.mark.skipif(compiler() is None, reason="there is no compiler for C"),
@@ -98,7 +99,7 @@ def test_what_else_a_picture_can_be_is_the_same_too(engines: tuple[Engine, Engin
 
 
 def test_a_picture_is_the_same_to_the_byte_alone_and_among_others_with_any_number_of_threads(kernels: ctypes.CDLL, engines: tuple[Engine, Engine]) -> None:
-    layers = autoencoder(weights("decoder"), 4)
+    layers = autoencoder(weights("decoder"), VAE)
     sides = (16, 16), (16, 16), (5, 7), (9, 28)
     latents = [np.random.default_rng(seed).standard_normal((1, 16, *side)).astype(np.float32) for seed, side in enumerate(sides)]
     one, three, many = (Computed(kernels, layers, threads) for threads in (1, 3, 300))
@@ -206,14 +207,15 @@ def test_damaged_weights_and_unknown_ones_are_refused(kernels: ctypes.CDLL, monk
     with pytest.raises(WeightsError, match="values that are not finite"):
         engine.generate(Request("a pizza", 3, 1, 64, 64))
     good = weights("decoder")
-    for changed, groups, said in (
-        (good | {"vae.decoder.up_blocks.0.attentions.0.to_q.weight": good["vae.decoder.conv_in.bias"]}, 4, "attentions.0.to_q.weight is of no network"),
-        ({name: value for name, value in good.items() if "conv_norm_out" not in name}, 4, "there is no decoder.conv_norm_out.weight"),
-        (good, 7, "has 96 channels in 7 groups"),
-        (good | {"vae.decoder.conv_out.weight": np.zeros((3, 32, 3, 3), np.float32)}, 4, "conv_out takes 32 channels where there are 16"),
+    for changed, other, said in (
+        (good, {"act_fn": "relu"}, "act_fn is 'relu'"),
+        (good | {"vae.decoder.up_blocks.0.attentions.0.to_q.weight": good["vae.decoder.conv_in.bias"]}, {}, "attentions.0.to_q.weight is of no network"),
+        ({name: value for name, value in good.items() if "conv_norm_out" not in name}, {}, "there is no decoder.conv_norm_out.weight"),
+        (good, {"norm_num_groups": 7}, "has 96 channels in 7 groups"),
+        (good | {"vae.decoder.conv_out.weight": np.zeros((3, 32, 3, 3), np.float32)}, {}, "conv_out takes 32 channels where there are 16"),
     ):
         with pytest.raises(UnknownNetwork, match=said):
-            autoencoder(changed, groups)
+            autoencoder(changed, VAE | other)
     config = json.loads((EMOJI / "unet" / "config.json").read_text())
     unet = weights("unet")
     for changed, other, said in (
@@ -288,7 +290,7 @@ def test_it_is_taken_where_it_is_faster_and_not_where_its_pictures_are_others(mo
     monkeypatch.setattr(fastest, "_seconds", lambda work, threads: {name: dict.fromkeys(stages, float(len(name))) for name, stages in work.items()})
     assert fastest.fastest(open_model("emoji"), 2, lambda name: graphs.Graphs(open_model("emoji"), 2, name)) == NAME
     bias = "vae.decoder.conv_out.bias"
-    monkeypatch.setattr(decoders, "autoencoder", lambda weights, groups: autoencoder(weights | {bias: weights[bias] + np.float32(0.05)}, groups))
+    monkeypatch.setattr(decoders, "autoencoder", lambda weights, config: autoencoder(weights | {bias: weights[bias] + np.float32(0.05)}, config))
     assert fastest.fastest(open_model("emoji"), 3, lambda name: graphs.Graphs(open_model("emoji"), 3, name)) == "onnxruntime"
     assert "native makes another picture than onnxruntime does, and is not used" in caplog.text
 
@@ -312,7 +314,7 @@ def test_who_must_not_measure_takes_it_where_it_is_known_to_be_fast(monkeypatch:
     monkeypatch.setattr(fastest, "instructions", lambda: ["NEON"])
     assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
     monkeypatch.setattr(fastest, "instructions", lambda: ["AVX2"])
-    monkeypatch.setattr(decoders, "autoencoder", lambda weights, groups: reduced(weights))
+    monkeypatch.setattr(decoders, "autoencoder", lambda weights, config: reduced(weights))
     assert not caplog.text.count("cannot be used")
     assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
     assert "the faster runtime cannot be used here (native cannot use" in caplog.text

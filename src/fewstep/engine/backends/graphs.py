@@ -218,10 +218,11 @@ class Graphs:
         return False
 
     def decode(self, latents: Array, decoder: str, tile: str | None = None) -> np.ndarray:
-        """Pictures of unit-variance ``latents``, one by one, which keeps the activations in the processor's cache."""
+        """Pictures of unit-variance ``latents``."""
         session = self._decoder(decoder, tile)
         raw = unscaled(self._vae, latents).astype(np.float32)
-        pixels = np.concatenate([self._run(session, {"latents": raw[row : row + 1]})[0] for row in range(len(raw))])
+        few = len(raw) if self._runtime(DECODERS[decoder], tile is not None).several else 1
+        pixels = np.concatenate([self._run(session, {"latents": raw[row : row + few]})[0] for row in range(0, len(raw), few)])
         if pixels.shape[2:] != tuple(self.model.limits.factor * side for side in raw.shape[2:]):
             raise WeightsError(f"{self.model.folder}: vae/config.json and graphs/{DECODERS[decoder]}.onnx do not belong together: fetch the model again")
         return to_bytes(pixels)

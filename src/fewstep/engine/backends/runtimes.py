@@ -23,6 +23,7 @@ class Runtime(Protocol):
     """Makes sessions of graphs."""
 
     name: str
+    several: bool  # whether several pictures are decoded sooner at once; else one by one, which keeps the activations in the processor's cache
 
     def takes(self, graph: str, wrapped: bool) -> bool:
         """Whether it computes the graph of this name; ``wrapped``: with convolutions whose padding wraps around."""
@@ -53,7 +54,7 @@ def check_float32(name: str, precision: str) -> None:
 class OnnxRuntime:
     """Microsoft's ONNX Runtime, which the plain install brings."""
 
-    name = "onnxruntime"
+    name, several = "onnxruntime", False
 
     def __init__(self, precision: str = "auto") -> None:
         check_float32(self.name, precision)
@@ -82,7 +83,7 @@ class OnnxRuntime:
 class OpenVino:
     """Intel's OpenVINO, an extra. What it compiled is found again by a second process, which reads it in a quarter of the time."""
 
-    name = "openvino"
+    name, several = "openvino", False
 
     def __init__(self, precision: str = "auto") -> None:
         import openvino
@@ -113,7 +114,7 @@ class OpenVino:
 class Native:
     """Kernels of our own (fewstep.engine.backends.native), where there is a compiler for C. They read no graph."""
 
-    name = NATIVE
+    name, several = NATIVE, True
 
     def __init__(self, precision: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
         from fewstep.engine.backends.native import library
@@ -138,6 +139,6 @@ class Native:
         if part == "unet":
             unet = Unet(self._library, weights, self._configs[part], threads)
             return lambda inputs: [unet(inputs)]
-        layers = decoders.autoencoder(weights, self._configs[part]["norm_num_groups"]) if part == "vae" else decoders.reduced(weights)
+        layers = decoders.autoencoder(weights, self._configs[part]) if part == "vae" else decoders.reduced(weights)
         network = Computed(self._library, layers, threads)
         return lambda inputs: [network(inputs["latents"])]

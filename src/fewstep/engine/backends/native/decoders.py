@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isqrt
+from typing import Any
 
 import numpy as np
 
-from fewstep.engine.backends.native.network import PLANES, RELU, SHUFFLE, SILU, Layer, Network, Norm, Weights
+from fewstep.engine.backends.native.network import PLANES, RELU, SHUFFLE, SILU, Layer, Network, Norm, UnknownNetwork, Weights
 
 
-def autoencoder(weights: Weights, groups: int) -> tuple[Layer, ...]:
-    """The decoder of an AutoencoderKL with ``groups`` of normalisation, from its ``weights`` named vae.…, those of post_quant_conv included.
+def autoencoder(weights: Weights, config: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """The decoder of an AutoencoderKL from its ``weights`` named vae.…, those of post_quant_conv included; ``config`` is its config.json's content.
 
     Raises UnknownNetwork if it is none whose blocks are those of SDXL's.
     """
-    net = Network(weights, "vae.")
+    if config.get("act_fn", "silu") != "silu":
+        raise UnknownNetwork(f"act_fn is {config['act_fn']!r}")
+    net, groups = Network(weights, "vae."), int(config["norm_num_groups"])
 
     def resnet(name: str, x: int) -> int:
         inner = net.product(x, f"{name}.conv1", norm=Norm(f"{name}.norm1", groups), activation=SILU)

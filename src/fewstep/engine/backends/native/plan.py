@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -29,17 +31,39 @@ class Computed:
         for view, value in zip((one for layer in self._layers for one in layer.weights if one is not None), weights, strict=True):
             view[:] = value.ravel()
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
-        self.lock = threading.Lock()  # a plan's memory is one picture's
+        self._lock = threading.Lock()  # a plan's memory is one picture's
 
     def __call__(self, pictures: Floats) -> Floats:
-        """What comes out, one after the other, for pictures [B, C, h, w]; see Plan."""
-        with self.lock:
-            plan = self.plan(*pictures.shape[2:])
-            return np.stack([plan(one) for one in pictures])
+        """What comes out for pictures [B, C, h, w]; see Plan."""
+        return self.each(pictures.shape, lambda plan, number: plan(pictures[number]))
 
-    def plan(self, height: int, width: int) -> Plan:
-        """What is computed for pictures of this size, for who has the lock."""
-        return recent(self._plans, (height, width), lambda: Plan(self._library, self._layers, self._threads, height, width), SIZES)
+    def each(self, shape: tuple[int, ...], work: Callable[[Plan, int], Floats]) -> Floats:
+        """What ``work`` makes of pictures of this ``shape``, [B, C, h, w], called with a plan and a picture's number.
+
+        As many at once as there are threads, each on one of them, for none waits there for another; those left over one after the other, on all.
+        """
+        count, _, height, width = shape
+        together = count // self._threads * self._threads if self._threads > 1 else 0
+        made: list[Floats] = []
+        with self._lock:
+            if together:
+                plans = [self._plan(height, width, 1, worker) for worker in range(self._threads)]
+                for first in range(0, together, self._threads):
+                    made += pool(self._threads).map(work, plans, range(first, together))
+            if together < count:
+                plan = self._plan(height, width, self._threads, 0)
+                made += [work(plan, number) for number in range(together, count)]
+        return np.stack(made)
+
+    def _plan(self, height: int, width: int, threads: int, worker: int) -> Plan:
+        most = SIZES * (self._threads + 1)
+        return recent(self._plans, (height, width, threads, worker), lambda: Plan(self._library, self._layers, threads, height, width), most)
+
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that make a picture each."""
+    return ThreadPoolExecutor(threads, "fewstep-native")
 
 
 class Plan:

@@ -13,12 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.engine.backends.native.network import GATED, PLANES, SILU, Floats, Network, Norm, UnknownNetwork, Weights
-from fewstep.engine.backends.native.plan import Computed
+from fewstep.engine.backends.native.plan import Computed, Plan
 
 LONGEST_PERIOD = 10000  # of the sinusoids of times and sizes
 LAYER_NORM = 1e-5
 KNOWN = 16  # prompts whose keys are kept: a batch's, and null prompts
-FIXED = {"flip_sin_to_cos": True, "freq_shift": 0, "addition_embed_type": "text_time", "act_fn": "silu", "time_embedding_type": "positional"}
+FIXED = {  # of what no weight would tell
+    "act_fn": "silu",
+    "addition_embed_type": "text_time",
+    "time_embedding_type": "positional",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "only_cross_attention": False,
+}
 
 
 class Unet:
@@ -43,15 +56,16 @@ class Unet:
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """What a UNet's graph answers (fewstep.models.graphs.Unet), picture by picture."""
         wide, each = self._frequencies
-        names, made = ("sample", "timestep", "prompt_embeds", "pooled", "ids"), []
-        for picture, t, embeds, pooled, ids in zip(*(inputs[name] for name in names), strict=True):
+        names, sample, conditions = ("timestep", "prompt_embeds", "pooled", "ids"), inputs["sample"], list[tuple[Floats, Floats]]()
+        for t, embeds, pooled, ids in zip(*(inputs[name] for name in names), strict=True):
             about = np.concatenate([sinusoids(np.array([t]), wide), pooled, sinusoids(ids, each)])
-            biases, keys = self._times(about[None, :, None, None])[0, 0, 0], self._seen(embeds)
-            with self._main.lock:
-                plan = self._main.plan(*picture.shape[1:])
-                plan.biases[:] = biases
-                made.append(plan(picture, keys))
-        return np.stack(made)
+            conditions.append((self._times(about[None, :, None, None])[0, 0, 0], self._seen(embeds)))
+
+        def denoise(plan: Plan, number: int) -> Floats:
+            plan.biases[:], keys = conditions[number]
+            return plan(sample[number], keys)
+
+        return self._main.each(sample.shape, denoise)
 
     def _seen(self, embeds: Floats) -> Floats:
         """Keys and values of all layers for one prompt [tokens, C]: [tokens, channels]."""
