@@ -40,6 +40,7 @@ pytestmark = [
     pytest.mark.skipif(not (EMOJI / "graphs").is_dir(), reason="the embedded model is not in this checkout"),
     pytest.mark.skipif(compiler() is None, reason="there is no compiler for C"),
 ]
+FLAGS = ["-O3", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
 OTHERS = {"AVX2": ["-mavx2", "-mfma"], "no vectors that are looked for": []}  # processors that one with AVX-512 can stand for
 
 
@@ -186,7 +187,7 @@ def compiled(kernels: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> 
         if all(flag.removeprefix("-m") in has for flag in flags):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-                patch.setattr(library, "arguments", lambda flags=flags: ["-O3", *flags, "-std=gnu11", "-shared", "-fPIC", "-pthread"])
+                patch.setattr(library, "arguments", lambda flags=flags: [*flags, *FLAGS])
                 library.load.cache_clear()
                 found[name] = library.load()
     library.load.cache_clear()
@@ -277,9 +278,12 @@ def test_no_compiler_and_one_that_fails_are_a_sentence_or_a_warning(
     assert caplog.text.count("native cannot be used here") == 1, "it is remembered"
     monkeypatch.setenv("CC", "nowhere-cc")
     assert dict(report())["compiler"].startswith("none")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr(Path, "home", lambda: Path("/proc/nowhere"))
     caplog.clear()
     assert Engine.load("emoji").backend.name == "onnxruntime"
-    assert not caplog.text
+    assert not caplog.text, "where nothing can be kept nothing is compiled, and nothing said"
 
 
 @pytest.mark.usefixtures("unloaded")

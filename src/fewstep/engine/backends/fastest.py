@@ -15,7 +15,7 @@ from fewstep.engine.backends.names import NATIVE, RUNTIMES, STAGES, stages_of
 from fewstep.engine.backends.native.library import identity
 from fewstep.engine.backends.native.network import UnknownNetwork
 from fewstep.engine.doctor import compiler, installed, instructions, processor
-from fewstep.engine.measured import Momentary, least, remembered
+from fewstep.engine.measured import Momentary, cache, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.request import listed
 from fewstep.engine.steering import Steering
@@ -31,7 +31,7 @@ BOUND = 2  # of 255, that a runtime's picture may be from the first one's
 def available() -> list[str]:
     """The runtimes that may be chosen and that can be had here."""
     allowed = os.environ.get(VARIABLE, ",".join(RUNTIMES)).split(",")
-    return [name for name in RUNTIMES if name in allowed and (compiler() if name == NATIVE else find_spec(name))]
+    return [name for name in RUNTIMES if name in allowed and (compiler() and cache("native") if name == NATIVE else find_spec(name))]
 
 
 def steady() -> str:

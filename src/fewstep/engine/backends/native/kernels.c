@@ -28,7 +28,7 @@ enum { CACHE = 256 << 10 };                                           /* bytes t
 enum { CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES };    /* kinds of operations; DIRECT is a 3x3 convolution the plain way */
 enum { LINEAR, RELU, SILU, QUICK, GELU, GATED };                      /* activations of an input; GATED: times GELU of as many more channels */
 enum { AHEAD = 24 * BLOCK }; /* numbers of a matrix from those that are multiplied to those that memory is asked for */
-enum { MOST_THREADS = 256 };
+enum { MOST_THREADS = 256, PATIENCE = 1000 };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
@@ -66,6 +66,13 @@ static inline float sum_of(vec value) {
     store(numbers, value);
     for (int i = 0; i < LANES; i++) sum += numbers[i];
     return sum;
+}
+static inline void pause_(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
 }
 static inline int least(int a, int b) { return a < b ? a : b; }
 static inline int parts(int all, int each) { return (all + each - 1) / each; }
@@ -350,8 +357,8 @@ static void conv3(Run *run, const Operation *op, float *scratch) {
 /* CONV1 and DIRECT: a product of the input's pixels, or of its patches of 3x3 pixels, and a matrix. */
 static void dense(Run *run, const Operation *op, float *scratch) {
     int cin = op->cin, cout = op->cout, patches = op->kind == DIRECT, depth = patches ? 9 * cin : cin, pixels = op->height * op->width, most = pixels_of(op);
-    int strips = strips_of(op), pieces = strips >= 4 * run->threads || run->threads == 1 ? 1 : least(parts(cout, 2 * BLOCK), run->threads);
-    int columns = parts(parts(cout, pieces), 2 * BLOCK) * 2 * BLOCK, row = op->activation == GATED ? 2 * cin : cin;
+    int strips = strips_of(op), pieces = strips >= 4 * run->threads || run->threads == 1 ? 1 : least(cout / BLOCK, run->threads);
+    int columns = parts(cout / BLOCK, pieces) * BLOCK, row = op->activation == GATED ? 2 * cin : cin;
     int height = op->stride == 2 ? op->in_height : op->height, width = op->stride == 2 ? op->in_width : op->width; /* as a convolution sees the input */
     size_t line = (size_t)(width + 2) * cin;
     float *scale = scratch, *shift = scale + cin, *rows = shift + cin, *made = rows + (size_t)most * depth, *picture = made + (size_t)most * cout;
@@ -474,14 +481,20 @@ static void planes(Run *run, const Operation *op) {
         }
 }
 
-/* Waits for the other threads, that all begin the next operation together. */
+/* Waits for the other threads, that all begin the next operation together: awake for some microseconds, as long as most waits are, then asleep. */
 static void meet(Run *run) {
-    pthread_mutex_lock(&run->lock);
-    int turn = run->turn;
-    if (++run->arrived == run->threads) {
-        run->arrived = 0, run->next = 0, run->turn++;
+    int turn = __atomic_load_n(&run->turn, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&run->arrived, 1, __ATOMIC_ACQ_REL) == run->threads) {
+        run->arrived = 0, run->next = 0;
+        pthread_mutex_lock(&run->lock);
+        __atomic_store_n(&run->turn, turn + 1, __ATOMIC_RELEASE);
         pthread_cond_broadcast(&run->changed);
+        pthread_mutex_unlock(&run->lock);
+        return;
     }
+    for (int i = 0; i < PATIENCE && __atomic_load_n(&run->turn, __ATOMIC_ACQUIRE) == turn; i++) pause_();
+    if (__atomic_load_n(&run->turn, __ATOMIC_ACQUIRE) != turn) return;
+    pthread_mutex_lock(&run->lock);
     while (run->turn == turn) pthread_cond_wait(&run->changed, &run->lock);
     pthread_mutex_unlock(&run->lock);
 }
