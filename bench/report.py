@@ -71,7 +71,7 @@ def glance(runs: dict[Path, Results]) -> str:
     for path, results in runs.items():
         met = f"{sum(bar.met for bar in results.bars)} of {len(results.bars)}" if results.bars else "–"
         name = f"[{path.stem}](../bench/results/{path.name})"
-        who = ", ".join(sorted({row["backend"] for section in results.sections for row in section.rows if row.get("backend")}))
+        who = ", ".join(sorted({row["backend"] for section in results.sections for row in section.rows if row.get("backend")})) or "–"
         lines.append(f"| {name} | {results.settings['model']} | {who} | {results.settings['date']} | {met} | {len(results.failed)} |")
     return "\n".join(lines)
 

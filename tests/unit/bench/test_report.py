@@ -37,7 +37,7 @@ def test_the_committed_document_is_what_the_results_give(report: Any) -> None:
 def test_every_figure_of_a_run_is_in_the_document(report: Any, tmp_path: Path) -> None:
     RESULTS.to_json(tmp_path)
     text = report.document(tmp_path)
-    assert "| [some-cpu-1-core](../bench/results/some-cpu-1-core.json) | emoji | 2026-11-24 | 1 of 2 | 0 |" in text
+    assert "| [some-cpu-1-core](../bench/results/some-cpu-1-core.json) | emoji | – | 2026-11-24 | 1 of 2 | 0 |" in text
     assert "\n## some-cpu-1-core\n\nSome CPU, 1 of 2 cores; fewstep 0.1.0, torch 2.13.0; 7 rounds after 2 that do not count; 2026-11-24.\n" in text
     assert "| speed | 2.5 | at least 2 | met |\n| seconds | 2.5 | at most 2 | not met |" in text
     assert "| python alone | 0.12 | 3 |" in text
