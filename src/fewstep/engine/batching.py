@@ -7,8 +7,10 @@ from collections.abc import Callable, Hashable, Mapping
 import numpy as np
 
 from fewstep.engine.backends import Backend
+from fewstep.engine.backends.names import NATIVE, stages_of
+from fewstep.engine.backends.native.library import identity
 from fewstep.engine.device import card
-from fewstep.engine.doctor import installed, instructions, processor
+from fewstep.engine.doctor import compiler, installed, instructions, processor
 from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.request import MOST_BATCH, Settled
@@ -32,7 +34,7 @@ class Batching:
     def best(self, settled: Settled, backend: Backend) -> int:
         """How many like ``settled`` are best made at once.
 
-        What counts is the time a picture of one evaluation of the UNet: text and, on a processor, decoding are done one by one anyway.
+        What counts is the time a picture of one evaluation of the UNet: text and decoding gain little by a batch.
         """
         guidance_scale, nag_scale = scales(settled, self._model.stamp(settled.steps).guidance_scale)
         steered = guidance_scale > 1, nag_scale is not None, len(settled.control), settled.tile
@@ -43,7 +45,7 @@ class Batching:
                 "model": self._model.hash(self._model.limits.default_steps),
                 "key": list(map(str, key)),
                 "device": [backend.device, *(card(backend.device) or ()), processor(), *instructions()],
-                "versions": {name: installed(name) for name in ("fewstep", "torch", "onnxruntime", "openvino")},
+                "versions": {name: installed(name) for name in ("fewstep", "torch", "onnxruntime", "openvino")} | _kernels(backend.name),
             }
             found = remembered(about, lambda: self._measured(settled, backend))
             self._best[key] = found if found in BATCHES else MOST_BATCH
@@ -109,3 +111,9 @@ def choose(seconds: Mapping[int, float]) -> int:
 def short_of_memory(error: BaseException) -> bool:
     """Whether that is what ``error`` says; torch, which has a kind of its own for a card's, may not be there."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _kernels(backend: str) -> dict[str, str]:
+    """{their name: what identifies them} of the kernels that ``backend`` computes with, if any are our own."""
+    command = compiler()
+    return {NATIVE: identity(command)} if command and NATIVE in stages_of(backend) else {}

@@ -181,6 +181,12 @@ def instructions() -> list[str]:
     return [name for flag, name in INSTRUCTIONS.items() if flag in flags]
 
 
+def features() -> list[str]:
+    """All that the processor says of itself and its instructions, each once."""
+    named = r"^(?:model name|flags|Features|CPU (?:implementer|architecture|variant|part))\s*:.+$"
+    return sorted({" ".join(line.split()) for line in re.findall(named, _cpuinfo(), re.MULTILINE)}) or [processor()]
+
+
 def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text()
@@ -190,7 +196,10 @@ def _cpuinfo() -> str:
 
 def compiler() -> list[str] | None:
     """The command that compiles C: what CC says, on Linux cc without it; None where there is none."""
-    words = shlex.split(os.environ.get("CC") or ("cc" if sys.platform == "linux" else ""))  # macOS has a cc that asks to be installed
+    try:
+        words = shlex.split(os.environ.get("CC") or ("cc" if sys.platform == "linux" else ""))  # macOS has a cc that asks to be installed
+    except ValueError:
+        return None
     program = shutil.which(words[0]) if words else None
     return [program, *words[1:]] if program else None
 

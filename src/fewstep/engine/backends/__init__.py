@@ -131,8 +131,10 @@ def able(device: str, precision: str) -> tuple[str, ...]:
 def slower(backend: Backend) -> tuple[str, ...]:
     """The backends that "auto" would try after this one, on its device."""
     order = able(backend.device, backend.precision)
-    own = RUNTIMES[0] if stages_of(backend.name)[0] in RUNTIMES else backend.name
-    return order[order.index(own) + 1 :] if own in order else ()
+    stages = set(stages_of(backend.name))
+    if stages <= set(RUNTIMES) and stages != {RUNTIMES[0]}:
+        return order  # the first runtime computes what another does not
+    return order[order.index(backend.name) + 1 :] if backend.name in order else ()
 
 
 def settle_memory(model: Model, name: str, device: str, memory: str, nets: Sequence[int] | None = None) -> str:

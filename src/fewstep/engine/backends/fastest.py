@@ -12,10 +12,10 @@ import numpy as np
 
 from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.names import NATIVE, RUNTIMES, STAGES, stages_of
-from fewstep.engine.backends.native.library import identity
+from fewstep.engine.backends.native.library import identity, possible
 from fewstep.engine.backends.native.network import UnknownNetwork
 from fewstep.engine.doctor import compiler, installed, instructions, processor
-from fewstep.engine.measured import Momentary, cache, least, remembered
+from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.request import listed
 from fewstep.engine.steering import Steering
@@ -31,11 +31,11 @@ BOUND = 2  # of 255, that a runtime's picture may be from the first one's
 def available() -> list[str]:
     """The runtimes that may be chosen and that can be had here."""
     allowed = os.environ.get(VARIABLE, ",".join(RUNTIMES)).split(",")
-    return [name for name in RUNTIMES if name in allowed and (compiler() and cache("native") if name == NATIVE else find_spec(name))]
+    return [name for name in RUNTIMES if name in allowed and (possible() if name == NATIVE else find_spec(name))]
 
 
 def steady() -> str:
-    """The name of the runtimes for who must have the same ones another day: those that were the fastest wherever it was measured."""
+    """The name of the runtimes for who must have the same ones another day: those that were the fastest where it was measured (docs/decisions.md)."""
     return NATIVE if NATIVE in available() and "AVX2" in instructions() else RUNTIMES[0]
 
 
@@ -72,8 +72,8 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
                     continue
                 work[name] = stages
             except (BackendError, ImportError, MemoryError, RuntimeError) as error:
-                lasting = not opened or isinstance(error.__cause__, UnknownNetwork)
-                momentary |= not (lasting and isinstance(error, (BackendError, ImportError)))
+                lasting = isinstance(error, (BackendError, ImportError)) and not opened and name != NATIVE  # a compiler is repaired
+                momentary |= not lasting and not isinstance(error.__cause__, UnknownNetwork)
                 log.warning("fewstep: %s cannot be used here (%s)", name, (str(error).splitlines() or [type(error).__name__])[0])
         try:
             found = choose(_seconds(work, threads))

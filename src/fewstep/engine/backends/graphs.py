@@ -66,18 +66,19 @@ def open(  # noqa: A001 - every backend has one
             raise BackendError(f"onnxruntime has no graphs of {model.limits.name}: use --backend eager, which needs the extra fewstep[sdxl]")
         raise BackendError(f"{model.folder} has no {GRAPHS}/{INDEX}: {advice(model)}")
     count = threads or cores()
-    if name == "auto" and not measure:
-        try:
-            backend = Graphs(model, count, steady(), precision)
+    if name != "auto":
+        return Graphs(model, count, name, precision)
+    name = fastest(model, count, lambda one: Graphs(model, count, one)) if measure else steady()
+    if precision not in ("auto", "float32"):
+        return Graphs(model, count, "+".join((*stages_of(name)[:2], "openvino")), precision)  # who alone has other numbers
+    try:
+        backend = Graphs(model, count, name, precision)
+        if not measure:  # nobody has tried whether it works
             backend.prepare(model.limits.default_steps, "full")
-            return backend
-        except BackendError as error:
-            log.warning("fewstep: the faster runtime cannot be used here (%s); going on with %s", str(error).splitlines()[0], RUNTIMES[0])
-            return Graphs(model, count, RUNTIMES[0], precision)
-    if name == "auto":
-        name = fastest(model, count, lambda one: Graphs(model, count, one))
-        name = name if precision in ("auto", "float32") else "+".join((*stages_of(name)[:2], "openvino"))  # who alone has other numbers
-    return Graphs(model, count, name, precision)
+        return backend
+    except (BackendError, ImportError) as error:
+        log.warning("fewstep: the faster runtime cannot be used here (%s); going on with %s", str(error).splitlines()[0], RUNTIMES[0])
+        return Graphs(model, count, RUNTIMES[0], precision)
 
 
 def advice(model: Model) -> str:

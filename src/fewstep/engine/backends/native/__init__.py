@@ -1,1 +1,1 @@
-"""Kernels of our own for the networks of a picture, compiled where there is a compiler for C. They need no graph and no torch."""
+"""Kernels of our own for the networks of a picture, compiled where there is a compiler for C."""

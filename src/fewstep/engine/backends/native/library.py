@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from fewstep.engine.backends import BackendError, log
-from fewstep.engine.doctor import compiler, instructions, processor
+from fewstep.engine.doctor import compiler, features
 from fewstep.engine.measured import cache
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -38,9 +38,15 @@ def arguments() -> list[str]:
 
 
 def identity(command: list[str]) -> str:
-    """Names what ``command`` makes of the kernels here."""
-    about = (SOURCE.read_text(encoding="utf8"), *command, *arguments(), processor(), *instructions())
+    """Names what ``command`` makes of the kernels here: by all that the processor says of itself, for -march=native uses it."""
+    about = (SOURCE.read_text(encoding="utf8"), *command, *arguments(), platform.machine(), *platform.libc_ver(), *features())
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+
+def possible() -> bool:
+    """Whether there is a compiler, and a place for what it makes or what it made there."""
+    command, folder = compiler(), cache("native")
+    return command is not None and folder is not None and (os.access(folder, os.W_OK) or (folder / f"{identity(command)}.so").is_file())
 
 
 @functools.cache
@@ -53,12 +59,15 @@ def load() -> ctypes.CDLL:
         raise BackendError("there is no folder to keep what is compiled: set XDG_CACHE_HOME to one that can be written")
     path = folder / f"{identity(command)}.so"
     if not path.is_file():
-        log.warning("fewstep: compiling the networks for this processor, once; takes some seconds")
         build(command, path)
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BackendError(f"{path} cannot be loaded ({error}): take it away, and it is compiled anew") from None
+    except OSError:  # half of a file that a machine lost its power over
+        build(command, path)
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise BackendError(f"{path} cannot be loaded ({error}): set XDG_CACHE_HOME to a place that programs may lie in") from None
     library.stats_of.restype = library.scratch_of.restype = ctypes.c_size_t
     library.compute.restype = None
     return library
@@ -66,14 +75,18 @@ def load() -> ctypes.CDLL:
 
 def build(command: list[str], path: Path) -> None:
     """Compile the kernels into ``path``, which is there as a whole or not at all. Raises BackendError if that cannot be done."""
-    failed = f"{command[0]} cannot compile the networks"
+    log.warning("fewstep: compiling the networks for this processor, once; takes some seconds")
+    failed, way = f"{command[0]} cannot compile the networks", "repair it, have CC name another compiler, or set FEWSTEP_RUNTIMES=onnxruntime"
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            subprocess.run([*command, *arguments(), "-o", str(made), str(SOURCE), "-lm"], check=True, capture_output=True, text=True, timeout=LONGEST)
+            words, env = [*command, *arguments(), "-o", str(made), str(SOURCE), "-lm"], {**os.environ, "LC_ALL": "C"}
+            subprocess.run(words, env=env, check=True, capture_output=True, encoding="utf8", errors="replace", timeout=LONGEST)
             made.replace(path)
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit status {error.returncode}"]
-        raise BackendError(f"{failed} ({said[0].strip():.200}): see whether CC names another compiler") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(f"{failed} ({error}): see whether CC names another compiler") from None
+        raise BackendError(f"{failed} ({said[0].strip():.200}): {way}") from None
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"{failed} within {LONGEST} s: {way}") from None
+    except OSError as error:
+        raise BackendError(f"{failed} into {path.parent} ({error.strerror}): make room, or set XDG_CACHE_HOME to a folder that can be written") from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cache
 
@@ -30,7 +31,7 @@ class Computed:
         self._layers = [replace(layer, weights=tuple(None if value is None else next(views) for value in layer.weights)) for layer in layers]
         for view, value in zip((one for layer in self._layers for one in layer.weights if one is not None), weights, strict=True):
             view[:] = value.ravel()
-        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._sizes: OrderedDict[Hashable, dict[tuple[int, int], Plan]] = OrderedDict()  # {(height, width): {(threads, worker): ...}}
         self._lock = threading.Lock()  # a plan's memory is one picture's
 
     def __call__(self, pictures: Floats) -> Floats:
@@ -40,30 +41,38 @@ class Computed:
     def each(self, shape: tuple[int, ...], work: Callable[[Plan, int], Floats]) -> Floats:
         """What ``work`` makes of pictures of this ``shape``, [B, C, h, w], called with a plan and a picture's number.
 
-        As many at once as there are threads, each on one of them, for none waits there for another; those left over one after the other, on all.
+        As many at once as there are threads, which share no work then and wait for none; those left over one after the other, on all.
         """
         count, _, height, width = shape
-        together = count // self._threads * self._threads if self._threads > 1 else 0
+        workers = min(count, self._threads)
+        together = count // workers * workers if workers > 1 else 0
         made: list[Floats] = []
         with self._lock:
-            if together:
-                plans = [self._plan(height, width, 1, worker) for worker in range(self._threads)]
-                for first in range(0, together, self._threads):
-                    made += pool(self._threads).map(work, plans, range(first, together))
-            if together < count:
-                plan = self._plan(height, width, self._threads, 0)
-                made += [work(plan, number) for number in range(together, count)]
-        return np.stack(made)
+            plans = recent(self._sizes, (height, width), dict[tuple[int, int], Plan], SIZES)
 
-    def _plan(self, height: int, width: int, threads: int, worker: int) -> Plan:
-        most = SIZES * (self._threads + 1)
-        return recent(self._plans, (height, width, threads, worker), lambda: Plan(self._library, self._layers, threads, height, width), most)
+            def plan(threads: int, worker: int) -> Plan:
+                if (threads, worker) not in plans:
+                    plans[threads, worker] = Plan(self._library, self._layers, threads, height, width)
+                return plans[threads, worker]
+
+            if together:
+                own = [plan(self._threads // workers, worker) for worker in range(workers)]
+                for first in range(0, together, workers):
+                    begun = [pool(self._threads).submit(work, one, first + worker) for worker, one in enumerate(own)]
+                    wait(begun)  # for all: who fails must not leave others at work in what the next call uses
+                    made += [one.result() for one in begun]
+            made += [work(plan(self._threads, 0), number) for number in range(together, count)]
+        return np.stack(made)
 
 
 @cache
 def pool(threads: int) -> ThreadPoolExecutor:
     """Threads that make a picture each."""
     return ThreadPoolExecutor(threads, "fewstep-native")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a child has none of them
 
 
 class Plan:
@@ -80,7 +89,8 @@ class Plan:
             if not spare:
                 spare.append(len(rooms))
                 rooms.append(0)
-            places.append(spare.pop())
+            places.append(max(spare, key=rooms.__getitem__))
+            spare.remove(places[-1])
             rooms[places[-1]] = max(rooms[places[-1]], sizes[number + 1])
             spare += {places[picture] for picture in layer.reads if last[picture] == number}
         memories = memory(rooms)

@@ -31,6 +31,8 @@ FIXED = {  # of what no weight would tell
     "resnet_time_scale_shift": "default",
     "resnet_skip_time_act": False,
     "only_cross_attention": False,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
 }
 
 
@@ -56,14 +58,14 @@ class Unet:
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """What a UNet's graph answers (fewstep.models.graphs.Unet), picture by picture."""
         wide, each = self._frequencies
-        names, sample, conditions = ("timestep", "prompt_embeds", "pooled", "ids"), inputs["sample"], list[tuple[Floats, Floats]]()
-        for t, embeds, pooled, ids in zip(*(inputs[name] for name in names), strict=True):
-            about = np.concatenate([sinusoids(np.array([t]), wide), pooled, sinusoids(ids, each)])
-            conditions.append((self._times(about[None, :, None, None])[0, 0, 0], self._seen(embeds)))
+        conditions = zip(*(inputs[name] for name in ("timestep", "pooled", "ids")), strict=True)
+        about = [np.concatenate([sinusoids(np.array([t]), wide), pooled, sinusoids(ids, each)]) for t, pooled, ids in conditions]
+        biases = self._times(np.stack(about).T[None, :, :, None])[0, :, 0]  # as if they were pixels
+        sample, keys = inputs["sample"], [self._seen(embeds) for embeds in inputs["prompt_embeds"]]
 
         def denoise(plan: Plan, number: int) -> Floats:
-            plan.biases[:], keys = conditions[number]
-            return plan(sample[number], keys)
+            plan.biases[:] = biases[number]
+            return plan(sample[number], keys[number])
 
         return self._main.each(sample.shape, denoise)
 
