@@ -18,7 +18,7 @@ from fewstep.engine.backends.native.network import ATTENTION, PLANES, Floats, La
 from fewstep.engine.recent import recent
 
 LINE = 16  # numbers of a cache's line
-SIZES = 2  # of pictures whose memory is kept
+SIZES = 4  # of pictures whose memory is kept
 
 
 class Computed:
