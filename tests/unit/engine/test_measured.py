@@ -103,6 +103,7 @@ def test_it_is_measured_with_the_model_itself_and_once(monkeypatch: pytest.Monke
     with caplog.at_level(logging.WARNING, "fewstep"):
         assert fastest.fastest(model, 1, make) == "onnxruntime"
         assert fastest.fastest(model, 1, make) == "onnxruntime"
+        assert fastest.fastest(open_model("emoji", 1), 1, make) == "onnxruntime", "another step count is no other question"
     assert opened == ["onnxruntime", "openvino"]
     assert caplog.text.count("measuring once which of onnxruntime and openvino is faster") == 1
     assert fastest.fastest(model, 2, make) == "onnxruntime"

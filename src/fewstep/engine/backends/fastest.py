@@ -21,6 +21,7 @@ from fewstep.engine.request import listed
 from fewstep.engine.steering import Steering
 from fewstep.engine.wording import read
 from fewstep.schedule import TRAIN_TIMESTEPS
+from fewstep.stamp import file_hash
 
 ROUNDS = 9
 VARIABLE = "FEWSTEP_RUNTIMES"  # those that may be chosen, separated by commas; all that are installed unless it is set
@@ -50,7 +51,7 @@ def fastest(model: Model, threads: int, make: Callable[[str], Any]) -> str:
         return RUNTIMES[0]
     about = {
         "what": "runtimes",
-        "model": model.hash(model.limits.default_steps),
+        "model": file_hash(model.unet),  # the same networks for every step count
         "size": model.limits.native,
         "processor": [processor(), *instructions()],
         "threads": threads,
