@@ -114,7 +114,14 @@ def to_values(pixels: np.ndarray) -> np.ndarray:
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Values [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3], rounded as diffusers' VaeImageProcessor does. Raises WeightsError if one is not finite."""
-    if not np.isfinite(pixels).all():
+    if not (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
         raise WeightsError(NOT_FINITE)
-    scaled = np.clip(pixels * np.float32(0.5) + np.float32(0.5), 0, 1)
-    return np.ascontiguousarray(np.rint(scaled * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
+    values = pixels * np.float32(0.5)
+    values += np.float32(0.5)  # in place and, at the end, channel by channel: at a few milliseconds a picture the plain way is a tenth
+    np.clip(values, 0, 1, out=values)
+    values *= np.float32(255)
+    np.rint(values, out=values)
+    made = np.empty((len(values), *values.shape[2:], values.shape[1]), np.uint8)
+    for channel in range(values.shape[1]):
+        made[..., channel] = values[:, channel]
+    return made

@@ -206,10 +206,11 @@ class Graphs:
     def denoiser(self, steps: int, prompts: Sequence[Prompt], steering: Steering) -> Callable[[Array, int], Array]:
         """``denoise(x, t)`` with the weights for ``steps`` steps."""
         levels, stack = self.model.limits.levels, self._stack  # between two evaluations others may be served, with LoRAs of their own
+        plain = None if steering.tile else self._unet(steps, stack, steering.attends)
 
         def unet(inputs: dict[str, NDArray[Any]]) -> Array:
             wrapped = steering.wrapped(inputs["sample"], inputs["timestep"][0], levels)
-            session = self._unet(steps, stack, steering.attends, (steering.tile, wrapped) if steering.tile and wrapped else None)
+            session = plain or self._unet(steps, stack, steering.attends, (steering.tile, wrapped) if steering.tile and wrapped else None)
             return self._run(session, inputs)[0]
 
         return denoiser(unet, prompts, steering)
@@ -223,7 +224,8 @@ class Graphs:
         session = self._decoder(decoder, tile)
         raw = unscaled(self._vae, latents).astype(np.float32)
         few = len(raw) if self._runtime(DECODERS[decoder], tile is not None).several else 1
-        pixels = np.concatenate([self._run(session, {"latents": raw[row : row + few]})[0] for row in range(0, len(raw), few)])
+        parts = [self._run(session, {"latents": raw[row : row + few]})[0] for row in range(0, len(raw), few)]
+        pixels = np.concatenate(parts) if len(parts) > 1 else parts[0]
         if pixels.shape[2:] != tuple(self.model.limits.factor * side for side in raw.shape[2:]):
             raise WeightsError(f"{self.model.folder}: vae/config.json and graphs/{DECODERS[decoder]}.onnx do not belong together: fetch the model again")
         return to_bytes(pixels)

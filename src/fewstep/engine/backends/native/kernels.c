@@ -62,10 +62,11 @@ static inline vec load(const float *from) { return *(const loose *)from; }
 static inline void store(float *to, vec value) { *(loose *)to = value; }
 static inline void add(float *to, vec value) { store(to, load(to) + value); }
 static inline float sum_of(vec value) {
-    float numbers[LANES], sum = 0;
+    float numbers[LANES];
     store(numbers, value);
-    for (int i = 0; i < LANES; i++) sum += numbers[i];
-    return sum;
+    for (int half = LANES / 2; half; half /= 2) /* halves, whose sums do not wait for one another */
+        for (int i = 0; i < half; i++) numbers[i] += numbers[i + half];
+    return numbers[0];
 }
 static inline void pause_(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -151,42 +152,56 @@ static inline void prepare(const Operation *op, const float *from, const float *
     }
 }
 
-/* out[rows][wide vectors] = left[rows][depth] . right[depth][wide vectors], which lies in blocks [depth][BLOCK]; n: the numbers of a row of `out`. */
-static inline __attribute__((always_inline)) void panel(const float *left, const float *right, int depth, float *out, int n, int rows, int wide) {
+/* out[rows][wide vectors] = left[rows][depth] . right[depth][wide vectors]: how many numbers lie from one row of `left` to the next and from one of its
+ * columns to the next, from one row of `right` to the next and from one of its blocks to the next, and from one row of `out` to the next. `next`: from
+ * `right` to the matrix that is wanted after it, which comes out of memory meanwhile. */
+static inline __attribute__((always_inline)) void panel(const float *left, size_t row, size_t column, const float *right, size_t below, size_t block,
+                                                        size_t next, int depth, float *out, int n, int rows, int wide) {
     vec sums[ROWS][2 * BLOCK / LANES]; /* in registers */
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < wide; v++) sums[r][v] = (vec){0};
     for (int i = 0; i < depth; i++) {
-        vec column[2 * BLOCK / LANES];
+        vec with[2 * BLOCK / LANES];
         for (int v = 0; v < wide; v++) {
-            const float *from = right + ((size_t)(v * LANES / BLOCK) * depth + i) * BLOCK + v * LANES % BLOCK;
-            column[v] = load(from);
-            if (v * LANES % BLOCK == 0) __builtin_prefetch(from + AHEAD); /* the processor's own ends with each page */
+            const float *from = right + v * LANES / BLOCK * block + i * below + v * LANES % BLOCK;
+            with[v] = load(from);
+            if (v * LANES % BLOCK == 0) __builtin_prefetch(from + AHEAD), __builtin_prefetch(from + next, 0, 2); /* the processor's own end with each page */
         }
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < wide; v++) sums[r][v] += left[(size_t)r * depth + i] * column[v];
+            for (int v = 0; v < wide; v++) sums[r][v] += left[r * row + i * column] * with[v];
     }
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < wide; v++) store(out + (size_t)r * n + v * LANES, sums[r][v]);
 }
 
-/* The columns from `first` to `last` of out[rows][n] = left[rows][depth] . right[n / BLOCK][depth][BLOCK]; rows is a multiple of UNIT. */
+/* The same for any number of rows. */
+static inline __attribute__((always_inline)) void panels(const float *left, size_t row, size_t column, int rows, const float *right, size_t below, size_t block,
+                                                         int depth, float *out, int n, int wide) {
+    for (int r = 0; r < rows;) {
+        const float *from = left + r * row;
+        float *to = out + (size_t)r * n;
+        size_t next = r ? 0 : wide * LANES / BLOCK * block;
+        int some = rows - r >= ROWS ? ROWS : rows - r >= FEWER ? FEWER : rows - r >= UNIT ? UNIT : 1;
+        if (some == ROWS) panel(from, row, column, right, below, block, next, depth, to, n, ROWS, wide);
+        if (some == FEWER) panel(from, row, column, right, below, block, next, depth, to, n, FEWER, wide);
+        if (some == UNIT) panel(from, row, column, right, below, block, next, depth, to, n, UNIT, wide);
+        if (some == 1) panel(from, row, column, right, below, block, next, depth, to, n, 1, wide);
+        r += some;
+    }
+}
+
+/* The columns from `first` to `last` of out[rows][n] = left[rows][depth] . right[n / BLOCK][depth][BLOCK]. */
 static void multiply(const float *left, int rows, const float *right, int depth, int first, int last, float *out, int n) {
+    size_t block = (size_t)depth * BLOCK;
     for (int column = first; column < last;) {
-        int two = (int)LANES == (int)BLOCK && column + 2 * BLOCK <= last; /* one vector a row would leave registers idle */
-        for (int r = 0; r < rows;) {
-            const float *from = left + (size_t)r * depth, *with = right + (size_t)column * depth;
-            float *to = out + (size_t)r * n + column;
-            int some = rows - r >= ROWS ? ROWS : rows - r >= FEWER ? FEWER : UNIT;
-            if (some == ROWS)
-                two ? panel(from, with, depth, to, n, ROWS, 2 * BLOCK / LANES) : panel(from, with, depth, to, n, ROWS, BLOCK / LANES);
-            else if (some == FEWER)
-                two ? panel(from, with, depth, to, n, FEWER, 2 * BLOCK / LANES) : panel(from, with, depth, to, n, FEWER, BLOCK / LANES);
-            else
-                two ? panel(from, with, depth, to, n, UNIT, 2 * BLOCK / LANES) : panel(from, with, depth, to, n, UNIT, BLOCK / LANES);
-            r += some;
+        const float *with = right + (size_t)column * depth;
+        if ((int)LANES == (int)BLOCK && column + 2 * BLOCK <= last) { /* one vector a row would leave registers idle */
+            panels(left, depth, 1, rows, with, BLOCK, block, depth, out + column, n, 2 * BLOCK / LANES);
+            column += 2 * BLOCK;
+        } else {
+            panels(left, depth, 1, rows, with, BLOCK, block, depth, out + column, n, BLOCK / LANES);
+            column += BLOCK;
         }
-        column += two ? 2 * BLOCK : BLOCK;
     }
 }
 
@@ -208,8 +223,11 @@ static int chunk_of(const Operation *op) {
     return tiles < ROWS ? ROWS : least(tiles, 8 * ROWS);
 }
 
-/* How many pixels a strip of another operation has. */
-static int pixels_of(const Operation *op) { return op->kind == DIRECT ? PATCHES : TOKENS; }
+/* How many pixels a strip of another operation has: for two threads there is as much for one as for the other. */
+static int pixels_of(const Operation *op) {
+    int pixels = op->height * op->width, pairs = parts(pixels, 2 * (op->kind == DIRECT ? PATCHES : TOKENS));
+    return parts(pixels < 2 * ROWS ? pixels : parts(pixels, 2 * pairs), UNIT) * UNIT;
+}
 
 static int strips_of(const Operation *op) {
     return op->kind == CONV3 ? parts(parts(op->height, SIDE), strip_of(op)) : parts(op->height * op->width, pixels_of(op));
@@ -226,7 +244,7 @@ size_t scratch_of(const Operation *op) {
     if (op->kind == DIRECT) return scale + seen * op->cin + PATCHES * (9 * (size_t)op->cin + op->cout);
     if (op->kind == CONV1) return scale + TOKENS * both;
     if (op->kind != ATTENTION) return 0;
-    return (size_t)op->tokens * 2 * op->cout + (BLOCK + 2 * ROWS) * (size_t)op->cout + ROWS * (size_t)(op->tokens + BLOCK);
+    return BLOCK * (2 * (size_t)op->cout / op->heads + op->tokens);
 }
 
 /* The piece of work that this thread does next. */
@@ -358,7 +376,7 @@ static void conv3(Run *run, const Operation *op, float *scratch) {
 /* CONV1 and DIRECT: a product of the input's pixels, or of its patches of 3x3 pixels, and a matrix. */
 static void dense(Run *run, const Operation *op, float *scratch) {
     int cin = op->cin, cout = op->cout, patches = op->kind == DIRECT, depth = patches ? 9 * cin : cin, pixels = op->height * op->width, most = pixels_of(op);
-    int strips = strips_of(op), pieces = strips >= 4 * run->threads || run->threads == 1 ? 1 : least(cout / BLOCK, run->threads);
+    int strips = strips_of(op), pieces = strips >= 4 * run->threads || strips % run->threads == 0 ? 1 : least(cout / BLOCK, run->threads);
     int columns = parts(cout / BLOCK, pieces) * BLOCK, row = op->activation == GATED ? 2 * cin : cin;
     int height = op->stride == 2 ? op->in_height : op->height, width = op->stride == 2 ? op->in_width : op->width; /* as a convolution sees the input */
     size_t line = (size_t)(width + 2) * cin;
@@ -398,62 +416,48 @@ static void dense(Run *run, const Operation *op, float *scratch) {
     }
 }
 
-/* The softmax of `count` scores times `rate`, of `padded` that have to be there. */
-static inline void softmax(float *scores, int count, int padded, float rate, float *to) {
-    vec sum = {0};
-    float top = scores[0], numbers[LANES];
-    for (int t = count; t < padded; t++) scores[t] = top;
-    vec most = load(scores);
-    for (int t = LANES; t < padded; t += LANES) most = larger(most, load(scores + t));
-    store(numbers, most);
-    for (int i = 0; i < LANES; i++) top = numbers[i] > top ? numbers[i] : top;
-    for (int t = 0; t < padded; t += LANES) {
-        store(scores + t, power((load(scores + t) - top) * rate));
-        if (t + LANES > count) memset(scores + (t > count ? t : count), 0, sizeof(float) * (t + LANES - (t > count ? t : count)));
-        sum += load(scores + t);
+/* The softmax of scores[keys][BLOCK], for each query by itself; where `causal`, the first query sees the keys to number `first`, each next one more. */
+static void softmax(float *scores, int keys, int causal, int first) {
+    for (int v = 0; v < BLOCK; v += LANES) {
+        vec top = load(scores + v), sum = {0};
+        for (int t = 0; t < keys; t++) {
+            for (int q = 0; causal && q < least(LANES, t - first - v); q++) scores[t * BLOCK + v + q] = -INFINITY;
+            top = larger(top, load(scores + t * BLOCK + v));
+        }
+        for (int t = 0; t < keys; t++) {
+            const vec score = load(scores + t * BLOCK + v), value = (vec)((ivec)power(score - top) & ~(score == -INFINITY));
+            store(scores + t * BLOCK + v, value), sum += value;
+        }
+        for (int t = 0; t < keys; t++) store(scores + t * BLOCK + v, load(scores + t * BLOCK + v) / sum);
     }
-    float total = 1 / sum_of(sum);
-    for (int t = 0; t + LANES <= count; t += LANES) store(to + t, load(scores + t) * total);
-    for (int t = count / LANES * LANES; t < count; t++) to[t] = scores[t] * total;
 }
 
-/* The input is [pixels][queries, ...]; of `other` each key is followed by its value, of cout numbers for all heads. */
+/* The input is [pixels][queries, ...]; of `other` each key is followed by its value, of cout numbers for all heads. Queries are laid side by side,
+ * [channels][BLOCK], and so are their scores, [keys][BLOCK]: keys and values stay where they are. */
 static void attention(Run *run, const Operation *op, float *scratch) {
-    int n = op->height * op->width, keys = op->tokens, padded = parts(keys, BLOCK) * BLOCK, d = op->cout / op->heads, strips = parts(n, ROWS), there = -1;
-    float *left = scratch, *right = left + (size_t)padded * d, *queries = right + (size_t)keys * d, *scores = queries + (size_t)ROWS * d;
-    float *made = scores + (size_t)ROWS * padded, rate = 1 / sqrtf((float)d);
+    int n = op->height * op->width, keys = op->tokens, d = op->cout / op->heads, strips = parts(n, BLOCK);
+    float *queries = scratch, *scores = queries + (size_t)BLOCK * d, *made = scores + (size_t)BLOCK * keys, rate = 1 / sqrtf((float)d);
     for (int piece; (piece = take(run)) < strips * op->heads;) {
-        int head = piece / strips, first = piece % strips * ROWS, some = least(ROWS, n - first), rows = parts(some, UNIT) * UNIT;
-        if (head != there) {
-            memset(left, 0, sizeof(float) * padded * d);
-            for (int t = 0; t < keys; t++)
-                for (int i = 0; i < d; i += BLOCK) {
-                    const float *from = op->other + (size_t)t * op->apart + head * d + i;
-                    for (int c = 0; c < BLOCK; c++) left[((size_t)(t / BLOCK) * d + i + c) * BLOCK + t % BLOCK] = from[c];
-                    memcpy(right + ((size_t)(i / BLOCK) * keys + t) * BLOCK, from + op->cout, sizeof(float) * BLOCK);
-                }
-            there = head;
+        int head = piece / strips, first = piece % strips * BLOCK, some = least(BLOCK, n - first);
+        const float *with = op->other + head * d;
+        for (int q = 0; q < BLOCK; q++) { /* those behind the last are the last once more, and nobody reads them */
+            const float *from = op->in + (size_t)(first + least(q, some - 1)) * op->cin + head * d;
+            for (int i = 0; i < d; i++) queries[i * BLOCK + q] = from[i] * rate;
         }
-        memset(queries, 0, sizeof(float) * rows * d);
-        for (int r = 0; r < some; r++) memcpy(queries + (size_t)r * d, op->in + (size_t)(first + r) * op->cin + head * d, sizeof(float) * d);
-        multiply(queries, rows, left, d, 0, padded, scores, padded);
-        for (int r = 0; r < rows; r++) {
-            int seen = op->causal ? least(keys, first + r + 1) : keys;
-            softmax(scores + (size_t)r * padded, seen, padded, rate, scores + (size_t)r * keys);
-            memset(scores + (size_t)r * keys + seen, 0, sizeof(float) * (keys - seen));
-        }
-        multiply(scores, rows, right, keys, 0, d, made, d);
-        for (int r = 0; r < some; r++) memcpy(op->out + (size_t)(first + r) * op->cout + head * d, made + (size_t)r * d, sizeof(float) * d);
+        panels(with, op->apart, 1, keys, queries, BLOCK, 0, d, scores, BLOCK, BLOCK / LANES);
+        softmax(scores, keys, op->causal, first);
+        for (int c = 0; c < d; c += BLOCK) panels(scores, 1, BLOCK, BLOCK, with + op->cout + c, op->apart, 0, keys, made + c, d, BLOCK / LANES);
+        for (int q = 0; q < some; q++) memcpy(op->out + (size_t)(first + q) * op->cout + head * d, made + (size_t)q * d, sizeof(float) * d);
     }
 }
 
 /* Channels of `other` behind those of the input. */
 static void concat(Run *run, const Operation *op) {
-    int n = op->cin, more = op->cout - n, pixels = op->height * op->width;
+    int n = op->cin, more = op->cout - n, pixels = op->height * op->width, most = pixels_of(op);
     for (int strip; (strip = take(run)) < strips_of(op);) {
         float *stats = op->stats + (size_t)strip * 2 * op->cout;
         if (op->stats) memset(stats, 0, sizeof(float) * 2 * op->cout);
-        for (int t = strip * TOKENS; t < least(pixels, (strip + 1) * TOKENS); t++)
+        for (int t = strip * most; t < least(pixels, (strip + 1) * most); t++)
             for (int c = 0; c < op->cout; c += LANES) {
                 vec value = load(c < n ? op->in + (size_t)t * n + c : op->other + (size_t)t * more + c - n);
                 store(op->out + (size_t)t * op->cout + c, value);

@@ -62,7 +62,7 @@ class Computed:
                     wait(begun)  # for all: who fails must not leave others at work in what the next call uses
                     made += [one.result() for one in begun]
             made += [work(plan(self._threads, 0), number) for number in range(together, count)]
-        return np.stack(made)
+        return made[0][None] if count == 1 else np.stack(made)
 
 
 @cache

@@ -51,16 +51,16 @@ class Unet:
         keys.product(0, *(name.removesuffix(".weight") for name in builder.keys))
         x = times.product(times.product(0, "first"), "second", activation=SILU)
         times.product(x, "shifts", activation=SILU)
-        self._main, self._keys, self._times = (Computed(library, own, threads) for own in (layers, keys.finished(), times.finished()))
-        self._frequencies = builder.frequencies, int(config["addition_time_embed_dim"])
+        self._main, self._keys = (Computed(library, own, threads) for own in (layers, keys.finished()))
+        self._times = Computed(library, times.finished(), 1)  # of a pixel: less work than a second thread takes to begin
+        self._frequencies = frequencies(builder.frequencies), frequencies(int(config["addition_time_embed_dim"]))
         self._known: deque[tuple[Floats, Floats]] = deque(maxlen=KNOWN)  # prompts with their keys
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """What a UNet's graph answers (fewstep.models.graphs.Unet), picture by picture."""
-        wide, each = self._frequencies
-        conditions = zip(*(inputs[name] for name in ("timestep", "pooled", "ids")), strict=True)
-        about = [np.concatenate([sinusoids(np.array([t]), wide), pooled, sinusoids(ids, each)]) for t, pooled, ids in conditions]
-        biases = self._times(np.stack(about).T[None, :, :, None])[0, :, 0]  # as if they were pixels
+        times, sizes = (sinusoids(inputs[name], own) for name, own in zip(("timestep", "ids"), self._frequencies, strict=True))
+        about = np.concatenate([times, inputs["pooled"], sizes], axis=1)
+        biases = self._times(about.T[None, :, :, None])[0, :, 0]  # as if they were pixels
         sample, keys = inputs["sample"], [self._seen(embeds) for embeds in inputs["prompt_embeds"]]
 
         def denoise(plan: Plan, number: int) -> Floats:
@@ -74,7 +74,7 @@ class Unet:
         found = next((keys for one, keys in list(self._known) if np.array_equal(one, embeds)), None)
         if found is None:
             found = self._keys(embeds.T[None, :, :, None])[0, :, 0]
-            self._known.append((embeds.copy(), found))
+            self._known.appendleft((embeds.copy(), found))  # most are asked for again at once, in the next step
         return found
 
 
@@ -167,8 +167,13 @@ class _Builder:
         return net.product(gates, f"{name}.ff.net.2", activation=GATED, residual=x)
 
 
-def sinusoids(values: NDArray[Any], channels: int) -> Floats:
-    """``channels`` numbers for each of ``values`` [N], one after the other, cosines first (diffusers' get_timestep_embedding, flipped and not shifted)."""
+def frequencies(channels: int) -> Floats:
+    """Those of the sinusoids that fill so many channels."""
     half = channels // 2
-    angles = values.astype(np.float32)[:, None] * np.exp(-np.log(LONGEST_PERIOD) * np.arange(half, dtype=np.float32) / half)
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32).ravel()
+    return np.exp(-np.log(LONGEST_PERIOD) * np.arange(half, dtype=np.float32) / half)
+
+
+def sinusoids(values: NDArray[Any], own: Floats) -> Floats:
+    """Values [B] or [B, N] as [B, N * channels], one after the other, cosines first (diffusers' get_timestep_embedding, flipped and not shifted)."""
+    angles = values.astype(np.float32).reshape(len(values), -1, 1) * own
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32).reshape(len(values), -1)
