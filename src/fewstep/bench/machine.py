@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.engine.device import memory
-from fewstep.engine.doctor import installed
-from fewstep.engine.doctor import processor as cpu_name
+from fewstep.engine.device import processor as cpu_name
+from fewstep.engine.software import installed
 
 PACKAGES = ("fewstep", "torch", "diffusers", "transformers", "onnxruntime", "openvino", "numpy")
 QUIET = 0.1  # cores that others may use before it is worth saying

@@ -9,11 +9,11 @@ import numpy as np
 from fewstep.engine.backends import Backend
 from fewstep.engine.backends.names import NATIVE, stages_of
 from fewstep.engine.backends.native.library import identity
-from fewstep.engine.device import card
-from fewstep.engine.doctor import compiler, installed, instructions, processor
+from fewstep.engine.device import card, instructions, processor
 from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.request import MOST_BATCH, Settled
+from fewstep.engine.software import compiler, installed
 from fewstep.engine.steering import Steering, guides, layout, scales, time_ids
 from fewstep.engine.wording import read
 

@@ -1,4 +1,4 @@
-"""Which device, and how many cores of it are ours. Loads torch only where there may be an accelerator."""
+"""Which device, what its processor can do and how many cores of it are ours. Loads torch only where there may be an accelerator."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bfloat16", "amx_tile": "AMX", "asimd": "NEON", "sve": "SVE"}
 
 
 def best_device() -> str:
@@ -115,3 +116,29 @@ def quota(root: Path) -> int | None:
     if not given.isdecimal() or not period.isdecimal() or int(period) == 0:
         return None
     return max(1, ceil(int(given) / int(period)))
+
+
+def processor() -> str:
+    """The processor's name as it gives it itself."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """The vector and matrix instructions that the processor has, of those that runtimes gain by."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    return [name for flag, name in INSTRUCTIONS.items() if flag in flags]
+
+
+def features() -> list[str]:
+    """All that the processor says of itself and its instructions, each once."""
+    named = r"^(?:model name|flags|Features|CPU (?:implementer|architecture|variant|part))\s*:.+$"
+    return sorted({" ".join(line.split()) for line in re.findall(named, _cpuinfo(), re.MULTILINE)}) or [processor()]
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

@@ -6,20 +6,16 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from fewstep import __version__
-from fewstep.engine.device import CGROUPS, allowed, best_device, cores, free, memory
+from fewstep.engine.device import CGROUPS, allowed, best_device, cores, free, instructions, memory, processor
 from fewstep.engine.memory import MEMORY, SDXL_CONTROLNET, Need, choose, need, sdxl
 from fewstep.engine.model import open_model
 from fewstep.engine.request import RequestError, listed
+from fewstep.engine.software import NAMES, compiler, installed
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import Entry, ModelError, entries
 
@@ -38,8 +34,6 @@ EXTRAS = {  # {package: (the extra that brings it, what that is good for)}
     "torchao": ("quantize", "eight bits: --precision int8 and float8"),
     "pyarrow": ("parquet", "lists of prompts in parquet"),
 }
-NAMES = {"skimage": "scikit-image"}  # of distributions, where they differ
-INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bfloat16", "amx_tile": "AMX", "asimd": "NEON", "sve": "SVE"}
 GB = 1e9
 
 
@@ -166,47 +160,3 @@ def advice(wanted: Need, there: int | None, device: str) -> tuple[str | None, st
         return None, f"does not fit the {there / GB:.1f} GB that are free"
     way = choose(wanted, there)
     return f"--memory {way}", f"more than the {there / GB:.1f} GB that are free, and {wanted.of(way) / GB:.2g} GB with --memory {way}"
-
-
-def processor() -> str:
-    """The processor's name as it gives it itself."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def instructions() -> list[str]:
-    """The vector and matrix instructions that the processor has, of those that runtimes gain by."""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    flags = set(found[1].split()) if found else set()
-    return [name for flag, name in INSTRUCTIONS.items() if flag in flags]
-
-
-def features() -> list[str]:
-    """All that the processor says of itself and its instructions, each once."""
-    named = r"^(?:model name|flags|Features|CPU (?:implementer|architecture|variant|part))\s*:.+$"
-    return sorted({" ".join(line.split()) for line in re.findall(named, _cpuinfo(), re.MULTILINE)}) or [processor()]
-
-
-def _cpuinfo() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-
-
-def compiler() -> list[str] | None:
-    """The command that compiles C: what CC says, on Linux cc without it; None where there is none."""
-    try:
-        words = shlex.split(os.environ.get("CC") or ("cc" if sys.platform == "linux" else ""))  # macOS has a cc that asks to be installed
-    except ValueError:
-        return None
-    program = shutil.which(words[0]) if words else None
-    return [program, *words[1:]] if program else None
-
-
-def installed(package: str) -> str | None:
-    """The version of a package, None where it is not installed."""
-    try:
-        return version(NAMES.get(package, package))
-    except PackageNotFoundError:
-        return None

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from fewstep.cli import main
-from fewstep.engine import doctor
+from fewstep.engine import device, doctor
 from fewstep.engine.memory import sdxl
 
 CPUINFO = "processor\t: 0\nmodel name\t: A Processor\nflags\t\t: fpu sse avx2 amx_tile avx512f\n"
 
 
 def test_the_processors_instructions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_cpuinfo", lambda: CPUINFO)
-    assert (doctor.processor(), doctor.instructions()) == ("A Processor", ["AVX2", "AVX-512", "AMX"])
-    monkeypatch.setattr(doctor, "_cpuinfo", lambda: "Features\t: fp asimd\n")
-    assert doctor.instructions() == ["NEON"]
+    monkeypatch.setattr(device, "_cpuinfo", lambda: CPUINFO)
+    assert (device.processor(), device.instructions()) == ("A Processor", ["AVX2", "AVX-512", "AMX"])
+    monkeypatch.setattr(device, "_cpuinfo", lambda: "Features\t: fp asimd\n")
+    assert device.instructions() == ["NEON"]
 
 
 def test_sdxl_takes_what_its_published_files_do() -> None:

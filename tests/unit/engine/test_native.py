@@ -28,10 +28,11 @@ from fewstep.engine.backends.native.network import GATED, PLANES, RELU, SILU, Ne
 from fewstep.engine.backends.native.plan import Computed
 from fewstep.engine.backends.native.texts import Texts
 from fewstep.engine.backends.native.unet import Unet
-from fewstep.engine.doctor import compiler, report
+from fewstep.engine.doctor import report
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
 from fewstep.engine.request import Request
+from fewstep.engine.software import compiler
 from fewstep.models.adapters import TEXT
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded

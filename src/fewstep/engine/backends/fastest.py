@@ -14,10 +14,11 @@ from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.names import NATIVE, RUNTIMES, STAGES, stages_of
 from fewstep.engine.backends.native.library import identity, possible
 from fewstep.engine.backends.native.network import UnknownNetwork
-from fewstep.engine.doctor import compiler, installed, instructions, processor
+from fewstep.engine.device import instructions, processor
 from fewstep.engine.measured import Momentary, least, remembered
 from fewstep.engine.model import Model
 from fewstep.engine.request import listed
+from fewstep.engine.software import compiler, installed
 from fewstep.engine.steering import Steering
 from fewstep.engine.wording import read
 from fewstep.schedule import TRAIN_TIMESTEPS

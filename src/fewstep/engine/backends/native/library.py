@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 
 from fewstep.engine.backends import BackendError, log
-from fewstep.engine.doctor import compiler, features
+from fewstep.engine.device import features
 from fewstep.engine.measured import cache
+from fewstep.engine.software import compiler
 
 SOURCE = Path(__file__).with_name("kernels.c")
 X86 = ("x86_64", "amd64")
