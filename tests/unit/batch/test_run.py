@@ -50,6 +50,23 @@ def test_a_job_leaves_a_folder_to_look_at(batch: Batch, tmp_path: Path) -> None:
         assert sheet.size == (3 * 64, 2 * 64)
 
 
+def test_it_says_where_another_backend_made_what_is_there(batch: Batch, tmp_path: Path) -> None:
+    """Their last bits are others, and a job that goes on would mix them unsaid."""
+    asked = "rows.csv", "--out", "o", *TEMPLATE, "--keep", "sku", *SMALL
+    batch(*asked)
+    first, *others = read_lines(results := tmp_path / "o" / NAME)
+    (tmp_path / "o" / first["path"]).unlink()
+    assert batch(*asked).err == ""
+    results.write_text("".join(json.dumps({**line, "backend": "another"}) + "\n" for line in (first, *others)))
+    (tmp_path / "o" / first["path"]).unlink()
+    answer = batch(*asked)
+    assert answer.code == 0
+    assert (
+        answer.err
+        == f"note: the pictures that are there were computed by another, and {first['backend']} computes here: the last bits of those to come differ\n"
+    )
+
+
 def test_pictures_are_those_of_the_engine(batch: Batch, tmp_path: Path, tiny: Path) -> None:
     """In a batch of the same size; alone they may differ in the last bits."""
     batch("rows.csv", "--out", "o", *TEMPLATE, "--keep", "sku", *SMALL)
