@@ -401,18 +401,16 @@ static void dense(Run *run, const Operation *op, float *scratch) {
         if (patches || op->groups || op->activation || op->layered || padded > some) from = rows;
         if (from == rows) memset(rows + (size_t)some * depth, 0, sizeof(float) * (padded - some) * depth);
         multiply(from, padded, op->weight, depth, left, right, made, cout);
-        for (int c = left; c < right; c += LANES) {
-            const vec bias = load(op->bias + c);
-            vec sum = {0}, squares = {0};
-            for (int t = 0; t < some; t++) {
+        float *stats = op->stats ? op->stats + (size_t)strip * 2 * cout : NULL;
+        for (int c = left; stats && c < right; c += LANES) store(stats + c, (vec){0}), store(stats + cout + c, (vec){0});
+        for (int t = 0; t < some; t++)
+            for (int c = left; c < right; c += LANES) {
                 size_t at = (size_t)(first + t) * cout + c;
-                vec value = load(made + (size_t)t * cout + c) + bias;
+                vec value = load(made + (size_t)t * cout + c) + load(op->bias + c);
                 if (op->residual) value += load(op->residual + at);
                 store(op->out + at, value);
-                sum += value, squares += value * value;
+                if (stats) add(stats + c, value), add(stats + cout + c, value * value);
             }
-            if (op->stats) store(op->stats + (size_t)strip * 2 * cout + c, sum), store(op->stats + ((size_t)strip * 2 + 1) * cout + c, squares);
-        }
     }
 }
 

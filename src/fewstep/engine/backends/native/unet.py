@@ -54,14 +54,14 @@ class Unet:
         self._main, self._keys = (Computed(library, own, threads) for own in (layers, keys.finished()))
         self._times = Computed(library, times.finished(), 1)  # of a pixel: less work than a second thread takes to begin
         self._frequencies = frequencies(builder.frequencies), frequencies(int(config["addition_time_embed_dim"]))
-        self._known: deque[tuple[Floats, Floats]] = deque(maxlen=KNOWN)  # prompts with their keys
+        self._known: deque[tuple[bytes, Floats]] = deque(maxlen=KNOWN)  # prompts with their keys, the newest first
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """What a UNet's graph answers (fewstep.models.graphs.Unet), picture by picture."""
         times, sizes = (sinusoids(inputs[name], own) for name, own in zip(("timestep", "ids"), self._frequencies, strict=True))
         about = np.concatenate([times, inputs["pooled"], sizes], axis=1)
         biases = self._times(about.T[None, :, :, None])[0, :, 0]  # as if they were pixels
-        sample, keys = inputs["sample"], [self._seen(embeds) for embeds in inputs["prompt_embeds"]]
+        sample, keys = inputs["sample"], self._seen(inputs["prompt_embeds"])
 
         def denoise(plan: Plan, number: int) -> Floats:
             plan.biases[:] = biases[number]
@@ -69,13 +69,18 @@ class Unet:
 
         return self._main.each(sample.shape, denoise)
 
-    def _seen(self, embeds: Floats) -> Floats:
-        """Keys and values of all layers for one prompt [tokens, C]: [tokens, channels]."""
-        found = next((keys for one, keys in list(self._known) if np.array_equal(one, embeds)), None)
-        if found is None:
-            found = self._keys(embeds.T[None, :, :, None])[0, :, 0]
-            self._known.appendleft((embeds.copy(), found))  # most are asked for again at once, in the next step
-        return found
+    def _seen(self, prompts: Floats) -> list[Floats]:
+        """Keys and values of all layers for each of the prompts [B, tokens, C]: [tokens, channels]."""
+        names, there = [prompt.tobytes() for prompt in prompts], list(self._known)
+        known, keys, new = [name for name, _ in there], [made for _, made in there], list[int]()
+        for number, name in enumerate(names):
+            if name not in known:
+                known.append(name)
+                new.append(number)
+        if new:
+            keys += list(self._keys(prompts[new].transpose(0, 2, 1)[..., None])[:, :, 0])
+            self._known.extendleft(zip(known[len(there) :], keys[len(there) :], strict=True))
+        return [keys[known.index(name)] for name in names]
 
 
 class _Builder:
