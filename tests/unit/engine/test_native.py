@@ -22,12 +22,13 @@ from PIL import Image
 from tests.alike import BOUND, EVERY, difference, named
 
 from fewstep.engine.backends import BackendError, fastest, graphs
-from fewstep.engine.backends.native import decoders, library
-from fewstep.engine.backends.native.decoders import autoencoder, reduced
+from fewstep.engine.backends.native import autoencoders, library
+from fewstep.engine.backends.native.autoencoders import decoder, encoder, reduced
 from fewstep.engine.backends.native.network import GATED, PLANES, RELU, SILU, Network, Norm, UnknownNetwork
 from fewstep.engine.backends.native.plan import Computed
 from fewstep.engine.backends.native.texts import Texts
 from fewstep.engine.backends.native.unet import Unet
+from fewstep.engine.decode import to_values
 from fewstep.engine.doctor import report
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
@@ -103,8 +104,19 @@ def test_what_else_a_picture_can_be_is_the_same_too(engines: tuple[Engine, Engin
         assert difference(*(engine.generate(request) for engine in engines)) <= BOUND, request
 
 
+def test_an_image_becomes_the_latents_that_eager_torch_makes_of_it(kernels: ctypes.CDLL, engines: tuple[Engine, Engine]) -> None:
+    """Of any size, on any number of threads, and computed by the kernels."""
+    assert engines[0].backend._runtime("encoder", False).name == NAME
+    alone, many = (Computed(kernels, encoder(weights("encoder"), VAE), threads) for threads in (1, 3))
+    for size in (256, 256), (64, 128), (336, 176), (80, 16):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+        made, wanted = (np.asarray(engine.backend.encode_image(image)) for engine in engines)
+        np.testing.assert_allclose(made, wanted, atol=1e-4 * float(wanted.std()))
+        assert np.array_equal(alone(to_values(image)), many(to_values(image)))
+
+
 def test_a_picture_is_the_same_to_the_byte_alone_and_among_others_with_any_number_of_threads(kernels: ctypes.CDLL, engines: tuple[Engine, Engine]) -> None:
-    layers = autoencoder(weights("decoder"), VAE)
+    layers = decoder(weights("decoder"), VAE)
     sides = (16, 16), (16, 16), (5, 7), (9, 28)
     latents = [np.random.default_rng(seed).standard_normal((1, 16, *side)).astype(np.float32) for seed, side in enumerate(sides)]
     one, three, many = (Computed(kernels, layers, threads) for threads in (1, 3, 300))
@@ -220,7 +232,12 @@ def test_damaged_weights_and_unknown_ones_are_refused(kernels: ctypes.CDLL, monk
         (good | {"vae.decoder.conv_out.weight": np.zeros((3, 32, 3, 3), np.float32)}, {}, "conv_out takes 32 channels where there are 16"),
     ):
         with pytest.raises(UnknownNetwork, match=said):
-            autoencoder(changed, VAE | other)
+            decoder(changed, VAE | other)
+    own = weights("encoder")
+    with pytest.raises(UnknownNetwork, match=r"there is no encoder\.conv_in\.weight"):
+        encoder(good, VAE)
+    with pytest.raises(UnknownNetwork, match=r"attentions\.0\.to_q\.weight is of no network"):
+        encoder(own | {"vae.encoder.down_blocks.0.attentions.0.to_q.weight": own["vae.encoder.conv_in.bias"]}, VAE)
     config = json.loads((EMOJI / "unet" / "config.json").read_text())
     unet = weights("unet")
     for changed, other, said in (
@@ -310,7 +327,7 @@ def test_it_is_taken_where_it_is_faster_and_not_where_its_pictures_are_others(mo
     monkeypatch.setattr(fastest, "_seconds", lambda work, threads: {name: dict.fromkeys(stages, float(len(name))) for name, stages in work.items()})
     assert fastest.fastest(open_model("emoji"), 2, lambda name: graphs.Graphs(open_model("emoji"), 2, name)) == NAME
     bias = "vae.decoder.conv_out.bias"
-    monkeypatch.setattr(decoders, "autoencoder", lambda weights, config: autoencoder(weights | {bias: weights[bias] + np.float32(0.05)}, config))
+    monkeypatch.setattr(autoencoders, "decoder", lambda weights, config: decoder(weights | {bias: weights[bias] + np.float32(0.05)}, config))
     assert fastest.fastest(open_model("emoji"), 3, lambda name: graphs.Graphs(open_model("emoji"), 3, name)) == "onnxruntime"
     assert "native makes another picture than onnxruntime does, and is not used" in caplog.text
 
@@ -351,7 +368,7 @@ def test_who_must_not_measure_takes_it_where_it_is_known_to_be_fast(monkeypatch:
     monkeypatch.setattr(fastest, "instructions", lambda: ["NEON"])
     assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
     monkeypatch.setattr(fastest, "instructions", lambda: ["AVX2"])
-    monkeypatch.setattr(decoders, "autoencoder", lambda weights, config: reduced(weights))
+    monkeypatch.setattr(autoencoders, "decoder", lambda weights, config: reduced(weights))
     assert not caplog.text.count("cannot be used")
     assert Engine.load("emoji", measure=False).backend.name == "onnxruntime"
     assert "the faster runtime cannot be used here (native cannot use" in caplog.text
@@ -372,7 +389,7 @@ def weights(graph: str) -> dict[str, Any]:
     """Those of one of the embedded model's networks, as its backend reads them."""
     shapes = graphs.read_index(open_model("emoji"))[graph]
     found: dict[str, Any] = {}
-    for part in TEXT if graph == "text" else ({"decoder": "vae"}.get(graph, graph),):
+    for part in TEXT if graph == "text" else ({"decoder": "vae", "encoder": "vae"}.get(graph, graph),):
         path = EMOJI / part / (graphs.WEIGHTS if graph != "text" else "model.safetensors")
         found |= {f"{part}.{name}": value.astype(np.float32) for name, value in graphs.read_weights(path, "numpy").items()}
     bare = {name.replace(".text_model.", "."): value for name, value in found.items()}

@@ -123,12 +123,12 @@ class Native:
         self._library, self._configs = library.load(), configs
 
     def takes(self, graph: str, wrapped: bool) -> bool:
-        """Neither padding that wraps around, nor a UNet with negative prompts in its attentions, nor an autoencoder's encoder."""
-        return graph in ("text", "unet", *DECODERS.values()) and not wrapped
+        """Neither padding that wraps around, nor a UNet with negative prompts in its attentions."""
+        return graph in ("text", "unet", "encoder", *DECODERS.values()) and not wrapped
 
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
-        from fewstep.engine.backends.native import decoders
+        from fewstep.engine.backends.native import autoencoders
         from fewstep.engine.backends.native.plan import Computed
         from fewstep.engine.backends.native.texts import Texts
         from fewstep.engine.backends.native.unet import Unet
@@ -139,6 +139,6 @@ class Native:
         if part == "unet":
             unet = Unet(self._library, weights, self._configs[part], threads)
             return lambda inputs: [unet(inputs)]
-        layers = decoders.autoencoder(weights, self._configs[part]) if part == "vae" else decoders.reduced(weights)
+        given, layers = autoencoders.network(weights, self._configs["vae"])
         network = Computed(self._library, layers, threads)
-        return lambda inputs: [network(inputs["latents"])]
+        return lambda inputs: [network(inputs[given])]

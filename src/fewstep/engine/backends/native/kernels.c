@@ -42,6 +42,7 @@ typedef struct {
     int32_t layered;                        /* whether each pixel of the input is normalised by itself */
     int32_t heads, tokens, apart;           /* of attention; how many keys and values there are, and how many numbers lie from one to the next */
     int32_t causal;                         /* whether a query sees no keys behind its own */
+    int32_t late;                           /* whether a convolution that halves sees pixels 2i to 2i + 2 instead of 2i - 1 to 2i + 1 */
     float epsilon;
     const float *in, *other, *residual; /* other: keys, with values behind each, or what CONCAT puts beside; residual: added to the output, or NULL */
     float *out, *stats;                 /* stats: NULL where nobody asks for them, else [strips][sums, sums of squares][cout] */
@@ -240,7 +241,7 @@ size_t stats_of(const Operation *op) { return (size_t)strips_of(op) * 2 * op->co
 size_t scratch_of(const Operation *op) {
     size_t both = (size_t)op->cin + op->cout, scale = 2 * (size_t)op->cin;
     if (op->kind == CONV3) return scale + (size_t)(depth_of(op) * SIDE + 2) * (parts(op->width, SIDE) * SIDE + 2) * op->cin + POINTS * chunk_of(op) * both;
-    size_t seen = (size_t)(op->in_height + op->height + 2) * (op->in_width + op->width + 2); /* pixels, at most */
+    size_t seen = op->stride == 2 ? (size_t)(op->in_height + 2) * (op->in_width + 2) : (size_t)(op->height + 2) * (op->width + 2); /* pixels */
     if (op->kind == DIRECT) return scale + seen * op->cin + PATCHES * (9 * (size_t)op->cin + op->cout);
     if (op->kind == CONV1) return scale + TOKENS * both;
     if (op->kind != ATTENTION) return 0;
@@ -392,7 +393,8 @@ static void dense(Run *run, const Operation *op, float *scratch) {
         const float *from = op->in + (size_t)first * row;
         if (patches) {
             for (int t = 0; t < some; t++) {
-                const float *corner = picture + (first + t) / op->width * op->stride * line + (size_t)((first + t) % op->width) * op->stride * cin;
+                int down = (first + t) / op->width * op->stride + op->late, across = (first + t) % op->width * op->stride + op->late;
+                const float *corner = picture + down * line + (size_t)across * cin;
                 for (int y = 0; y < 3; y++) memcpy(rows + (size_t)t * depth + (size_t)y * 3 * cin, corner + y * line, sizeof(float) * 3 * cin);
             }
         } else if (op->groups || op->activation || op->layered || padded > some) {

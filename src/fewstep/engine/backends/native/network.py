@@ -66,6 +66,7 @@ class Layer:
     residual: int | None = None
     other: int | None = None  # a second picture: what CONCAT puts beside the first
     stride: int = 1
+    late: bool = False  # whether a convolution that halves sees pixels 2i to 2i + 2 instead of 2i - 1 to 2i + 1
     factor: int = 1
     groups: int = 0
     layered: bool = False

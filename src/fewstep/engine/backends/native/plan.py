@@ -149,7 +149,7 @@ def _operation(layer: Layer, layers: Sequence[Layer], height: int, width: int) -
     sizes = [scale.of(side) if scale else side for scale in (layer.scale, before) for side in (height, width)]
     addresses = (None if value is None else value.ctypes.data for value in layer.weights)
     heads = layer.heads if layer.kind == ATTENTION else 0
-    own = layer.stride, layer.activation, layer.factor, layer.groups, layer.source - 1, layer.layered, heads, 0, 0, layer.causal, layer.epsilon
+    own = layer.stride, layer.activation, layer.factor, layer.groups, layer.source - 1, layer.layered, heads, 0, 0, layer.causal, layer.late, layer.epsilon
     return Operation(layer.kind, layer.cin, layer.cout, *sizes, *own, None, None, None, None, None, *addresses)
 
 
