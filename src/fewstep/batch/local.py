@@ -6,7 +6,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
@@ -61,6 +61,8 @@ class Books:
     strict: bool = False
     format: str = DEFAULT
     score: Score | None = None
+    kept_of: set[str] = field(default_factory=set)  # the backends that computed what was there
+    made_of: set[str] = field(default_factory=set)  # and those of what is made now
     _stopped: bool = False  # nothing is appended to half a line
 
     def there(self, item: Item) -> There | None:
@@ -92,6 +94,7 @@ class Books:
         elif isinstance(outcome, There):
             tally.kept += 1
             line = self._scored(outcome.line)
+            self.kept_of.add(line.get("backend", ""))
             self.store.settled(line["index"], line)
         else:
             one = encode(outcome, self.store, self.format, self.score) if isinstance(outcome, Made) else outcome
@@ -100,6 +103,7 @@ class Books:
             line = one.line
             self.results.add(line)
             tally.made += 1
+            self.made_of.add(line["backend"])
             tally.bytes += line["bytes"]
             self.store.settled(line["index"], line)
         self.report(tally, False)

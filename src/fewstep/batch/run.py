@@ -20,7 +20,6 @@ from fewstep.batch.options import STDOUT, Options
 from fewstep.batch.output import Output, Place, is_bucket, opened
 from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.progress import Tally, duration, json_line, reports, size
-from fewstep.batch.results import read_lines
 from fewstep.batch.score import later, scorer
 from fewstep.batch.spill import SpillError
 from fewstep.batch.store import Store
@@ -100,6 +99,7 @@ def _work(options: Options, manifest: Manifest, expansion: Expansion, total: int
                     carry_out(options, manifest, expansion, place, books)
                 finally:
                     report(tally, True)
+            _note_who(books)
             _finish(options, output, books.store, total)
         except KeyboardInterrupt:
             print(f"fewstep: interrupted; {tally.done} of {total} pictures are finished, and the same command goes on", file=sys.stderr)
@@ -111,17 +111,17 @@ def _work(options: Options, manifest: Manifest, expansion: Expansion, total: int
 def _here(options: Options, manifest: Manifest, expansion: Expansion, place: Place, books: Books) -> None:
     """Make what is missing on this machine."""
     engines = load(options)
-    _note_who(books.results.path, engines[0].backend.name)
     books.score = scorer(options.score, engines[0].model.folder)
     books.tally.restart()
     run_here(parts_of(options, manifest, expansion, engines[0].limits, engines[0].model), [partial(make, engine) for engine in engines], books)
 
 
-def _note_who(results: Path, name: str) -> None:
-    """Say on stderr where the pictures that are there were computed by another backend than ``name``: a compiler for C has come or gone, for one."""
-    before = next((line["backend"] for line in read_lines(results) if "backend" in line), name)
-    if before != name:
-        print(f"note: the pictures that are there were computed by {before}, and {name} computes here: the last bits of those to come differ", file=sys.stderr)
+def _note_who(books: Books) -> None:
+    """Say on stderr where others computed what was there than what is new: a compiler for C has come or gone, for one."""
+    others = sorted(books.kept_of - books.made_of - {""})
+    if others and books.made_of:
+        news = ", ".join(sorted(books.made_of))
+        print(f"note: pictures that were there were computed by {', '.join(others)}, the new ones by {news}: they may differ in the last bits", file=sys.stderr)
 
 
 def _on_ray(options: Options, manifest: Manifest, expansion: Expansion, place: Place, books: Books) -> None:

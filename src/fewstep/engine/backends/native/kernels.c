@@ -234,6 +234,14 @@ static int strips_of(const Operation *op) {
     return op->kind == CONV3 ? parts(parts(op->height, SIDE), strip_of(op)) : parts(op->height * op->width, pixels_of(op));
 }
 
+/* How many rows of the input DIRECT holds: all, with a row of zeros on either side, or, where it halves a picture, which may be large, those of a strip. */
+static int rows_of(const Operation *op) {
+    return op->stride == 2 ? least(op->in_height + 3, 2 * parts(pixels_of(op), op->width) + 3 + op->late) : op->height + 2;
+}
+
+/* How many numbers one of them has. */
+static size_t line_of(const Operation *op) { return (size_t)((op->stride == 2 ? op->in_width : op->width) + 2 + op->late) * op->cin; }
+
 /* Numbers that the statistics of an operation take. */
 size_t stats_of(const Operation *op) { return (size_t)strips_of(op) * 2 * op->cout; }
 
@@ -241,8 +249,7 @@ size_t stats_of(const Operation *op) { return (size_t)strips_of(op) * 2 * op->co
 size_t scratch_of(const Operation *op) {
     size_t both = (size_t)op->cin + op->cout, scale = 2 * (size_t)op->cin;
     if (op->kind == CONV3) return scale + (size_t)(depth_of(op) * SIDE + 2) * (parts(op->width, SIDE) * SIDE + 2) * op->cin + POINTS * chunk_of(op) * both;
-    size_t seen = op->stride == 2 ? (size_t)(op->in_height + 2) * (op->in_width + 2) : (size_t)(op->height + 2) * (op->width + 2); /* pixels */
-    if (op->kind == DIRECT) return scale + seen * op->cin + PATCHES * (9 * (size_t)op->cin + op->cout);
+    if (op->kind == DIRECT) return scale + (size_t)rows_of(op) * line_of(op) + PATCHES * (9 * (size_t)op->cin + op->cout);
     if (op->kind == CONV1) return scale + TOKENS * both;
     if (op->kind != ATTENTION) return 0;
     return BLOCK * (2 * (size_t)op->cout / op->heads + op->tokens);
@@ -380,20 +387,19 @@ static void dense(Run *run, const Operation *op, float *scratch) {
     int strips = strips_of(op), pieces = strips >= 4 * run->threads || strips % run->threads == 0 ? 1 : least(cout / BLOCK, run->threads);
     int columns = parts(cout / BLOCK, pieces) * BLOCK, row = op->activation == GATED ? 2 * cin : cin;
     int height = op->stride == 2 ? op->in_height : op->height, width = op->stride == 2 ? op->in_width : op->width; /* as a convolution sees the input */
-    size_t line = (size_t)(width + 2) * cin;
+    size_t line = line_of(op);
     float *scale = scratch, *shift = scale + cin, *rows = shift + cin, *made = rows + (size_t)most * depth, *picture = made + (size_t)most * cout;
-    int ready = 0;
+    int top = -1; /* the first row in `picture`; none yet */
+    normalisation(run, op, scale, shift);
     for (int piece; (piece = take(run)) < strips * pieces;) {
         int strip = piece / pieces, left = piece % pieces * columns, right = least(cout, left + columns);
-        if (!ready) normalisation(run, op, scale, shift);
-        if (!ready && patches)
-            for (int y = 0; y < height + 2; y++) fetch(op, y - 1, height, width, 1, scale, shift, picture + y * line);
-        ready = 1;
-        int first = strip * most, some = least(most, pixels - first), padded = parts(some, UNIT) * UNIT;
+        int first = strip * most, begin = op->stride == 2 ? first / op->width * 2 : 0, some = least(most, pixels - first), padded = parts(some, UNIT) * UNIT;
         const float *from = op->in + (size_t)first * row;
         if (patches) {
+            for (int y = 0; y < rows_of(op) && top != begin; y++) fetch(op, begin + y - 1, height, width, 1 + op->late, scale, shift, picture + y * line);
+            top = begin;
             for (int t = 0; t < some; t++) {
-                int down = (first + t) / op->width * op->stride + op->late, across = (first + t) % op->width * op->stride + op->late;
+                int down = (first + t) / op->width * op->stride + op->late - begin, across = (first + t) % op->width * op->stride + op->late;
                 const float *corner = picture + down * line + (size_t)across * cin;
                 for (int y = 0; y < 3; y++) memcpy(rows + (size_t)t * depth + (size_t)y * 3 * cin, corner + y * line, sizeof(float) * 3 * cin);
             }
