@@ -17,7 +17,7 @@ from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.fastest import fastest, steady
 from fewstep.engine.backends.guided import Array, Prompt, denoiser
 from fewstep.engine.backends.names import RUNTIMES, STAGES, stages_of
-from fewstep.engine.backends.runtimes import DECODERS, Runtime, Session, open_runtime
+from fewstep.engine.backends.runtimes import DECODERS, ENCODER, Runtime, Session, open_runtime
 from fewstep.engine.backends.wrapped import wrap
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
@@ -36,7 +36,6 @@ from fewstep.stamp import Stamp, file_hash
 Wrapped = tuple[str, int | None]  # along what, and how many of a UNet's levels
 WEIGHTS = UNET.name
 CONFIG = "config.json"
-ENCODER = "encoder"
 MOST_UNETS = 12  # sessions: of each student and the teacher one without and one with negative prompts, and tiles
 NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 

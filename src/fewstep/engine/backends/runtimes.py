@@ -16,6 +16,7 @@ from fewstep.engine.measured import cache
 from fewstep.models.adapters import TEXT
 
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
+ENCODER = "encoder"
 Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]  # inputs by name to outputs in the graph's order
 
 
@@ -124,7 +125,7 @@ class Native:
 
     def takes(self, graph: str, wrapped: bool) -> bool:
         """Neither padding that wraps around, nor a UNet with negative prompts in its attentions."""
-        return graph in ("text", "unet", "encoder", *DECODERS.values()) and not wrapped
+        return graph in ("text", "unet", ENCODER, *DECODERS.values()) and not wrapped
 
     def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
         """See Runtime."""
