@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -27,6 +27,7 @@ FUSED: dict[Any, Formula] = {  # attention on a processor, which torch's own tab
     aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: _forwards(q.shape, k.shape, v.shape),
     aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda d, q, k, v, *_, **__: _backwards(d.shape, q.shape, k.shape, v.shape),
 }
+COPIES = (aten.detach.default, aten.clone.default, aten._to_copy.default)  # what networks that are built, copied and recast are made by
 PROBES = (2, 4)  # batches at which a module's cost is taken; it is a straight line in the batch
 
 
@@ -62,7 +63,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:  # float(), bool() and the like of a tensor that has no content
             return {torch.bool: False, torch.int64: 0}.get(args[0].dtype, 1.0)
-        out = func(*args, **kwargs)
+        out = self._answer(func, args, kwargs)
         packet = func._overloadpacket
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
@@ -72,6 +73,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(value, Tensor):
                 self._enter(value)
         return out
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What ``func`` gives. Of what networks are built and copied by it is made here: fake tensors' own way looks each of them up at length."""
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
+        if func not in COPIES or not isinstance(args[0], FakeTensor) or "device" in kwargs:
+            return func(*args, **kwargs)
+        with in_kernel_invocation_manager(self._fake):
+            made = func(*args, **kwargs)
+        return FakeTensor(self._fake, made, args[0].fake_device)
 
     def mark(self) -> None:
         """Forget the peak so far."""
@@ -159,13 +170,12 @@ class Gauge:
             places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
             inputs = [leaves[place] for place in places]
             batch = inputs[0].shape[0]
-            key = _signature(module, leaves, batch)
+            key, learnt = _signature(module, leaves, batch)
             if key not in _COSTS:
                 with self.ledger.aside():
                     _COSTS[key] = self._measure(original, module, leaves, tree, batch)
             known = _COSTS[key]
             passes = known.passes[0].at(known.passes[1], batch)
-            learnt = sum(4 * parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
             shapes, outline = tree_flatten(known.output, is_leaf=lambda leaf: isinstance(leaf, _Shape))
             self.ledger.reached(passes.forward_peak)
             self.ledger.flops += passes.forward
@@ -263,15 +273,19 @@ class _Shape:
 _COSTS: dict[Any, _Known] = {}  # of a process: costs depend on nothing but their key
 
 
-def _signature(module: nn.Module, leaves: Sequence[Any], batch: int) -> Any:
-    weights = tuple((name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in module.named_parameters())
-    spared = any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
-    attention = tuple(sorted({type(part.processor).__name__ for part in module.modules() if hasattr(part, "processor")}))
+def _signature(module: nn.Module, leaves: Sequence[Any], batch: int) -> tuple[Any, int]:
+    """What a call's cost depends on, and the bytes of the gradients of the module's weights."""
+    parts = list(module.modules())
+    own = [(name, parameter) for part in parts for name, parameter in part._parameters.items() if parameter is not None]
+    weights = tuple((name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in own)
+    learnt = sum(4 * p.numel() for p in {id(p): p for _, p in own if p.requires_grad}.values())
+    spared = any(getattr(part, "gradient_checkpointing", False) for part in parts)
+    attention = tuple(sorted({type(part.processor).__name__ for part in parts if hasattr(part, "processor")}))
     given = tuple(
         (tuple(leaf.shape[1:]), leaf.shape[:1] == (batch,), leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves
     )
     mode = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), module.training)
-    return type(module), weights, spared, attention, given, mode
+    return (type(module), weights, spared, attention, given, mode), learnt
 
 
 def _resized(leaf: Any, batch: int, probe: int) -> Any:

@@ -123,6 +123,7 @@ def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: st
         for parameter in groups[turn]:
             parameter.grad = None
     worst = max(peaks, key=lambda turn: peaks[turn])
+    file = sum(_bytes(model.state_dict(keep_vars=True).values()) for model in phase.models.values())
     found = Cost(
         name=phase.name,
         updates=phase.updates,
@@ -135,8 +136,8 @@ def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: st
         optimizer=sum(states.values()),
         averages=averages,
         activations=peaks[worst] - gradients[worst],
-        file=sum(_bytes(model.state_dict().values()) for model in phase.models.values()),
-        checkpoint=sum(_bytes(model.state_dict().values()) for model in phase.models.values()) + averages + sum(states.values()),
+        file=file,
+        checkpoint=file + averages + sum(states.values()),
     )
     return _in_shares(found, phase, setting) if setting.sharded and setting.ranks > 1 else found
 
