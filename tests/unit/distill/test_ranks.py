@@ -44,9 +44,9 @@ teacher_steps = 4
 steps = 2
 n = 2
 warm = 4
-conditional = 4
-unconditional = 4
-full = 4
+conditional = 2
+unconditional = 2
+full = 2
 adapter = 2
 
 [[stages]]
@@ -57,9 +57,9 @@ levels = [1, 2]
 prediction_type = "sample"
 convert = 2
 unconditional = 2
-full = 4
+full = 2
 """
-SEEN = """
+PROGRAM = """
 import torch
 from torch import nn
 from fewstep.distill import dist
@@ -77,20 +77,13 @@ dist.start()
 net = Net()
 spread(net, torch.bfloat16)
 assert in_shares(net)
+x = torch.randn(2, 6)
 with torch.autocast("cpu", dtype=torch.bfloat16):
-    assert net(torch.randn(2, 6), {"time_ids": torch.full((2, 6), 1365.0)}).dtype == torch.bfloat16
+    assert net(x, {"time_ids": torch.full((2, 6), 1365.0)}).dtype == torch.bfloat16
 print("as they are", flush=True)
-"""
-FROZEN = """
-import torch
-from torch import nn
-from fewstep.distill import dist
-from fewstep.distill.sharding import spread
 
-dist.start()
 net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4))
 spread(net, torch.bfloat16)
-x = torch.randn(2, 6)
 with torch.autocast("cpu", dtype=torch.bfloat16):
     net.requires_grad_(False)  # as a critic is in the student's turn, which a run may go on with
     net(x)
@@ -175,14 +168,13 @@ def test_two_ranks_compute_what_one_does(recipe: Path, alone: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("program", "said"), [(SEEN, "as they are"), (FROZEN, "it learns")])
-def test_a_network_in_shares_takes_what_comes_and_learns_after_it_was_frozen(tmp_path: Path, program: str, said: str) -> None:
+def test_a_network_in_shares_takes_what_comes_and_learns_after_it_was_frozen(tmp_path: Path) -> None:
     """In bfloat16 1365 would be 1368: what multiplies is cast, and not what comes in."""
-    (script := tmp_path / "seen.py").write_text(program)
+    (script := tmp_path / "shares.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stdout.count(said) == 2
+    assert (found.stdout.count("as they are"), found.stdout.count("it learns")) == (2, 2)
 
 
 @pytest.mark.slow
@@ -191,7 +183,7 @@ def test_a_run_in_shares_whose_rank_is_killed_goes_on_with_another_number_of_ran
     run = tmp_path / "killed"
     process = start(recipe, run, 2, *SPREAD, "--set", "save_seconds=0.0")
     deadline = time.monotonic() + 400
-    while not list(run.glob("checkpoint-4to2-conditional-2*")):
+    while not list(run.glob("checkpoint-4to2-conditional-1*")):
         assert process.poll() is None, process.communicate()[0][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
