@@ -24,7 +24,7 @@ from tests.alike import BOUND, EVERY, difference, named
 from fewstep.engine.backends import BackendError, fastest, graphs
 from fewstep.engine.backends.native import autoencoders, library
 from fewstep.engine.backends.native.autoencoders import decoder, encoder, reduced
-from fewstep.engine.backends.native.network import GATED, PLANES, RELU, SILU, Network, Norm, UnknownNetwork
+from fewstep.engine.backends.native.network import GATED, PLANES, RELU, SILU, Network, Norm, UnknownNetwork, around
 from fewstep.engine.backends.native.plan import Computed
 from fewstep.engine.backends.native.texts import Texts
 from fewstep.engine.backends.native.unet import Unet
@@ -35,6 +35,7 @@ from fewstep.engine.model import open_model
 from fewstep.engine.request import Request
 from fewstep.engine.software import compiler
 from fewstep.models.adapters import TEXT
+from fewstep.models.attention import normalized_guidance
 from fewstep.models.weights import WeightsError
 from fewstep.zoo.registry import embedded
 
@@ -89,7 +90,7 @@ def test_pictures_are_those_of_eager_torch(engines: tuple[Engine, Engine], reque
 
 
 def test_what_else_a_picture_can_be_is_the_same_too(engines: tuple[Engine, Engine]) -> None:
-    """With the reduced decoder, of odd sizes, long prompts, guidance; what the kernels do not take is another runtime's."""
+    """With the reduced decoder, of odd sizes, long prompts, guidance, away from others, and wrapped around."""
     tiny = [Engine(engine.model, engine.backend, "tiny") for engine in engines]
     for size in (256, 256), (64, 128), (336, 192):
         assert difference(*(engine.generate(Request("a pizza", 3, 1, *size)) for engine in tiny)) <= BOUND, size
@@ -98,8 +99,11 @@ def test_what_else_a_picture_can_be_is_the_same_too(engines: tuple[Engine, Engin
         Request("a pizza " * 60, 3, 2, 176, 80),
         Request("a pizza", 3, 2, 128, 128, guidance_scale=3.0, negative="snow"),
         Request("a pizza", 3, 2, 128, 128, negative="snow"),
+        Request("a pizza", 3, 4, 96, 176, negative="snow " * 80, nag_scale=7.0),
         Request("a pizza", 3, 4, image=image, strength=0.5),
         Request("a pizza", 3, 1, tile="xy"),
+        Request("a pizza", 3, 4, 192, 64, tile="x", negative="snow"),
+        Request("a pizza", 3, 4, image=image, strength=0.5, tile="y"),
     ):
         assert difference(*(engine.generate(request) for engine in engines)) <= BOUND, request
 
@@ -146,12 +150,15 @@ def test_operations_are_torchs(compiled: dict[str, ctypes.CDLL], size: tuple[int
     def norm(x: torch.Tensor, name: str, groups: int) -> torch.Tensor:
         return F.group_norm(x, groups, own[f"{name}.weight"], own[f"{name}.bias"], 1e-6)
 
-    def conv(x: torch.Tensor, name: str, **more: Any) -> torch.Tensor:
-        return F.conv2d(x, own[name], own[f"{name}.bias"], padding=1, **more)
+    def conv(x: torch.Tensor, name: str, tile: str = "", sides: tuple[int, int] = (1, 1), **more: Any) -> torch.Tensor:
+        x = F.pad(x, (*sides, 0, 0), mode="circular" if "x" in tile else "constant")
+        x = F.pad(x, (0, 0, *sides), mode="circular" if "y" in tile else "constant")
+        return F.conv2d(x, own[name], own[f"{name}.bias"], **more)
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(x.movedim(1, -1), own[name], own[f"{name}.bias"]).movedim(-1, 1)
 
+    even = not any(side % 2 for side in size)
     x = torch.randn(1, 3, *size, generator=random)
     first = conv(x, "a")
     found: list[tuple[Network, torch.Tensor]] = []
@@ -178,6 +185,17 @@ def test_operations_are_torchs(compiled: dict[str, ctypes.CDLL], size: tuple[int
     second = F.interpolate(conv(F.silu(norm(first, "n", 4)), "b", stride=2), size=size)
     found.append((net, linear(norm(torch.cat([conv(second, "c"), first], 1), "k", 16), "f")))
 
+    for tile in "x", "y", "xy":
+        net = Network(given, "")
+        b = net.product(net.product(0, "a", direct=True), "b", norm=Norm("n", 4), activation=SILU)
+        c = net.product(net.product(b, "c", direct=True, stride=2), "c", doubled=True)
+        late = {"stride": 2, "late": True} if even else {}  # as encoders do it, whose pictures have even sides
+        net.shuffled(net.product(c, "c", direct=True, **late), 1, 32, PLANES)
+        net.layers = list(around(net.layers, tile))
+        second = conv(F.silu(norm(conv(x, "a", tile), "n", 4)), "b", tile)
+        third = conv(F.interpolate(conv(second, "c", tile, stride=2), size=size), "c", tile)
+        found.append((net, conv(third, "c", tile, (0, 1), stride=2) if even else conv(third, "c", tile)))
+
     net = Network(given, "")
     e = net.product(net.product(0, "a"), "e", norm=Norm("n"))  # each pixel by itself
     d = net.product(net.attention(e, 64, 2), "h")
@@ -192,6 +210,21 @@ def test_operations_are_torchs(compiled: dict[str, ctypes.CDLL], size: tuple[int
             made = torch.from_numpy(Computed(kernels, tuple(net.layers), 2)(x.numpy()))
             assert made.shape == wanted.shape, processor
             torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()), msg=lambda said, name=processor: f"{name}: {said}")
+
+
+def test_attention_is_led_away_from_a_negative_prompts_as_torch_does(compiled: dict[str, ctypes.CDLL]) -> None:
+    random = torch.Generator().manual_seed(5)
+    own = {f"{name}.weight": torch.randn(48, 3, generator=random) for name in "ab"}
+    x = torch.randn(1, 3, 5, 7, generator=random)
+    x[..., 2, :] = 0  # where a prompt says nothing, its attention is zero
+    one, other = (F.linear(x.movedim(1, -1), own[f"{name}.weight"]) for name in "ab")
+    net = Network({name: value.numpy() for name, value in own.items()}, "")
+    net.shuffled(net.guided(net.product(0, "a"), net.product(0, "b")), 1, 48, PLANES)
+    for scale in 1.0, 4.0, 11.0:
+        wanted = normalized_guidance(one, other, scale).movedim(-1, 1)
+        for processor, kernels in compiled.items():
+            made = Computed(kernels, tuple(net.layers), 2).each(x.shape, lambda plan, number: plan(x[number].numpy(), further=scale - 1))  # noqa: B023
+            torch.testing.assert_close(torch.from_numpy(made), wanted, rtol=1e-4, atol=1e-5, msg=lambda said, name=processor: f"{name}: {said}")
 
 
 @pytest.fixture(scope="module")

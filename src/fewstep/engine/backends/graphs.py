@@ -17,8 +17,8 @@ from fewstep.engine.backends import BackendError, log
 from fewstep.engine.backends.fastest import fastest, steady
 from fewstep.engine.backends.guided import Array, Prompt, denoiser
 from fewstep.engine.backends.names import RUNTIMES, STAGES, stages_of
-from fewstep.engine.backends.runtimes import DECODERS, ENCODER, Runtime, Session, open_runtime
-from fewstep.engine.backends.wrapped import wrap
+from fewstep.engine.backends.runtimes import DECODERS, ENCODER, NEGATABLE, Graph, Runtime, Session, open_runtime
+from fewstep.engine.backends.wrapped import Wrapped
 from fewstep.engine.decode import SCALING_FACTOR, check_scaling, scaled, to_bytes, to_values, unscaled
 from fewstep.engine.device import cores
 from fewstep.engine.model import UNET, Model
@@ -33,11 +33,9 @@ from fewstep.models.stack import Stack, changes_of, key_of, total
 from fewstep.models.weights import GRAPHS, INDEX, WeightsError, check_decoder, check_fit, read_weights
 from fewstep.stamp import Stamp, file_hash
 
-Wrapped = tuple[str, int | None]  # along what, and how many of a UNet's levels
 WEIGHTS = UNET.name
 CONFIG = "config.json"
 MOST_UNETS = 12  # sessions: of each student and the teacher one without and one with negative prompts, and tiles
-NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 
 
 def open(  # noqa: A001 - every backend has one
@@ -290,11 +288,11 @@ class Graphs:
         check_fit(path, weights, shapes)
         runtime = self._runtime(graph, wrapped is not None)
         try:
-            return runtime(wrap(content, *wrapped) if wrapped else content, weights, self.threads, keep)
+            return runtime(Graph(graph, content, weights, wrapped), self.threads, keep)
         except Exception as error:
             raise BackendError(f"{runtime.name} cannot use {path} with graphs/{graph}.onnx: {str(error).splitlines()[0]}") from error
 
     def _runtime(self, graph: str, wrapped: bool) -> Runtime:
-        """Who computes ``graph``; what the runtime of its stage does not take is ONNX Runtime's."""
+        """Who computes ``graph``; what wraps around is ONNX Runtime's where the runtime of its stage does not do it."""
         own = self._runtimes["text" if graph == "text" else "denoise" if graph in (PART, NEGATABLE) else "decode"]
-        return own if own.takes(graph, wrapped) else open_runtime("onnxruntime")
+        return own if own.wraps or not wrapped else open_runtime("onnxruntime")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +13,29 @@ from numpy.typing import NDArray
 from fewstep.engine.backends import BackendError
 from fewstep.engine.backends.names import NATIVE
 from fewstep.engine.backends.onnx_file import filled
+from fewstep.engine.backends.wrapped import Wrapped, wrap
 from fewstep.engine.measured import cache
-from fewstep.models.adapters import TEXT
+from fewstep.models.adapters import TEXT, UNET
 
 DECODERS = {"full": "decoder", "tiny": "decoder_tiny"}  # the graph of each
 ENCODER = "encoder"
+NEGATABLE = "unet_negative"  # the UNet whose attentions take a negative prompt
 Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]  # inputs by name to outputs in the graph's order
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One of a model's graphs, and its weights."""
+
+    name: str
+    file: bytes  # ONNX, without weights and with zeros around pictures
+    weights: Mapping[str, np.ndarray]  # float32 by name
+    wrapped: Wrapped | None = None  # along what pictures wrap around instead
+
+    @property
+    def content(self) -> bytes:
+        """The file as it is to be computed, still without weights."""
+        return wrap(self.file, *self.wrapped) if self.wrapped else self.file
 
 
 class Runtime(Protocol):
@@ -25,12 +43,10 @@ class Runtime(Protocol):
 
     name: str
     several: bool  # whether several pictures are decoded sooner at once; else one by one, which keeps the activations in the processor's cache
+    wraps: bool  # whether it computes convolutions whose padding wraps around
 
-    def takes(self, graph: str, wrapped: bool) -> bool:
-        """Whether it computes the graph of this name; ``wrapped``: with convolutions whose padding wraps around."""
-
-    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
-        """A session of the ONNX file ``content`` with ``weights``, float32 by name; ``keep``: what is compiled is kept on disk, if anything is.
+    def __call__(self, graph: Graph, threads: int, keep: bool) -> Session:
+        """A session of ``graph``; ``keep``: what is compiled is kept on disk, if anything is.
 
         Raises what the library raises.
         """
@@ -55,16 +71,12 @@ def check_float32(name: str, precision: str) -> None:
 class OnnxRuntime:
     """Microsoft's ONNX Runtime, which the plain install brings."""
 
-    name, several = "onnxruntime", False
+    name, several, wraps = "onnxruntime", False, True
 
     def __init__(self, precision: str = "auto") -> None:
         check_float32(self.name, precision)
 
-    def takes(self, graph: str, wrapped: bool) -> bool:
-        """Every one."""
-        return True
-
-    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+    def __call__(self, graph: Graph, threads: int, keep: bool) -> Session:
         """See Runtime."""
         import onnxruntime
 
@@ -72,8 +84,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
         options.log_severity_level = 3
-        options.add_external_initializers(list(weights), [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()])
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        options.add_external_initializers(list(graph.weights), [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in graph.weights.values()])
+        session = onnxruntime.InferenceSession(graph.content, options, providers=["CPUExecutionProvider"])
 
         def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
             return session.run(None, dict(inputs))
@@ -84,7 +96,7 @@ class OnnxRuntime:
 class OpenVino:
     """Intel's OpenVINO, an extra. What it compiled is found again by a second process, which reads it in a quarter of the time."""
 
-    name, several = "openvino", False
+    name, several, wraps = "openvino", False, False
 
     def __init__(self, precision: str = "auto") -> None:
         import openvino
@@ -94,16 +106,12 @@ class OpenVino:
         if self._numbers is None or (self._numbers == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
             raise BackendError(f"openvino does not compute in {precision} on this processor: leave --precision at auto")
 
-    def takes(self, graph: str, wrapped: bool) -> bool:
-        """Those whose padding is zeros."""
-        return not wrapped
-
-    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+    def __call__(self, graph: Graph, threads: int, keep: bool) -> Session:
         """See Runtime."""
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._numbers, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
         if keep and (folder := cache("openvino")) is not None and os.access(folder, os.W_OK):
             config["CACHE_DIR"] = str(folder)
-        model = self._core.read_model(filled(content, weights))
+        model = self._core.read_model(filled(graph.content, graph.weights))
         request = self._core.compile_model(model, "CPU", config).create_infer_request()
 
         def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
@@ -115,7 +123,7 @@ class OpenVino:
 class Native:
     """Kernels of our own (fewstep.engine.backends.native), where there is a compiler for C. They read no graph."""
 
-    name, several = NATIVE, True
+    name, several, wraps = NATIVE, True, True
 
     def __init__(self, precision: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
         from fewstep.engine.backends.native import library
@@ -123,23 +131,19 @@ class Native:
         check_float32(self.name, precision)
         self._library, self._configs = library.load(), configs
 
-    def takes(self, graph: str, wrapped: bool) -> bool:
-        """Neither padding that wraps around, nor a UNet with negative prompts in its attentions."""
-        return graph in ("text", "unet", ENCODER, *DECODERS.values()) and not wrapped
-
-    def __call__(self, content: bytes, weights: Mapping[str, np.ndarray], threads: int, keep: bool) -> Session:
+    def __call__(self, graph: Graph, threads: int, keep: bool) -> Session:
         """See Runtime."""
         from fewstep.engine.backends.native import autoencoders
+        from fewstep.engine.backends.native.network import around
         from fewstep.engine.backends.native.plan import Computed
         from fewstep.engine.backends.native.texts import Texts
         from fewstep.engine.backends.native.unet import Unet
 
-        part = next(iter(weights)).split(".")[0]
-        if part in TEXT:
-            return Texts(self._library, weights, [self._configs[one] for one in TEXT], threads)
-        if part == "unet":
-            unet = Unet(self._library, weights, self._configs[part], threads)
+        if graph.name == "text":
+            return Texts(self._library, graph.weights, [self._configs[one] for one in TEXT], threads)
+        if graph.name in (UNET, NEGATABLE):
+            unet = Unet(self._library, graph.weights, self._configs[UNET], threads, graph.name == NEGATABLE, graph.wrapped)
             return lambda inputs: [unet(inputs)]
-        given, layers = autoencoders.network(weights, self._configs["vae"])
-        network = Computed(self._library, layers, threads)
+        given, layers = autoencoders.network(graph.weights, self._configs["vae"])
+        network = Computed(self._library, around(layers, *graph.wrapped) if graph.wrapped else layers, threads)
         return lambda inputs: [network(inputs[given])]

@@ -8,6 +8,8 @@ import numpy as np
 
 from fewstep.engine.backends.onnx_file import INT64, STRING, schema
 
+Wrapped = tuple[str, int | None]  # along what, and on how many of a UNet's levels
+
 
 def wrap(content: bytes, tile: str, levels: int | None = None) -> bytes:
     """The ONNX file ``content`` with pictures [B, C, H, W] wrapped around along "x", "y" or "xy" before each convolution that pads them.

@@ -25,9 +25,10 @@ enum { LANES = 4, ROWS = 6, FEWER = 4, UNIT = 2 };
 enum { BLOCK = 16, SIDE = 4, EDGE = 6, POINTS = EDGE * EDGE };        /* channels of a block; a tile of outputs, and of inputs */
 enum { TOKENS = 120, PATCHES = 24 };                                  /* pixels of a strip of CONV1 and DIRECT: multiples of ROWS */
 enum { CACHE = 256 << 10 };                                           /* bytes that the transformed tiles of a chunk take, about */
-enum { CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES };    /* kinds of operations; DIRECT is a 3x3 convolution the plain way */
+enum { CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES, GUIDE }; /* kinds of operations; DIRECT is a 3x3 convolution the plain way */
 enum { LINEAR, RELU, SILU, QUICK, GELU, GATED };                      /* activations of an input; GATED: times GELU of as many more channels */
 enum { AHEAD = 24 * BLOCK }; /* numbers of a matrix from those that are multiplied to those that memory is asked for */
+enum { ALONG_X = 1, ALONG_Y = 2 };
 enum { MOST_THREADS = 256, PATIENCE = 1000 };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -43,8 +44,9 @@ typedef struct {
     int32_t heads, tokens, apart;           /* of attention; how many keys and values there are, and how many numbers lie from one to the next */
     int32_t causal;                         /* whether a query sees no keys behind its own */
     int32_t late;                           /* whether a convolution that halves sees pixels 2i to 2i + 2 instead of 2i - 1 to 2i + 1 */
-    float epsilon;
-    const float *in, *other, *residual; /* other: keys, with values behind each, or what CONCAT puts beside; residual: added to the output, or NULL */
+    int32_t around;                         /* along what a convolution's input wraps around: ALONG_X, ALONG_Y, both or neither */
+    float epsilon, further;                 /* further: of GUIDE, phi - 1 */
+    const float *in, *other, *residual; /* other: keys, with values behind each, or what CONCAT and GUIDE put beside; residual: added to the output, or NULL */
     float *out, *stats;                 /* stats: NULL where nobody asks for them, else [strips][sums, sums of squares][cout] */
     const float *weight, *bias, *gamma, *beta;
 } Operation;
@@ -276,11 +278,13 @@ static void normalisation(const Run *run, const Operation *op, float *scale, flo
     }
 }
 
-/* One row of the input as a 3x3 convolution sees it, `width` pixels of one of `height` rows, between a pixel of zeros and `behind` of them. */
+/* One row of the input as a 3x3 convolution sees it, `width` pixels of one of `height` rows, between a pixel of zeros and `behind` of them, or, where
+ * it wraps around, between its last pixel and its first. */
 static void fetch(const Operation *op, int y, int height, int width, int behind, const float *scale, const float *shift, float *to) {
     int n = op->cin;
     size_t pixel = sizeof(float) * n;
     memset(to, 0, pixel), memset(to + (size_t)(width + 1) * n, 0, pixel * behind), to += n;
+    if (op->around & ALONG_Y) y = (y + height) % height;
     if (y < 0 || y >= height) {
         memset(to, 0, pixel * width);
         return;
@@ -290,6 +294,7 @@ static void fetch(const Operation *op, int y, int height, int width, int behind,
         for (int x = 0; x < width; x++) prepare(op, row + (size_t)x * n, scale, shift, to + (size_t)x * n);
     else
         for (int x = 0; x < width; x++) memcpy(to + (size_t)x * n, row + (size_t)(x * op->in_width / width) * n, pixel);
+    if (op->around & ALONG_X) memcpy(to - n, to + (size_t)(width - 1) * n, pixel), memcpy(to + (size_t)width * n, to, pixel);
 }
 
 /* B^T d B of one tile d, 6x6 pixels of `stride` numbers a row: its value at each of the 36 points, `apart` numbers from each other. */
@@ -457,6 +462,25 @@ static void attention(Run *run, const Operation *op, float *scratch) {
     }
 }
 
+/* Attention led away from what a negative prompt, `other`, makes of it: Normalized Attention Guidance (arXiv 2505.21179), as fewstep.models.attention
+ * says it, pixel by pixel. */
+static void guide(Run *run, const Operation *op) {
+    const float tau = 2.5f, alpha = 0.5f, smallest = 1e-12f;
+    int n = op->cout, pixels = op->height * op->width, most = pixels_of(op);
+    for (int strip; (strip = take(run)) < strips_of(op);)
+        for (int t = strip * most; t < least(pixels, (strip + 1) * most); t++) {
+            const float *with = op->in + (size_t)t * n, *without = op->other + (size_t)t * n;
+            float *to = op->out + (size_t)t * n;
+            vec own = {0}, led = {0};
+            for (int c = 0; c < n; c += LANES) {
+                const vec there = load(with + c), guided = there + op->further * (there - load(without + c));
+                own += larger(there, -there), led += larger(guided, -guided), store(to + c, guided);
+            }
+            float length = sum_of(led), bound = tau * sum_of(own) / (length < smallest ? smallest : length), rate = bound < 1 ? bound : 1;
+            for (int c = 0; c < n; c += LANES) store(to + c, load(with + c) + alpha * (load(to + c) * rate - load(with + c)));
+        }
+}
+
 /* Channels of `other` behind those of the input. */
 static void concat(Run *run, const Operation *op) {
     int n = op->cin, more = op->cout - n, pixels = op->height * op->width, most = pixels_of(op);
@@ -521,6 +545,7 @@ static void *work(void *argument) {
         if (op->kind == CONV1 || op->kind == DIRECT) dense(run, op, scratch);
         if (op->kind == ATTENTION) attention(run, op, scratch);
         if (op->kind == CONCAT) concat(run, op);
+        if (op->kind == GUIDE) guide(run, op);
         if (op->kind == SHUFFLE) shuffle(run, op);
         if (op->kind == PLANES) planes(run, op);
         meet(run);

@@ -26,8 +26,8 @@ class Operation(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kind", "cin", "cout", "height", "width", "in_height", "in_width", "stride", "activation", "factor")),
-        *((name, ctypes.c_int32) for name in ("groups", "source", "layered", "heads", "tokens", "apart", "causal", "late")),
-        ("epsilon", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("groups", "source", "layered", "heads", "tokens", "apart", "causal", "late", "around")),
+        *((name, ctypes.c_float) for name in ("epsilon", "further")),
         *((name, ctypes.c_void_p) for name in ("input", "other", "residual", "out", "stats", "weight", "bias", "gamma", "beta")),
     )
 

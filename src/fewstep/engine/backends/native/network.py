@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
-CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES = range(7)
+CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES, GUIDE = range(8)
 LINEAR, RELU, SILU, QUICK, GELU, GATED = range(6)
 BLOCK = 16  # channels that the kernels compute together
 KERNEL = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
@@ -64,7 +64,7 @@ class Layer:
     scale: Scale
     activation: int = LINEAR
     residual: int | None = None
-    other: int | None = None  # a second picture: what CONCAT puts beside the first
+    other: int | None = None  # a second picture: what CONCAT puts beside the first, and GUIDE leads away from
     stride: int = 1
     late: bool = False  # whether a convolution that halves sees pixels 2i to 2i + 2 instead of 2i - 1 to 2i + 1
     factor: int = 1
@@ -74,6 +74,8 @@ class Layer:
     heads: int = 1
     causal: bool = False  # whether a query sees no keys behind its own
     outside: int | None = None  # of attention: where its keys begin in a row of those that come from outside; None: they are the source's own
+    away: bool = False  # whether those are the negative prompt's
+    around: int = 0  # along what a convolution's input wraps around: 1 is x, 2 is y, and 3 both
     timed: int | None = None  # where its bias begins among those that depend on the time
     weights: tuple[Floats | None, ...] = (None, None, None, None)  # weight, bias, gamma, beta
 
@@ -159,15 +161,19 @@ class Network:
         padded = np.concatenate([bias, np.zeros(cout - len(bias), np.float32)])
         return self.add(Layer(kind, source, cin, cout, scale, weights=(ready, padded, gamma, beta), **more))
 
-    def attention(self, source: int, cout: int, heads: int, outside: int | None = None, causal: bool = False) -> int:
+    def attention(self, source: int, cout: int, heads: int, outside: int | None = None, **more: Any) -> int:
         """Attention of ``heads`` over the source's queries, which keys and values lie behind unless they come from ``outside``."""
         if heads < 1 or cout % (heads * BLOCK):
             raise UnknownNetwork(f"attention has {cout} channels in {heads} heads")
-        return self.add(Layer(ATTENTION, source, self.width(source), cout, self.scale(source), heads=heads, outside=outside, causal=causal))
+        return self.add(Layer(ATTENTION, source, self.width(source), cout, self.scale(source), heads=heads, outside=outside, **more))
 
     def beside(self, one: int, other: int) -> int:
         """The channels of two pictures."""
         return self.add(Layer(CONCAT, one, self.width(one), self.width(one) + self.width(other), self.scale(one), other=other))
+
+    def guided(self, one: int, other: int) -> int:
+        """Attention to a prompt, led away from that to a negative one."""
+        return self.add(Layer(GUIDE, one, self.width(one), self.width(one), self.scale(one), other=other))
 
     def shuffled(self, source: int, factor: int, channels: int, kind: int = SHUFFLE) -> int:
         """Pixels of ``factor`` times as many a side, of the channels of each pixel."""
@@ -180,6 +186,19 @@ class Network:
         if left:
             raise UnknownNetwork(f"{left[0]} is of no network that is known")
         return tuple(self.layers)
+
+
+def around(layers: Sequence[Layer], tile: str, levels: int | None = None) -> tuple[Layer, ...]:
+    """The same with pictures wrapped around along "x", "y" or "xy" where a convolution sees beyond their edge.
+
+    ``levels``: on so many of a UNet's levels, the finest first; None is everywhere.
+    """
+    axes = ("x" in tile) + 2 * ("y" in tile)
+    seen = [layer.scale.halved - (layer.stride == 2) for layer in layers]  # what it halves, a convolution sees as it was before
+    return tuple(
+        replace(layer, around=axes) if layer.kind in (CONV3, DIRECT) and (levels is None or level < levels) else layer
+        for layer, level in zip(layers, seen, strict=True)
+    )
 
 
 def panels(matrix: Floats) -> Floats:

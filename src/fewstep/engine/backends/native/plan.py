@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from fewstep.engine.backends.native.library import Operation
-from fewstep.engine.backends.native.network import ATTENTION, PLANES, Floats, Layer
+from fewstep.engine.backends.native.network import ATTENTION, GUIDE, PLANES, Floats, Layer
 from fewstep.engine.recent import recent
 
 LINE = 16  # numbers of a cache's line
@@ -106,34 +106,37 @@ class Plan:
                 one.other = pictures[layer.other].ctypes.data
             elif one.heads:
                 one.other, one.apart, one.tokens = one.input + one.cout * 4, one.cin, one.height * one.width
-        self._outside = [(number, layer.outside) for number, layer in enumerate(layers) if layer.outside is not None]
+        self._outside = [(number, layer.outside, layer.away) for number, layer in enumerate(layers) if layer.outside is not None]
+        self._guided = [number for number, layer in enumerate(layers) if layer.kind == GUIDE]
         timed = [(number, layer.timed, layer.cout) for number, layer in enumerate(layers) if layer.timed is not None]
         self.biases = memory([max((begin + count for _, begin, count in timed), default=0)])[0]
         for number, begin, _ in timed:
             operations[number].bias = self.biases[begin:].ctypes.data
         self._operations = (Operation * len(operations))(*operations)
         self._memory = memories, statistics
-        self._each, self._scratch, self._tokens = 0, memory([0])[0], 0
+        self._each, self._scratch, self._tokens = 0, memory([0])[0], list[int]()
         self._incoming = pictures[0][: sizes[0]].reshape(height, width, layers[0].cin)
         self._outgoing = pictures[-1][: sizes[-1]]
         shape = operations[-1].height, operations[-1].width
         self._shape = (-1, *shape) if layers[-1].kind == PLANES else (*shape, -1)
         self._reserve()
 
-    def __call__(self, picture: Floats, keys: Floats | None = None) -> Floats:
+    def __call__(self, picture: Floats, keys: Sequence[Floats] = (), further: float = 0.0) -> Floats:
         """What comes out, float32 [C', H, W] of PLANES and else [H, W, C'], for one picture, float32 [C, h, w].
 
-        ``keys`` are those that come from outside, values behind them, [tokens, channels of all layers].
+        ``keys`` are those that come from outside, values behind them, [tokens, channels of all layers]: a prompt's, and then a negative
+        one's, that GUIDE leads away from, ``further`` the more.
         """
         self._incoming[:] = 0
         self._incoming[:, :, : len(picture)] = picture.transpose(1, 2, 0)
-        if keys is not None:
-            for number, begin in self._outside:
-                one = self._operations[number]
-                one.other, one.apart, one.tokens = keys.ctypes.data + 4 * begin, keys.shape[1], len(keys)
-            if len(keys) != self._tokens:
-                self._reserve()
-                self._tokens = len(keys)
+        for number, begin, away in self._outside:
+            one, own = self._operations[number], keys[away]
+            one.other, one.apart, one.tokens = own.ctypes.data + 4 * begin, own.shape[1], len(own)
+        for number in self._guided:
+            self._operations[number].further = further
+        if (tokens := [len(own) for own in keys]) != self._tokens:
+            self._reserve()
+            self._tokens = tokens
         self._library.compute(self._operations, len(self._operations), ctypes.c_void_p(self._scratch.ctypes.data), ctypes.c_size_t(self._each), self._threads)
         return self._outgoing.reshape(self._shape).copy()
 
@@ -149,8 +152,9 @@ def _operation(layer: Layer, layers: Sequence[Layer], height: int, width: int) -
     sizes = [scale.of(side) if scale else side for scale in (layer.scale, before) for side in (height, width)]
     addresses = (None if value is None else value.ctypes.data for value in layer.weights)
     heads = layer.heads if layer.kind == ATTENTION else 0
-    own = layer.stride, layer.activation, layer.factor, layer.groups, layer.source - 1, layer.layered, heads, 0, 0, layer.causal, layer.late, layer.epsilon
-    return Operation(layer.kind, layer.cin, layer.cout, *sizes, *own, None, None, None, None, None, *addresses)
+    form = layer.stride, layer.activation, layer.factor, layer.groups, layer.source - 1, layer.layered
+    own = heads, 0, 0, layer.causal, layer.late, layer.around, layer.epsilon, 0.0
+    return Operation(layer.kind, layer.cin, layer.cout, *sizes, *form, *own, None, None, None, None, None, *addresses)
 
 
 def line(count: int) -> int:

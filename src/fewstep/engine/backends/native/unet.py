@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep.engine.backends.native.network import GATED, PLANES, SILU, Floats, Network, Norm, UnknownNetwork, Weights
+from fewstep.engine.backends.native.network import GATED, PLANES, SILU, Floats, Network, Norm, UnknownNetwork, Weights, around
 from fewstep.engine.backends.native.plan import Computed, Plan
+from fewstep.engine.backends.wrapped import Wrapped
 
 LONGEST_PERIOD = 10000  # of the sinusoids of times and sizes
 LAYER_NORM = 1e-5
-KNOWN = 16  # prompts whose keys are kept: a batch's, and null prompts
+KNOWN = 16  # prompts whose keys are kept: a batch's, and null prompts; and as many negative ones
 FIXED = {  # of what no weight would tell
     "act_fn": "silu",
     "addition_embed_type": "text_time",
@@ -39,33 +40,36 @@ FIXED = {  # of what no weight would tell
 class Unet:
     """A UNet2DConditionModel with text_time conditioning. Raises UnknownNetwork if it is another one, or built otherwise than SDXL's."""
 
-    def __init__(self, library: ctypes.CDLL, weights: Weights, config: Mapping[str, Any], threads: int) -> None:
-        """``weights`` are named unet.…, ``config`` is the content of its config.json."""
+    def __init__(
+        self, library: ctypes.CDLL, weights: Weights, config: Mapping[str, Any], threads: int, negative: bool = False, wrapped: Wrapped | None = None
+    ) -> None:
+        """``weights`` are named unet.…, ``config`` is the content of its config.json; ``negative``: its attentions take a negative prompt."""
         wrong = [name for name, value in FIXED.items() if config.get(name, value) != value]
         if wrong:
             raise UnknownNetwork(f"{wrong[0]} is {config[wrong[0]]!r}")
         net = Network(weights, "unet.")
-        builder = _Builder(net, config)
+        builder = _Builder(net, config, negative)
         builder.build()
-        layers, keys, times = net.finished(), Network(builder.keys, ""), Network(builder.times, "")
+        layers, keys, times = (around(net.finished(), *wrapped) if wrapped else net.finished()), Network(builder.keys, ""), Network(builder.times, "")
         keys.product(0, *(name.removesuffix(".weight") for name in builder.keys))
         x = times.product(times.product(0, "first"), "second", activation=SILU)
         times.product(x, "shifts", activation=SILU)
         self._main, self._keys = (Computed(library, own, threads) for own in (layers, keys.finished()))
         self._times = Computed(library, times.finished(), 1)  # of a pixel: less work than a second thread takes to begin
         self._frequencies = frequencies(builder.frequencies), frequencies(int(config["addition_time_embed_dim"]))
-        self._known: deque[tuple[bytes, Floats]] = deque(maxlen=KNOWN)  # prompts with their keys, the newest first
+        self._known: deque[tuple[bytes, Floats]] = deque(maxlen=KNOWN * (1 + negative))  # prompts with their keys, the newest first
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
-        """What a UNet's graph answers (fewstep.models.graphs.Unet), picture by picture."""
+        """What a UNet's graph answers (fewstep.models.graphs.Unet, or Negative), picture by picture."""
         times, sizes = (sinusoids(inputs[name], own) for name, own in zip(("timestep", "ids"), self._frequencies, strict=True))
         about = np.concatenate([times, inputs["pooled"], sizes], axis=1)
         biases = self._times(about.T[None, :, :, None])[0, :, 0]  # as if they were pixels
-        sample, keys = inputs["sample"], self._seen(inputs["prompt_embeds"])
+        sample, prompts = inputs["sample"], [inputs[name] for name in ("prompt_embeds", "negative_embeds") if name in inputs]
+        keys, further = list(zip(*map(self._seen, prompts), strict=True)), float(inputs.get("nag_scale", 1)) - 1
 
         def denoise(plan: Plan, number: int) -> Floats:
             plan.biases[:] = biases[number]
-            return plan(sample[number], keys[number])
+            return plan(sample[number], keys[number], further)
 
         return self._main.each(sample.shape, denoise)
 
@@ -86,8 +90,8 @@ class Unet:
 class _Builder:
     """Lays the blocks of a UNet into a Network."""
 
-    def __init__(self, net: Network, config: Mapping[str, Any]) -> None:
-        self.net, self.config = net, config
+    def __init__(self, net: Network, config: Mapping[str, Any], negative: bool) -> None:
+        self.net, self.config, self.negative = net, config, negative
         self.keys: dict[str, Floats] = {}  # of each attention that looks at the prompt, its weights for keys and for values
         self.times: dict[str, Floats] = {}  # of the network whose outputs are the biases that depend on the time
         self.frequencies = 0  # of its first input
@@ -166,7 +170,9 @@ class _Builder:
         x = net.product(net.attention(looks, width, heads), f"{name}.attn1.to_out.0", residual=x)
         looks = net.product(x, f"{name}.attn2.to_q", norm=Norm(f"{name}.norm2", epsilon=LAYER_NORM))
         self.keys |= {f"{name}.attn2.to_{one}.weight": net.take(f"{name}.attn2.to_{one}.weight") for one in "kv"}
-        x = net.product(net.attention(looks, width, heads, self._at), f"{name}.attn2.to_out.0", residual=x)
+        seen = net.attention(looks, width, heads, self._at)
+        seen = net.guided(seen, net.attention(looks, width, heads, self._at, away=True)) if self.negative else seen
+        x = net.product(seen, f"{name}.attn2.to_out.0", residual=x)
         self._at += 2 * width
         gates = net.product(x, f"{name}.ff.net.0.proj", norm=Norm(f"{name}.norm3", epsilon=LAYER_NORM))
         return net.product(gates, f"{name}.ff.net.2", activation=GATED, residual=x)
