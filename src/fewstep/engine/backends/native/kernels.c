@@ -9,6 +9,8 @@
  */
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX__
@@ -29,7 +31,7 @@ enum { CONV3, DIRECT, CONV1, ATTENTION, CONCAT, SHUFFLE, PLANES, GUIDE }; /* kin
 enum { LINEAR, RELU, SILU, QUICK, GELU, GATED };                      /* activations of an input; GATED: times GELU of as many more channels */
 enum { AHEAD = 24 * BLOCK }; /* numbers of a matrix from those that are multiplied to those that memory is asked for */
 enum { ALONG_X = 1, ALONG_Y = 2 };
-enum { MOST_THREADS = 256, PATIENCE = 1000 };
+enum { MOST_THREADS = 256, MOST_CREWS = 64, PATIENCE = 1000, LINGER = 4000 }; /* the last two in turns of a waiting thread, some tens of nanoseconds */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
@@ -56,7 +58,7 @@ typedef struct {
     int count, threads;
     float *scratch; /* [threads][each] */
     size_t each;
-    int next, started, arrived, turn; /* next: the piece of work that nobody has taken yet */
+    int next, started, arrived, turn, left; /* next: the piece of work that nobody has taken yet */
     pthread_mutex_t lock;
     pthread_cond_t changed;
 } Run;
@@ -534,11 +536,8 @@ static void meet(Run *run) {
     pthread_mutex_unlock(&run->lock);
 }
 
-static void *work(void *argument) {
-    Run *run = argument;
-    pthread_mutex_lock(&run->lock); /* until all are there */
-    float *scratch = run->scratch + run->each * run->started++;
-    pthread_mutex_unlock(&run->lock);
+static void work(Run *run) {
+    float *scratch = run->scratch + run->each * __atomic_fetch_add(&run->started, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < run->count; i++) {
         const Operation *op = run->operations + i;
         if (op->kind == CONV3) conv3(run, op, scratch);
@@ -550,18 +549,67 @@ static void *work(void *argument) {
         if (op->kind == PLANES) planes(run, op);
         meet(run);
     }
+    __atomic_add_fetch(&run->left, 1, __ATOMIC_RELEASE); /* who called takes the run away when all have left */
+}
+
+/* Threads that help whoever has them, and stay: to begin one takes a fiftieth of an evaluation. They wait awake for the next call as long as it
+ * takes from one evaluation of a picture to the next, and then asleep. */
+typedef struct {
+    pthread_mutex_t busy, lock; /* busy: held by who has them; lock: over the rest */
+    pthread_cond_t called;
+    Run *run;
+    int helpers, places, calls; /* places: in this run, that nobody has taken yet */
+} Crew;
+
+static Crew crews[MOST_CREWS];
+
+/* When the kernels are loaded, and in a child, which has none of its parent's threads. */
+static void form(void) {
+    for (Crew *crew = crews; crew < crews + MOST_CREWS; crew++) {
+        *crew = (Crew){.helpers = 0};
+        pthread_mutex_init(&crew->busy, NULL), pthread_mutex_init(&crew->lock, NULL), pthread_cond_init(&crew->called, NULL);
+    }
+}
+static __attribute__((constructor)) void loaded(void) { form(), pthread_atfork(NULL, NULL, form); }
+
+static void *help(void *argument) {
+    Crew *crew = argument;
+    for (int seen = 0;;) { /* of what was called before there was this helper, all places are taken */
+        for (int i = 0; i < LINGER && __atomic_load_n(&crew->calls, __ATOMIC_ACQUIRE) == seen; i++) pause_();
+        pthread_mutex_lock(&crew->lock);
+        while (crew->calls == seen) pthread_cond_wait(&crew->called, &crew->lock);
+        seen = crew->calls;
+        Run *run = crew->places > 0 ? crew->run : NULL;
+        crew->places -= run != NULL;
+        pthread_mutex_unlock(&crew->lock);
+        if (run) work(run);
+    }
     return NULL;
+}
+
+/* Has a crew's helpers, `wanted` of them or as many as can be had, do `run` as well. */
+static void call(Crew *crew, Run *run, int wanted) {
+    sigset_t all, before;
+    pthread_t helper;
+    sigfillset(&all), pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of who called */
+    pthread_mutex_lock(&crew->lock);
+    while (crew->helpers < wanted && !pthread_create(&helper, NULL, help, crew)) pthread_detach(helper), crew->helpers++;
+    crew->run = run, crew->places = least(wanted, crew->helpers), run->threads += crew->places;
+    __atomic_add_fetch(&crew->calls, 1, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&crew->called);
+    pthread_mutex_unlock(&crew->lock);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Does the operations, one after the other, on as many threads as can be had. `scratch` holds `threads` times the most that any operation needs. */
 void compute(const Operation *operations, int count, float *scratch, size_t each, int threads) {
     Run run = {.operations = operations, .count = count, .threads = 1, .scratch = scratch, .each = each};
-    pthread_t helpers[MOST_THREADS];
+    Crew *crew = threads > 1 ? crews : crews + MOST_CREWS;
     pthread_mutex_init(&run.lock, NULL), pthread_cond_init(&run.changed, NULL);
-    pthread_mutex_lock(&run.lock);
-    while (run.threads < least(threads, MOST_THREADS) && !pthread_create(helpers + run.threads, NULL, work, &run)) run.threads++;
-    pthread_mutex_unlock(&run.lock);
+    while (crew < crews + MOST_CREWS && pthread_mutex_trylock(&crew->busy)) crew++;
+    if (crew < crews + MOST_CREWS) call(crew, &run, least(threads, MOST_THREADS) - 1);
     work(&run);
-    for (int i = 1; i < run.threads; i++) pthread_join(helpers[i], NULL);
+    for (int i = 0; __atomic_load_n(&run.left, __ATOMIC_ACQUIRE) < run.threads; i++) i < PATIENCE ? pause_() : (void)sched_yield();
+    if (crew < crews + MOST_CREWS) pthread_mutex_unlock(&crew->busy);
     pthread_mutex_destroy(&run.lock), pthread_cond_destroy(&run.changed);
 }
