@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # The whole chain on one accelerator, without network: autoencoder, text encoders, teacher, judge, students, evaluation.
 #
-#   recipes/gpu.sh pack SOURCE        here: put the 120 subjects' drawings, and wheels of what torch does not bring, under ./gpu/
+#   recipes/gpu.sh pack SOURCE [NAME...]
+#                                     here: put the 120 subjects' drawings, and wheels of what that machine lacks (diffusers), under ./gpu/
 #   recipes/gpu.sh train OUT          there: carry it all out and leave at most eight files in OUT; goes on where it was stopped
 #   recipes/gpu.sh tiny OUT           the same chain on the smoke plan, for a dry run on a processor
 #
-# Wheels and drawings are 38 MB. The embedded weights and docs/runs are not needed there: leave them out where what travels is limited.
-# The machine needs torch and Python 3.11 or newer. Started with setsid, it runs on after the command that started it has ended.
+# Wheels and drawings are 12 MB. The embedded weights and docs/runs are not needed there: leave them out where what travels is limited.
+# The machine needs Python 3.12 with torch 2.11 and transformers 5.17. Started with setsid, it runs on after the command that started it has ended;
+# where a command's OUT does not outlive it, train into a folder that does, and copy from there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 what=${1:?pack, train or tiny}
+python=${PYTHON:-python3}
 
 pack() {
-    mkdir -p gpu/wheels
-    python - "$1" gpu/noto <<'PY'
+    "$python" - "$1" gpu/noto <<'PY'
 import csv, sys, tarfile
 from pathlib import Path
 
@@ -32,34 +34,29 @@ with tarfile.open(source / "noto-emoji-png512.tar") as tar:
         (out / row[head.index("file")]).write_bytes(member.read())
 print(f"{out}: {len(rows)} drawings")
 PY
-    # without dependencies: torch is there, and what it brings (numpy, jinja2, networkx ...) is there with it
-    python -m pip download -q --dest gpu/wheels --python-version 3.12 --only-binary :all: --no-deps \
-        diffusers transformers tokenizers huggingface_hub safetensors peft accelerate pillow regex typer rich hatchling \
-        packaging requests filelock importlib_metadata zipp pyyaml tqdm httpx httpcore h11 anyio idna certifi psutil \
-        click shellingham markdown_it_py mdurl pygments pluggy pathspec trove_classifiers
-    du -sh gpu
+    bash recipes/carry.sh pack "${@:2}"
 }
 
 run() { # run NAME VERB...: one step of the chain, with its time
     local name=$1 began=$SECONDS
     shift
-    python -m fewstep "$@" >>"$out/log.txt" 2>&1 || { tail -n 30 "$out/log.txt"; exit 1; }
+    "$python" -m fewstep "$@" >>"$out/log.txt" 2>&1 || { tail -n 30 "$out/log.txt"; exit 1; }
     printf '%s  %d s\n' "$name" $((SECONDS - began)) | tee -a "$out/times.txt"
 }
 
-collect() { # at most eight files of 16 MiB: a model's two UNets are 11 MB each
-    local model=$runs/students/model
+collect() { # collect RUN: its model, in at most eight files of 16 MiB with the others: a model's two UNets are 11 MB each
+    local model=$runs/$1/model
     cp "$model/unet/diffusion_pytorch_model.safetensors" "$out/unet.safetensors"
-    cp "$model"/students/1-step-unet.safetensors "$out/"
-    tar cf "$out/model.tar" -C "$model" --exclude=diffusion_pytorch_model.safetensors --exclude=1-step-unet.safetensors .
     cp "$model/vae/diffusion_pytorch_model.safetensors" "$out/vae.safetensors"
-    tar czf "$out/metrics.tar.gz" -C "$runs" teacher/metrics.jsonl judge/metrics.jsonl students/metrics.jsonl
+    [ ! -e "$model/students/1-step-unet.safetensors" ] || cp "$model/students/1-step-unet.safetensors" "$out/"
+    tar cf "$out/model.tar" -C "$model" --exclude=diffusion_pytorch_model.safetensors --exclude=1-step-unet.safetensors .
+    (cd "$runs" && tar czf "$out/metrics.tar.gz" -- */metrics.jsonl)
     ls -l "$out"
 }
 
 case $what in
 pack)
-    pack "${2:?SOURCE: a folder with noto-emoji.tsv and noto-emoji-png512.tar}"
+    pack "${2:?SOURCE: a folder with noto-emoji.tsv and noto-emoji-png512.tar}" "${@:3}"
     ;;
 train | tiny)
     out=$(mkdir -p "${2:?OUT}" && cd "$2" && pwd)
@@ -67,7 +64,8 @@ train | tiny)
     mkdir -p "$runs"
     export HF_HUB_OFFLINE=1 PYTHONPATH=$PWD/src:${PYTHONPATH:-}
     if [ "$what" = train ]; then
-        python -c 'import diffusers, transformers, typer, safetensors' 2>/dev/null || python -m pip install -q --no-index --no-deps gpu/wheels/*.whl
+        # shellcheck source=recipes/carry.sh
+        source recipes/carry.sh unpack
         teacher=recipes/gpu-teacher.toml students=recipes/gpu-students.toml
         judge=() prompts=500 source=gpu/noto
     else
@@ -75,10 +73,15 @@ train | tiny)
         judge=(--set updates=4 --set batch_size=8 --set data.subjects=6) prompts=4 source=shapes
     fi
     run teacher train "$teacher" --run "$runs/teacher" --set data.source="$source"
+    collect teacher # if the machine is taken away before the rest is done
     run judge train recipes/emoji-judge.toml --run "$runs/judge" --set data.source="$source" "${judge[@]}"
+    if [ ! -e "$runs/students" ]; then # the same scenes, encoded by the same autoencoder: if not, they are made anew
+        mkdir "$runs/students"
+        cp -r "$runs/teacher/latents" "$runs/students/"
+    fi
     run students distill "$students" --run "$runs/students" --set data.source="$source" --set teacher="$runs/teacher/model"
     cp "$runs/judge/judge.safetensors" "$runs/students/model/"
-    collect
+    collect students
     run evaluate evaluate "$runs/students/model" --source "$source" --count "$prompts" --json "$out/evaluation.json"
     ;;
 *)

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -149,6 +150,13 @@ def file_hash(path: Path) -> str:
     """The first 12 digits of a file's SHA-256. A large file in the Hub's cache is a link to one that has it for its name."""
     if Path(path).is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name := Path(path).resolve().name):
         return name[:12]
+    about = Path(path).stat()
+    return _digest(str(Path(path).absolute()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: str, *_: int) -> str:
+    """That of a file as it is by these signs of a change: SDXL's UNet takes seconds, and is asked for with each change of steps."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while chunk := stream.read(1 << 20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,16 +170,15 @@ def carried_out(todo: Iterable[Task], makes: Sequence[Make]) -> Iterator[list[Ou
     for make in makes:
         idle.put(make)
 
-    def work(task: Task) -> list[Outcome]:
-        if task.group is None:
-            return task.outcomes(())
-        make = idle.get()
-        try:
-            return task.outcomes(make(task.group))
-        finally:
-            idle.put(make)
+    own = threading.local()
 
-    with ThreadPoolExecutor(len(makes), "fewstep-device") as pool:
+    def begin() -> None:
+        own.make = idle.get()  # for good: CUDA's graphs belong to the thread that captured them
+
+    def work(task: Task) -> list[Outcome]:
+        return task.outcomes(own.make(task.group) if task.group else ())
+
+    with ThreadPoolExecutor(len(makes), "fewstep-device", begin) as pool:
         pending: deque[Future[list[Outcome]]] = deque()
         for task in todo:
             pending.append(pool.submit(work, task))

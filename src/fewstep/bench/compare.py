@@ -19,8 +19,8 @@ Tell = Callable[[str], None]
 
 def compare(sides: Sides, options: Options, tell: Tell) -> Iterator[Section]:
     """The table "compare": a row for each size, batch, number of steps and decoder. Interrupted, it has those that were finished."""
-    decoders, notes = sides.decoders()
-    settings = [Setting(steps, batch, side) for side in options.sizes for batch in options.batch for steps in options.steps]
+    decoders, notes = sides.decoders(options.sizes[0])
+    settings = [Setting(steps, batch, side) for batch in options.batch for side in options.sizes for steps in options.steps]
     rows: list[dict[str, Any]] = []
     flattest = FLAT
     try:

@@ -60,7 +60,7 @@ def environment(**more: str) -> dict[str, str]:
 def memory(sides: Sides, options: Options, tell: Callable[[str], None]) -> Iterator[Section]:
     """The table "memory" at the fewest steps and the largest size: how many steps there are makes no difference."""
     steps, side = options.steps[0], max(options.sizes)
-    decoders, notes = sides.decoders()
+    decoders, notes = sides.decoders(side)
     rows: list[dict[str, Any]] = []
     for batch in options.batch:
         tell(f"memory: batch {batch}")

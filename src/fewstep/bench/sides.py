@@ -62,13 +62,18 @@ def ours(engine: Engine, setting: Setting) -> Callable[[Question], list[Picture]
 
 
 def theirs(pipeline: Any, setting: Setting, guidance_scale: float = 0.0) -> Callable[[Question], list[Image]]:
-    """What makes the same pictures with a StableDiffusionXLPipeline: one generator a picture draws the noise that the engine draws."""
+    """What makes the same pictures with a StableDiffusionXLPipeline from the noise that the engine draws.
+
+    It is drawn in float32: in 16 bits torch before 2.13 draws other numbers, and pictures would be others.
+    """
+    place = setting.side // pipeline.vae_scale_factor
+    shape = 1, pipeline.unet.config.in_channels, place, place
 
     def work(question: Question) -> list[Image]:
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in question.seeds]
+        noise = torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in question.seeds])
         size = {"width": setting.side, "height": setting.side}
         asked = {"num_inference_steps": setting.steps, "guidance_scale": guidance_scale}
-        return list(pipeline(list(question.prompts), generator=generators, **size, **asked).images)
+        return list(pipeline(list(question.prompts), latents=noise.to(pipeline.device, pipeline.unet.dtype), **size, **asked).images)
 
     return work
 
@@ -111,10 +116,10 @@ class Sides:
         """The teacher's."""
         return self.model.base.guidance_scale
 
-    def decoders(self) -> tuple[list[str], list[str]]:
-        """(those that work here, a sentence for each that does not)."""
+    def decoders(self, side: int) -> tuple[list[str], list[str]]:
+        """(those that work here, a sentence for each that does not), tried on a picture of ``side`` pixels."""
         try:
-            self.engine(TINY).generate(Request("a probe", 0, self.model.limits.students[0]))
+            self.engine(TINY).generate(Request("a probe", 0, self.model.limits.students[0], side, side))
         except (RequestError, WeightsError, BackendError) as error:
             return [FULL], [f"rows with the tiny decoder are left out: {error}"]
         return [FULL, TINY], []

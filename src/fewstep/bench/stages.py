@@ -22,7 +22,7 @@ def measure_stages(sides: Sides, options: Options, tell: Callable[[str], None]) 
     tell("stages: what this machine can do")
     peaks = measure(sides.device, sides.dtype)
     networks = Networks.of(sides.model.folder, sides.dtype)
-    decoders, notes = sides.decoders()
+    decoders, notes = sides.decoders(options.sizes[0])
     found = []
     try:
         for side in options.sizes:

@@ -21,8 +21,8 @@ def standard(sides: Sides, options: Options, tell: Callable[[str], None]) -> lis
     if not sides.model.limits.teacher or sides.guidance_scale <= 1:
         note = f"left out: {sides.model.limits.name} has no teacher with guidance beside its students"
         return [Section("method", (), (note,)), Section("product", (), (note,))]
-    decoders, notes = sides.decoders()
     side = max(options.sizes)
+    decoders, notes = sides.decoders(side)
     tell(f"standard: {TEACHER_STEPS} steps with guidance against {', '.join(map(str, options.steps))}")
     race = Race(sides, options, decoders, side)
     race.run()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from fewstep.engine.decode import ENCODED
 from fewstep.models.bundle import digest_weights, save_weights
 from fewstep.models.prompt import Prompt, time_ids
 
+ENCODED_BESIDE = 32  # pictures that are encoded at once on an accelerator, while others are rendered
 SHARD = 128  # pictures a file, all of one bucket: few enough that a small cache holds every bucket
 GOLDEN = 0.6180339887498949  # multiples of the golden ratio, modulo 1, fill [0, 1) evenly from the first few on
 
@@ -92,9 +94,8 @@ class Latents:
             write_text(marker, content)
         dist.wait()
         shards = list(range(0, count, SHARD))
-        for first in shards[dist.rank() :: dist.world()]:
-            if not self._shard(first).is_file():
-                self._encode(world, vae, range(first, min(first + SHARD, count)), precision)
+        own = [range(first, min(first + SHARD, count)) for first in shards[dist.rank() :: dist.world()]]
+        self._encode(world, vae, [shard for shard in own if not self._shard(shard.start).is_file()], precision)
         dist.wait()
         parts: dict[tuple[int, int], list[Tensor]] = {}
         self.captions: dict[tuple[int, int], list[str]] = {}
@@ -137,17 +138,20 @@ class Latents:
         return self.folder / f"{first:07d}.safetensors"
 
     @torch.no_grad()
-    def _encode(self, world: World, vae: AutoencoderKL, indices: range, precision: torch.dtype) -> None:
-        size = bucket(indices.start // SHARD * GOLDEN % 1, self.side)
-        captions: list[str] = []
-        parts = []
-        few = [range(start, min(start + ENCODED, indices.stop)) for start in range(indices.start, indices.stop, ENCODED)]
-        for pictures, said in each(partial(_scenes, world, size), few, spare()):
-            captions += said
-            with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-                parts.append(vae.encode(pictures.to(vae.device)).latent_dist.mean.half().cpu())
-        write_text(self._shard(indices.start).with_suffix(".json"), json.dumps({"size": size, "captions": captions}))
-        save_weights({"latents": torch.cat(parts).contiguous()}, self._shard(indices.start), {"format": "pt"})
+    def _encode(self, world: World, vae: AutoencoderKL, shards: Sequence[range], precision: torch.dtype) -> None:
+        workers = spare()
+        some = ENCODED_BESIDE if workers else ENCODED
+        parts = [[range(start, min(start + some, shard.stop)) for start in range(shard.start, shard.stop, some)] for shard in shards]
+        rendered = iter(each(partial(_scenes, world, self.side), [part for own in parts for part in own], workers))
+        for shard, own in zip(shards, parts, strict=True):
+            captions: list[str] = []
+            latents = []
+            for pictures, said in islice(rendered, len(own)):
+                captions += said
+                with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+                    latents.append(vae.encode(pictures.to(vae.device)).latent_dist.mean.half().cpu())
+            write_text(self._shard(shard.start).with_suffix(".json"), json.dumps({"size": _size(shard, self.side), "captions": captions}))
+            save_weights({"latents": torch.cat(latents).contiguous()}, self._shard(shard.start), {"format": "pt"})
 
     def _read(self, first: int) -> tuple[tuple[int, int], list[str], Tensor]:
         record = json.loads(self._shard(first).with_suffix(".json").read_text())
@@ -155,13 +159,18 @@ class Latents:
         return (width, height), record["captions"], load_file(self._shard(first))["latents"]
 
 
-def _scenes(world: World, size: tuple[int, int], indices: range) -> tuple[Tensor, list[str]]:
+def _size(indices: range, side: int) -> tuple[int, int]:
+    """(width, height) of the pictures of a shard, or of a part of it."""
+    return bucket(indices.start // SHARD * GOLDEN % 1, side)
+
+
+def _scenes(world: World, side: int, indices: range) -> tuple[Tensor, list[str]]:
     pictures, captions = [], []
     for index in indices:
         rng = world.rng(index)
         scene = world.scene(rng)
         captions.append(world.caption(scene, rng))
-        pictures.append(world.render(scene, *size))
+        pictures.append(world.render(scene, *_size(indices, side)))
     return to_tensor(np.stack(pictures)), captions
 
 

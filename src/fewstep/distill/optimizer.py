@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+AT_ONCE = 1 << 25  # numbers: what they need beside themselves is as much, 128 MB
 
 
 class MomentlessAdam(torch.optim.Optimizer):
@@ -22,6 +24,7 @@ class MomentlessAdam(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every weight that has a gradient."""
         for group in self.param_groups:
+            alike: dict[float, list[nn.Parameter]] = {}  # by how often they were updated
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -29,6 +32,26 @@ class MomentlessAdam(torch.optim.Optimizer):
                 if not state:
                     state.update(step=torch.tensor(0.0), exp_avg_sq=torch.zeros_like(parameter))
                 state["step"] += 1
-                state["exp_avg_sq"].lerp_(parameter.grad.square(), 1 - group["beta2"])
-                deviation = (state["exp_avg_sq"] / (1 - group["beta2"] ** float(state["step"]))).sqrt_()
-                parameter.addcdiv_(parameter.grad, deviation.add_(group["eps"]), value=-group["lr"])
+                alike.setdefault(float(state["step"]), []).append(parameter)
+            for count, parameters in alike.items():
+                some, numbers = list[nn.Parameter](), 0
+                for parameter in parameters:
+                    some.append(parameter)
+                    numbers += parameter.numel()
+                    if numbers >= AT_ONCE:
+                        self._move(some, count, group)
+                        some, numbers = [], 0
+                if some:
+                    self._move(some, count, group)
+
+    def _move(self, parameters: list[nn.Parameter], count: float, group: dict[str, Any]) -> None:
+        """One update of these, their ``count``-th, in few launches: on an accelerator a launch for each takes longer than a small network's weights."""
+        weights: list[Tensor] = list(parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        squares = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
+        torch._foreach_mul_(squares, group["beta2"])
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["beta2"])
+        deviations = torch._foreach_sqrt(squares)
+        torch._foreach_div_(deviations, (1 - group["beta2"] ** count) ** 0.5)
+        torch._foreach_add_(deviations, group["eps"])
+        torch._foreach_addcdiv_(weights, gradients, deviations, -group["lr"])
