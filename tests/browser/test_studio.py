@@ -441,9 +441,13 @@ def test_assets_are_tiles_and_sprites_without_background(studio: Studio) -> None
     alpha = Image.open(download.value.path()).getchannel("A")
     assert (alpha.getpixel((4, 4)), alpha.getpixel((128, 150))) == (0, 255)
     studio.page.get_by_text("Sheet", exact=True).click()
+    assert asset.evaluate("canvas => !canvas.getContext('2d').getImageData(0, 0, 512, 128).data.some(Boolean)"), "the sprite is no part of a sheet"
+    assert all(studio.page.get_by_role("button", name=name).is_disabled() for name in ("Download PNG", "Download the JSON file")), "there is nothing yet"
     studio.page.locator("#sheet-text").fill("fox\nowl\nstar")
     studio.page.locator("#sheet-columns").fill("2")
     studio.page.get_by_role("button", name="Make the sheet").click()
+    studio.page.get_by_text("Tile", exact=True).click()  # meanwhile
+    studio.page.get_by_text("Sheet", exact=True).click()
     studio.page.get_by_text("3 sprites.").wait_for()
     with studio.page.expect_download() as download:
         studio.page.get_by_role("button", name="Download PNG").click()
@@ -455,6 +459,27 @@ def test_assets_are_tiles_and_sprites_without_background(studio: Studio) -> None
     assert [place["name"] for place in places] == ["fox", "owl", "star"]
     filled = [sheet.crop((place["x"], place["y"], place["x"] + place["w"], place["y"] + place["h"])).getchannel("A").getextrema() for place in places]
     assert filled == [(0, 255)] * 3
+
+
+def test_a_long_prompt_leaves_the_picture_in_sight(studio: Studio) -> None:
+    studio.open()
+    studio.write(" ".join([APPLE] * 40))
+    stage = studio.page.locator(".frame").bounding_box()
+    assert stage and stage["y"] >= 0 and stage["y"] + stage["height"] <= 800
+    assert studio.page.evaluate("document.documentElement.scrollHeight") <= 1000
+
+
+@pytest.mark.parametrize(("width", "height"), [(667, 375), (375, 667)])
+def test_on_a_phone_a_comparison_ends_by_the_button_that_began_it(browser: Any, url: str, width: int, height: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=True, is_mobile=True)
+    studio = Studio(context.new_page(), url)
+    studio.open()
+    studio.write(APPLE)
+    compare = studio.page.locator("[data-tool=compare]")
+    for pressed in "true", "false":
+        compare.tap()
+        until(lambda: compare.get_attribute("aria-pressed") == pressed)  # noqa: B023
+    context.close()
 
 
 def test_it_comes_back_by_itself_when_the_server_was_lost_and_asks_for_a_key(browser: Any) -> None:

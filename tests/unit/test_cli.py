@@ -190,6 +190,10 @@ def test_doctor_names_versions_device_and_model(fewstep: Run) -> None:
         assert any(line.startswith(what) for line in out.splitlines())
 
 
+def test_where_nothing_can_be_written_the_name_is_the_one_that_was_given(fewstep: Run) -> None:
+    assert fewstep("doctor", "--json", "nowhere/x.json") == Answer(2, "", "fewstep: nowhere/x.json: No such file or directory\n")
+
+
 GOOD = ("generate", "pizza", "--model", "TINY")
 BAD = {
     "no prompt": ((*GOOD[:1], *GOOD[2:]), "holds no prompt"),

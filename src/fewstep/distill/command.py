@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -70,7 +71,14 @@ def _carry_out(verb: str, recipe: Path, run: Path | None, changes: Sequence[str]
     right, module, function = MAKERS[kind]
     if verb != right:
         raise RecipeError(f"{recipe} is for another verb, for what it makes is {kind}: fewstep {right} {recipe}")
-    print(getattr(import_module(f"fewstep.distill.{module}"), function)(recipe, run or run_folder(recipe), changes))
+    folder = run or run_folder(recipe)
+    try:
+        print(getattr(import_module(f"fewstep.distill.{module}"), function)(recipe, folder, changes))
+    except KeyboardInterrupt:
+        from fewstep.engine.run import INTERRUPTED
+
+        print(f"fewstep: interrupted; the same command goes on in {folder}, from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def run_folder(recipe: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +96,10 @@ class Latents:
         dist.wait()
         shards = list(range(0, count, SHARD))
         own = [range(first, min(first + SHARD, count)) for first in shards[dist.rank() :: dist.world()]]
-        self._encode(world, vae, [shard for shard in own if not self._shard(shard.start).is_file()], precision)
+        missing = [shard for shard in own if not self._shard(shard.start).is_file()]
+        if missing and dist.rank() == 0:
+            print(f"fewstep: rendering and encoding {sum(map(len, missing)):,} scenes before the first update", file=sys.stderr)
+        self._encode(world, vae, missing, precision)
         dist.wait()
         parts: dict[tuple[int, int], list[Tensor]] = {}
         self.captions: dict[tuple[int, int], list[str]] = {}

@@ -120,7 +120,11 @@ def write_bytes(path: Path, content: bytes, replace: bool = True) -> Path:
     Raises OSError where it cannot be written, of which FileExistsError on what stays.
     """
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the temporary one
+        raise
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)

@@ -166,6 +166,8 @@ class Limits:
         from fewstep.engine.texts import settle_texts
         from fewstep.engine.variations import settle_variations
 
+        if not isinstance(request, Request):
+            raise RequestError(f"{request!r:.60} is no request: give Request(prompt), or many of them to generate_many")
         steps = self.default_steps if request.steps is None else request.steps
         self.check_steps(steps)
         width, height = self.frame(request)
@@ -255,7 +257,8 @@ class Limits:
         """Raises RequestError, naming the step counts there are, unless ``steps`` is one of them."""
         if steps in self.students or (self.teacher and steps in TEACHER_STEPS):
             return
-        nearest = min(self.students or (32,), key=lambda have: abs(have - steps))
+        possible = [*self.students, *[min(max(steps, TEACHER_STEPS.start), TEACHER_STEPS.stop - 1)] * self.teacher]
+        nearest = min(possible, key=lambda have: abs(have - steps))
         raise RequestError(f"{steps} steps were asked for, and {self.name} has {' and '.join(self.has())}: use --steps {nearest}")
 
     def check_size(self, width: int, height: int, tile: str | None = None) -> None:

@@ -207,6 +207,9 @@ def test_a_process_that_is_gone_is_told_from_one_that_runs(tmp_path: Path) -> No
     (run.folder / "teacher").mkdir()
     (run.folder / "teacher" / "status.json").write_text('{"state": "done"}')
     assert read_status(run.folder)["state"] == "silent", "that of its teacher's run says nothing of it"
+    (run.folder.parent / "begun" / "latents").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="has not begun to learn"):
+        read_status(run.folder.parent / "begun")
     with pytest.raises(RecipeError, match="holds no run"):
         read_status(tmp_path)
 

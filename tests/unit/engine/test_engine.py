@@ -75,6 +75,8 @@ def test_order_is_kept_and_the_like_are_made_together(engine: Engine) -> None:
 
 
 def test_all_requests_are_checked_before_the_first_is_made(engine: Engine) -> None:
+    with pytest.raises(RequestError, match=r"'pizza' is no request: give Request\(prompt\)"):
+        engine.generate("pizza")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="3 steps"):
         engine.generate_many([Request("pizza"), Request("pizza", steps=3)])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.tiny import words
 
-from fewstep.engine.words import has_subject, hints, read_words, unknown
+from fewstep.engine.words import has_subject, hints, nearest, read_words, slips, unknown
 
 TAUGHT = words()
 
@@ -19,6 +19,12 @@ def test_a_prompt_of_known_words_gets_no_hint() -> None:
 def test_an_unknown_word_is_named_with_the_nearest() -> None:
     assert unknown("a red aple on a bleu background", TAUGHT) == {"aple": "apple", "bleu": "blue"}
     assert hints("a red aple on blue", TAUGHT, "tiny") == ["tiny does not know the word 'aple'; the nearest it knows is 'apple'"]
+
+
+def test_neighbours_that_changed_places_are_one_slip_and_another_length_is_further_off() -> None:
+    assert nearest("fxo", ["ufo", "fox", "ox"]) == "fox"
+    assert nearest("threads", ["the", "bread"]) is None
+    assert [slips(*pair) for pair in (("fxo", "fox"), ("owl", "owls"), ("aple", "apple"), ("cat", "dog"))] == [1, 1, 1, 3]
 
 
 def test_a_word_that_is_near_nothing_has_no_neighbour() -> None:

@@ -30,6 +30,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     except RecipeError:
         if not (folder / STATUS).is_file() and (folder / "teacher" / STATUS).is_file():  # the run begins with its teacher's own
             return read_status(folder / "teacher")
+        if not (folder / "state.json").is_file() and (folder / "latents").is_dir():
+            raise RecipeError(f"{folder} has not begun to learn: its pictures are being encoded, or were when it was stopped") from None
         if not (folder / "state.json").is_file():
             raise RecipeError(f"{folder} holds no run: give the folder of one, as --run named it") from None
         return _silent(folder)

@@ -48,8 +48,11 @@ export function build(room, studio) {
   const number = (id, least, most) => Math.min(most, Math.max(least, Math.round(Number($(id).value)) || least));
   let kind = "tile";
   let here = false;
-  let running = new AbortController();
-  let sprites = [];
+  let running = new AbortController(); // of the sprite
+  let making = new AbortController(); // of the sheet, which goes on while something else is looked at
+  let sprite = null; // the cut-out as it is
+  let sprites = []; // of the sheet, by the list that it was made of
+  let told = ""; // how far the sheet is
 
   const choice = segments("Kind of asset", [["tile", "Tile"], ["sprite", "Sprite"], ["sheet", "Sheet"]], kind, become);
   $("asset-kind").append(choice.element);
@@ -77,7 +80,7 @@ export function build(room, studio) {
     director.ask();
     if (kind === "tile") tile(director.canvas);
     else if (kind === "sprite") cut();
-    else paintSheet();
+    else sheetThere();
   }
 
   function tile(picture) {
@@ -94,7 +97,7 @@ export function build(room, studio) {
     try {
       const made = await studio.generate({ ...wireOf(store.get()), transparent: true, format: "png" }, { signal });
       const bitmap = await createImageBitmap(made.image);
-      sprites = [{ name: store.get().prompt, image: bitmap, blob: made.image }];
+      sprite = made.image;
       Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
       canvas.getContext("2d").drawImage(bitmap, 0, 0);
       canvas.dataset.prompt = store.get().prompt;
@@ -110,33 +113,42 @@ export function build(room, studio) {
     $("asset-frame").style.setProperty("--ratio", canvas.width / canvas.height);
   };
 
+  /** The sheet as far as it is made, and whether there is anything to download. */
+  function sheetThere() {
+    paintSheet();
+    const made = sprites.some(({ image }) => image);
+    for (const one of $("asset-go").querySelectorAll("button:not(.main)")) one.disabled = !made;
+    said(told);
+  }
+
   async function makeSheet() {
-    running.abort();
-    const { signal } = (running = new AbortController());
+    making.abort();
+    const { signal } = (making = new AbortController());
     const names = $("sheet-text").value.split("\n").map((line) => line.trim()).filter(Boolean).slice(0, MOST);
     const { seed, steps } = store.get();
     let ended = 0;
     let failed = "";
+    told = "";
     sprites = names.map((name) => ({ name, image: null }));
-    paintSheet();
+    sheetThere();
     const make = async (name) => {
       const prompt = vocabulary.subjects.includes(name) && ground.value ? `${article(name)} on ${article(ground.value)} background` : name;
       return createImageBitmap((await studio.generate({ prompt, seed, steps, transparent: true, format: "png" }, { signal })).image);
     };
     await many(names, make, (i, image, problem) => {
+      if (signal.aborted) return;
       ended += 1;
       if (problem) failed = inWords(problem);
       else sprites[i].image = image;
-      said(`${ended} of ${names.length}`);
-      paintSheet();
+      told = ended < names.length ? `${ended} of ${names.length}` : failed || `${names.length} sprites.`;
+      if (here && kind === "sheet") sheetThere();
     }, signal);
-    if (!signal.aborted) said(failed || `${names.length} sprites.`);
   }
 
   /** One tile, the sprite, or the sheet. */
   async function savePng() {
     if (kind === "sheet") return downloadCanvas(sheetCanvas(), "sheet.png");
-    if (kind === "sprite") return sprites[0]?.blob && download(sprites[0].blob, `${fileName(store.get().prompt, "sprite")}.png`);
+    if (kind === "sprite") return sprite && download(sprite, `${fileName(store.get().prompt, "sprite")}.png`);
     const { image } = await studio.generate({ ...wireOf(store.get()), ...director.also, format: "png" });
     download(image, `${fileName(store.get().prompt, "tile")}.png`);
   }

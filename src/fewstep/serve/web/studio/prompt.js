@@ -3,6 +3,8 @@
 import { el } from "./dom.js";
 import { hasSubject, replace, suggest, unknown } from "./words.js";
 
+const LONG = 140; // characters from which on a prompt is set in smaller type, and the picture stays beside it
+
 /** @param {{area: HTMLTextAreaElement, list: Element, hint: Element}} parts @param {object} store @param {import("./words.js").Vocabulary} vocabulary @param {() => void} enter */
 export function createPrompt({ area, list, hint }, store, vocabulary, enter) {
   let chosen = -1;
@@ -11,6 +13,7 @@ export function createPrompt({ area, list, hint }, store, vocabulary, enter) {
 
   function render({ prompt }, force = false) {
     if (area.value !== prompt) area.value = prompt;
+    area.classList.toggle("long", prompt.length > LONG);
     grow(area);
     if (prompt === shown && !force && list.children.length) return;
     shown = prompt;
