@@ -16,10 +16,10 @@ pack)
     du -sh gpu/wheels
     ;;
 unpack)
+    export PYTHONPATH=$PWD/gpu/site:$PWD/src:${PYTHONPATH:-}
     if ! "$python" -c 'import diffusers' 2>/dev/null && compgen -G 'gpu/wheels/*.whl' >/dev/null; then
         "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target gpu/site gpu/wheels/*.whl
     fi
-    export PYTHONPATH=$PWD/gpu/site:$PWD/src:${PYTHONPATH:-}
     "$python" - <<'PY'
 import importlib, sys
 

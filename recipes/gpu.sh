@@ -75,9 +75,11 @@ train | tiny)
     run teacher train "$teacher" --run "$runs/teacher" --set data.source="$source"
     collect teacher # if the machine is taken away before the rest is done
     run judge train recipes/emoji-judge.toml --run "$runs/judge" --set data.source="$source" "${judge[@]}"
-    if [ ! -e "$runs/students" ]; then # the same scenes, encoded by the same autoencoder: if not, they are made anew
-        mkdir "$runs/students"
-        cp -r "$runs/teacher/latents" "$runs/students/"
+    if [ ! -e "$runs/students/latents" ]; then # the same scenes, encoded by the same autoencoder: if not, they are made anew
+        mkdir -p "$runs/students"
+        rm -rf "$runs/students/copied" # half of it, by a run that was stopped
+        cp -r "$runs/teacher/latents" "$runs/students/copied"
+        mv "$runs/students/copied" "$runs/students/latents"
     fi
     run students distill "$students" --run "$runs/students" --set data.source="$source" --set teacher="$runs/teacher/model"
     cp "$runs/judge/judge.safetensors" "$runs/students/model/"
