@@ -83,7 +83,7 @@ def test_one_set_of_random_weights_serves_every_number_of_steps(tmp_path: Path) 
     folder = sdxl.write_random(tmp_path / "sdxl", (1, 4), SMALL)
     sides = Sides(open_model(str(folder)), "eager", 1, tmp_path, whole=True)
     assert sides.model.limits.students == (1, 4)
-    assert sides.decoders() == ([FULL, TINY], [])
+    assert sides.decoders(128) == ([FULL, TINY], [])
     assert sides.pipeline(1) is sides.pipeline(4)
     assert isinstance(sides.pipeline(1), StableDiffusionXLPipeline)
     pictures = {}
