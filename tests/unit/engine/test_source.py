@@ -148,7 +148,7 @@ def test_what_cannot_be_decoded_is_a_sentence_in_any_size(size: tuple[int, int],
     closed.close()
     for bad in (image, closed):
         with pytest.raises(RequestError, match="is damaged"):
-            prepare(*((noise(64, 64), bad) if masked else (bad, None)), None, *size, 16)
+            prepare(noise(64, 64) if masked else bad, bad if masked else None, None, *size, 16)
     with pytest.raises(RequestError, match="has pixels of kind 'LAB'"):
         prepare(Image.new("LAB", (64, 64)), None, None, *size, 16)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fewstep.evals import fid
 from fewstep.evals.fid import FILE, REPO, SIDE, middle, open_inception, whole
@@ -56,9 +57,9 @@ def test_pictures_are_scaled_as_the_graph_does() -> None:
     """(x - 128) / 128, in batches that change nothing."""
     seen = []
 
-    def network(x: np.ndarray) -> np.ndarray:
+    def network(x: torch.Tensor) -> torch.Tensor:
         seen.append(x)
-        return x.mean(dim=(2, 3))  # type: ignore[call-arg]
+        return x.mean(dim=(2, 3))
 
     pictures = np.stack([np.full((SIDE, SIDE, 3), value, np.float32) for value in (0, 128, 255, *[64] * fid.BATCH)])
     found = fid.features(network, pictures)  # type: ignore[arg-type]
