@@ -232,19 +232,14 @@ def models(
 
 
 @app.command()
-def doctor(json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JSON.")] = None) -> None:
+def doctor(json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JSON; with - print it.")] = None) -> None:
     """Say what this machine can run: memory, device, what is installed, and which models fit."""
     from fewstep.engine.doctor import facts, report
+    from fewstep.engine.output import check_writable, tell
 
+    check_writable("--json", json)
     found = facts()
-    if json is not None:
-        from json import dumps
-
-        from fewstep.engine.files import write_bytes
-
-        write_bytes(json, dumps(found, indent=1).encode())
-    for what, state in report(found):
-        print(f"{what:<18}{state}")
+    tell((f"{what:<18}{state}" for what, state in report(found)), found, json)
 
 
 app.add_typer(data, name="data")
@@ -258,7 +253,7 @@ app.command()(distill)
 def evaluate(
     model: Annotated[str, typer.Argument(help="A known name or a diffusers folder.")] = "emoji",
     source: Annotated[Path | None, typer.Option(help="Where the emoji are drawn from, as for 'data'; needed.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the table as JSON; with - print it.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and sample grids.")] = None,
     count: Annotated[int, typer.Option(min=2, help="Held-out prompts.")] = 500,
     precision: Annotated[str, typer.Option(metavar="|".join(PRECISIONS), help="Numbers that are computed with.")] = "auto",
@@ -309,7 +304,7 @@ def bench(
     rounds: Annotated[int | None, typer.Option(help="Times that every figure is taken.")] = None,
     backend: Annotated[str, typer.Option(help="Of the engine.")] = "auto",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: to see that it works.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the tables as JSON; into a folder as the machine's kind.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the tables as JSON; into a folder as the machine's kind, with - print them.")] = None,
 ) -> None:
     """Measure speed, memory and start-up, side by side with diffusers and with what the hardware allows."""
     from fewstep.bench.options import settle

@@ -190,8 +190,19 @@ def test_doctor_names_versions_device_and_model(fewstep: Run) -> None:
         assert any(line.startswith(what) for line in out.splitlines())
 
 
+def test_what_is_written_as_json_can_stand_alone_on_the_standard_output(fewstep: Run) -> None:
+    """No file is called "-", and what is always a file says that it is."""
+    assert json.loads(fewstep("doctor", "--json", "-").out)["fewstep"]
+    assert not Path("-").exists()
+    assert fewstep("evaluate", "--source", ".", "--html", "-") == Answer(
+        2, "", "fewstep: --html -: this is written as a file, and not to the standard output: give its name\n"
+    )
+
+
 def test_where_nothing_can_be_written_the_name_is_the_one_that_was_given(fewstep: Run) -> None:
-    assert fewstep("doctor", "--json", "nowhere/x.json") == Answer(2, "", "fewstep: nowhere/x.json: No such file or directory\n")
+    assert fewstep("doctor", "--json", "nowhere/x.json") == Answer(
+        2, "", f"fewstep: --json nowhere/x.json: {Path.cwd() / 'nowhere'} cannot be written (No such file or directory): make it, or name another file\n"
+    )
 
 
 GOOD = ("generate", "pizza", "--model", "TINY")

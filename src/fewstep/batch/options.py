@@ -18,8 +18,6 @@ from fewstep.engine.output import check_writable
 from fewstep.engine.request import MOST_BATCH, RequestError
 from fewstep.engine.where import HERE, Where
 
-STDOUT = Path("-")
-
 
 @dataclass(frozen=True)
 class Options:
@@ -68,7 +66,7 @@ class Options:
         self._check_out()
         self._check_cluster()
         for option, path in (("--json", self.json), ("--metrics", self.metrics)):
-            check_writable(option, None if path == STDOUT else path)
+            check_writable(option, path)
             if path is not None and path.absolute() == self.manifest.absolute():
                 raise RequestError(f"{option} {path} is the list itself: name another file")
 

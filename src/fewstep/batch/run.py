@@ -16,7 +16,7 @@ from fewstep.batch.local import run as run_here
 from fewstep.batch.make import make
 from fewstep.batch.manifest import Manifest, open_manifest
 from fewstep.batch.multiply import parse_aspects, parse_seeds, sizes_of
-from fewstep.batch.options import STDOUT, Options
+from fewstep.batch.options import Options
 from fewstep.batch.output import Output, Place, is_bucket, opened
 from fewstep.batch.parts import load_engine, parts_of
 from fewstep.batch.progress import Tally, duration, json_line, reports, size
@@ -25,6 +25,7 @@ from fewstep.batch.spill import SpillError
 from fewstep.batch.store import Store
 from fewstep.engine.files import write_bytes
 from fewstep.engine.model import open_model
+from fewstep.engine.output import STDOUT
 from fewstep.engine.request import Limits, RequestError
 from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, beside, waiting
 from fewstep.engine.where import HERE

@@ -17,6 +17,7 @@ from fewstep.bench.results import Bar, Results, print_end
 from fewstep.bench.table import Section, print_section
 from fewstep.engine.device import best_device
 from fewstep.engine.model import open_model
+from fewstep.engine.output import STDOUT, put_json
 from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -32,25 +33,28 @@ def run(options: Options) -> int:
     What is interrupted leaves a file that says it is not complete.
     """
     tell, sections, others = Teller(), list[Section](), Others()
+    stream, file = (sys.stderr, None) if options.json == STDOUT else (sys.stdout, options.json)
     try:
         with pinned(options.threads), tempfile.TemporaryDirectory(prefix="fewstep-bench-") as folder:
             sides, options = prepare(options, Path(folder), tell)
             for section in measured(sides, options, tell):
                 sections.append(section)
                 tell.stop()
-                print_section(section, sys.stdout)
+                print_section(section, stream)
                 results = results_of(sides.device if sides else "cpu", options, sections, others, complete=False)
-                if options.json:
-                    results.to_json(options.json)
+                if file:
+                    results.to_json(file)
     except KeyboardInterrupt:
-        print(f"fewstep: interrupted; {len(sections)} tables are finished" + f" and written to {options.json}" * bool(options.json), file=sys.stderr)
+        print(f"fewstep: interrupted; {len(sections)} tables are finished" + f" and written to {file}" * bool(file), file=sys.stderr)
         return INTERRUPTED
     finally:
         tell.stop()
     results = replace(results, complete=True)
-    print_end(results, sys.stdout)
-    if options.json:
-        print(results.to_json(options.json))
+    print_end(results, stream)
+    if file:
+        print(results.to_json(file))
+    elif options.json:
+        put_json(results.to_dict(), options.json)
     return SOME_FAILED if results.failed else DONE
 
 

@@ -37,7 +37,7 @@ def distill(
     run: RunFolder = None,
     settings: Settings = None,
     start: Annotated[str | None, typer.Option("--from", metavar="RUN:STEPS", help="Go on from that student of another run, or a model's.")] = None,
-    json: Annotated[Path | None, typer.Option(help="With plan and status: write it as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(help="With plan and status: write it as JSON; with - print it.")] = None,
     on: Annotated[
         str | None, typer.Option("--on", metavar="cpu|1x24gb|1x80gb|8x80gb", help="With plan: for which machine.  [default: the recipe's own, else this one]")
     ] = None,
@@ -49,16 +49,20 @@ def distill(
     """
     changes = [*(settings or []), *([f"start={start}"] if start else [])]
     if words[0] == "status" and len(words) == 2:
-        from fewstep.distill.watch.status import show
+        from fewstep.distill.watch import status
+        from fewstep.engine.output import tell
 
-        print("\n".join(show(Path(words[1]), json)))
-        return
+        found = status.read_status(Path(words[1]))
+        return tell(status.lines(found), found, json)
     if words[0] == "plan" and len(words) == 2:
-        from fewstep.distill.forecast.foretell import foretell
+        from fewstep.distill.forecast.forecast import as_json, forecast
+        from fewstep.distill.forecast.foretell import lines
+        from fewstep.engine.output import check_writable, tell
 
-        shown, fits = foretell(Path(words[1]), on or "", changes, run or run_folder(Path(words[1])), json)
-        print("\n".join(shown))
-        raise typer.Exit(0 if fits else 1)
+        check_writable("--json", json)
+        foretold = forecast(Path(words[1]), on or "", changes, run or run_folder(Path(words[1])))
+        tell(lines(foretold), as_json(foretold), json)
+        raise typer.Exit(0 if foretold.fits else 1)
     if len(words) != 1 or json is not None or on is not None:
         raise RequestError(f"fewstep distill {' '.join(words)}: give one recipe, plan and a recipe, or status and the folder of a run")
     _carry_out("distill", Path(words[0]), run, changes)

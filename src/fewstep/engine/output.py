@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.engine.files import DEFAULT, ENDINGS, FORMATS, KINDS, format_of
+from fewstep.engine.files import DEFAULT, ENDINGS, FORMATS, KINDS, format_of, write_bytes
 from fewstep.engine.request import RequestError, listed
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 OTHER_FORMATS = (".gif", ".bmp", ".tif", ".tiff", ".avif")
 LONGEST_SLUG = 60
+STDOUT = Path("-")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def open_output(out: Path | None, count: int, kind: str | None = None) -> Output
     ``kind`` is a format for a folder, PNG if None; a name says its own. Raises RequestError on a name or a format that cannot be meant, or
     a place that cannot be written.
     """
-    if out == Path("-"):
+    if out == STDOUT:
         raise RequestError("--out -: pictures are files here, and none goes to the standard output: give a name or a folder")
     if kind is not None and kind not in FORMATS:
         raise RequestError(f"--format {kind}: there is {listed(list(FORMATS))}")
@@ -69,9 +73,14 @@ def open_output(out: Path | None, count: int, kind: str | None = None) -> Output
 
 
 def check_writable(option: str, path: Path | None) -> None:
-    """Raises RequestError unless a file can be written at ``path``, if one is asked for: what is worked out for long is not lost for its name."""
-    if path is None:
+    """Raises RequestError unless a file can be written at ``path``, if one is asked for: what is worked out for long is not lost for its name.
+
+    "-" is the standard output for --json, and no name for what others write.
+    """
+    if path is None or (path == STDOUT and option == "--json"):
         return
+    if path == STDOUT:
+        raise RequestError(f"{option} -: this is written as a file, and not to the standard output: give its name")
     if path.is_dir():
         raise RequestError(f"{option} {path} is a folder: give the name of a file")
     try:
@@ -84,6 +93,23 @@ def _try(folder: Path) -> None:
     """Raises OSError where ``folder`` takes no file."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".fewstep-"):
         pass
+
+
+def tell(lines: Iterable[str], found: object, json: Path | None) -> None:
+    """Print ``lines``, and write ``found`` as JSON to the file ``json`` if there is one; to the standard output instead of the lines if that is "-"."""
+    if json != STDOUT:
+        print("\n".join(lines))
+    if json is not None:
+        put_json(found, json)
+
+
+def put_json(found: object, path: Path) -> None:
+    """Write ``found`` as JSON to the file ``path``, whole or not at all, or to the standard output if that is "-"."""
+    content = dumps(found, indent=1, ensure_ascii=False) + "\n"
+    if path == STDOUT:
+        sys.stdout.write(content)
+    else:
+        write_bytes(path, content.encode("utf8", "replace"))
 
 
 def slug(prompt: str) -> str:

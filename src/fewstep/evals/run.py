@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from fewstep.data.emoji import Dials, World
 from fewstep.data.subjects import read_subjects
 from fewstep.engine.device import best_device
 from fewstep.engine.model import open_model
-from fewstep.engine.output import check_writable
+from fewstep.engine.output import STDOUT, check_writable, put_json
 from fewstep.evals.judge import JUDGE, load_judge
 from fewstep.evals.prompts import GROUPS, ambiguous, held_out
 from fewstep.evals.report import Report, evaluate
@@ -73,9 +74,9 @@ def run(folder: Path, source: Path | None = None, json: Path | None = None, html
         questions, more = held_out(world, count), ambiguous(world)
         rows = rows_for(folder, world, device, precision=precision)
         report = evaluate(rows, questions, judge, world, ambiguous=more, groups=GROUPS, about=about, progress=progress)
-    report.print()
+    report.print(sys.stderr if json == STDOUT else sys.stdout)
     if json:
-        report.to_json(json)
+        put_json(report.to_dict(), json)
     if html:
         report.to_html(html)
     return report

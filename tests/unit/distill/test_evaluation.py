@@ -23,7 +23,7 @@ from fewstep.distill.walk import distill
 from fewstep.distill.watch.evaluation import Evaluation, best_path
 from fewstep.distill.watch.evaluation_page import read
 from fewstep.distill.watch.probe import Walker
-from fewstep.distill.watch.status import show
+from fewstep.distill.watch.status import lines, read_status
 from fewstep.engine.decode import decode
 from fewstep.evals.measure import rms
 from fewstep.evals.scorers import Asked
@@ -39,6 +39,11 @@ STAGES = (
     "{teacher_steps=2, steps=1, n=2, prediction_type='sample', convert=4, full=4}]"
 )
 MEASURED = ["evaluation.prompts=3", "evaluation.every=2", "evaluation.figure=distance"]
+
+
+def said(run: Path) -> str:
+    """What ``fewstep distill status`` prints."""
+    return "\n".join(lines(read_status(run)))
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +68,14 @@ def test_it_leaves_a_distillation_as_it_is(measured: Path, settings: list[str], 
     for path in sorted((tmp_path / "plain").glob("*/*-step*.safetensors")):
         assert path.read_bytes() == (measured / path.relative_to(tmp_path / "plain")).read_bytes(), path.name
     assert not (tmp_path / "plain" / "evaluation").exists()
-    assert "no best student is kept: evaluation is off" in "\n".join(show(tmp_path / "plain"))
+    assert "no best student is kept: evaluation is off" in said(tmp_path / "plain")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_best_of_each_stage_is_kept_and_named(measured: Path, settings: list[str]) -> None:
     """It is the one with the least figure, of equals the last; its file draws the pictures that were measured; state, status and page name it."""
-    state, said = json.loads((measured / "state.json").read_text()), "\n".join(show(measured))
+    state, told = json.loads((measured / "state.json").read_text()), said(measured)
     lines = read(measured)
     assert [line["update"] for line in lines if line["phase"] == "2to1/full"] == [2, 4]
     bundle = load_bundle(measured / "model")
@@ -81,7 +86,7 @@ def test_the_best_of_each_stage_is_kept_and_named(measured: Path, settings: list
         assert state["best"][str(steps)] == {
             "file": f"{steps}-step-best.safetensors", "figure": "distance", "value": least, "phase": best["phase"], "update": best["update"]
         }  # fmt: skip
-        assert f"{best['phase']}, update {best['update']}: weights/{steps}-step-best.safetensors" in said
+        assert f"{best['phase']}, update {best['update']}: weights/{steps}-step-best.safetensors" in told
         stamp = read_stamp(best_path(measured, steps))
         assert stamp is not None
         assert (stamp.steps, stamp.phases[-1]) == (steps, best["phase"].split("/")[1])

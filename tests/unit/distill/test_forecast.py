@@ -187,6 +187,8 @@ def test_the_command_says_it_and_writes_it(tmp_path: Path) -> None:
     assert called.exit_code == 0, called.output
     assert called.output.splitlines()[-1] == "fits"
     said = json.loads((tmp_path / "plan.json").read_text())
+    printed = CliRunner().invoke(app, ["distill", "plan", str(RECIPES / "emoji-judge.toml"), "--on", "8x80gb", "--json", "-"])
+    assert json.loads(printed.output) == said, "with - it stands alone"
     assert said["fits"] and said["ranks"] == 8 and [phase["name"] for phase in said["phases"]] == ["judge/recognise"]
 
 

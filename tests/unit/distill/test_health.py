@@ -23,7 +23,7 @@ from fewstep.distill.walk import distill
 from fewstep.distill.watch.health import CHANCE, PATIENCE, WINDOW, Monitor, critic_light, gradient_light, loss_light, spread_light, teacher_light
 from fewstep.distill.watch.page import report
 from fewstep.distill.watch.probe import BANDS, apart, compare, spectrum
-from fewstep.distill.watch.status import duration, lines, read_status, show
+from fewstep.distill.watch.status import duration, lines, read_status
 from fewstep.distill.watch.watch import Watch
 
 ROOT = Path(__file__).parents[3]
@@ -180,8 +180,8 @@ def test_watching_changes_nothing_and_tells_how_it_stands(tmp_path: Path, capsys
     assert f"stage/phase  {UPDATES}/{UPDATES} updates" in capsys.readouterr().out
     assert "stage/phase" in report(run.folder)
     watch.finish()
-    assert show(run.folder, tmp_path / "status.json")[0].startswith("done")
-    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
+    done = read_status(run.folder)
+    assert done["state"] == "done" and lines(done)[0].startswith("done")
 
 
 def test_time_left_is_work_over_pace() -> None:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
-from fewstep.distill.forecast.forecast import Forecast, as_json, forecast
+from fewstep.distill.forecast.forecast import Forecast
 from fewstep.distill.watch.status import duration
-from fewstep.engine.files import write_bytes
-from fewstep.engine.output import check_writable
 
 PARTS = (  # of a phase's memory, as they are named for a person
     ("learnt", "weights learnt"),
@@ -21,15 +15,6 @@ PARTS = (  # of a phase's memory, as they are named for a person
     ("remembered", "prompts and latents"),
     ("walks", "landing points"),
 )
-
-
-def foretell(path: Path, on: str, settings: Sequence[str], run: Path, out: Path | None = None) -> tuple[list[str], bool]:
-    """(the lines on the recipe at ``path``, whether it fits), which is written as JSON to ``out`` too if that is given. Raises as forecast."""
-    check_writable("--json", out)
-    found = forecast(path, on, settings, run)
-    if out is not None:
-        write_bytes(out, json.dumps(as_json(found), indent=1).encode())
-    return lines(found), found.fits
 
 
 def lines(found: Forecast) -> list[str]:

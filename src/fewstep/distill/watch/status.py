@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -12,7 +11,6 @@ from typing import Any
 
 from fewstep.distill.kept import read_kept
 from fewstep.distill.recipe import RecipeError
-from fewstep.engine.files import write_bytes
 from fewstep.evals.figures import told
 from fewstep.evals.table import called
 
@@ -76,14 +74,6 @@ def evaluated(found: Mapping[str, Any]) -> list[str]:
         return [*shown, "no best student is kept: evaluation is off, --set evaluation.prompts=16 turns it on"]
     shown += [f"evaluated {about['count']} times, in {duration(about['seconds'])}"] if about["count"] else []
     return [*shown, *about["left_out"]]
-
-
-def show(folder: Path, out: Path | None = None) -> list[str]:
-    """The lines on the run in ``folder``, which are written as JSON to ``out`` too if that is given. Raises RecipeError, OSError."""
-    found = read_status(folder)
-    if out is not None:
-        write_bytes(out, json.dumps(found, indent=1).encode())
-    return lines(found)
 
 
 def duration(seconds: float) -> str:
