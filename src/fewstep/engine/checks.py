@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from fewstep.engine.request import ASPECTS, LONGEST_PROMPT, MOST_PIXELS, SEEDS, TILES, Request, RequestError
 
 TEXTS = ("prompt", "prompt_2", "blend", "negative")
+WHOLE = ("seed", "steps", "width", "height", "variation_seed")
 SHARES = ("blend_weight", "variation", "strength")  # numbers from 0 to 1
 SCALES = {"guidance_scale": (0, 100), "nag_scale": (1, 100)}
 PAIRS = {"original_size": 1, "crop": 0, "target_size": 1}  # two whole numbers of pixels, and the least of each
@@ -25,11 +27,18 @@ MOST_VARIATIONS = 32  # after the first
 MOST_TOLD = 1 << 16  # pixels a side that a model may be told
 
 
+def plain(request: Request) -> dict[str, int | float]:
+    """The numbers of ``request`` that are of other types than Python's own, numpy's for one, as Python's."""
+    given: dict[str, Any] = {name: getattr(request, name) for name in (*WHOLE, *SHARES, *SCALES)}
+    others = {name: value for name, value in given.items() if not isinstance(value, int | float)}
+    return {name: int(value) if isinstance(value, Integral) else float(value) for name, value in others.items() if isinstance(value, Real)}
+
+
 def check(request: Request) -> None:
     """Raises RequestError on a field that is not what it has to be, or that does not go with another."""
     for name in TEXTS:
         _check_text(name, getattr(request, name))
-    for name in ("seed", "steps", "width", "height", "variation_seed"):
+    for name in WHOLE:
         if (value := getattr(request, name)) is not None:
             _check_whole(name, value)
     for name, (least, most) in {**dict.fromkeys(SHARES, (0, 1)), **SCALES}.items():

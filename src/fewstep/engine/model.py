@@ -69,6 +69,8 @@ def open_model(model: str = "emoji", steps: int | None = None, base: str | None 
     of their own, ``few_step`` the weights to put on it ("lightning-lora:4", or a file). Raises ModelError on files that are not there or
     cannot be used, StepMismatch on a step count that weights were not made for, RequestError on one that is not there.
     """
+    if steps is not None and type(steps) is not int:
+        raise RequestError(f"steps = {steps!r:.40}: give a whole number")
     parts = find_parts(model, steps, base, few_step)
     channels, factor, native, stride = _geometry(parts.folder)
     default = steps if steps is not None else parts.default_steps or _default(tuple(parts.students), parts.base)

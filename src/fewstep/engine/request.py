@@ -76,8 +76,10 @@ class Request:
 
     def __post_init__(self) -> None:
         """Checks what needs no model. Raises RequestError."""
-        from fewstep.engine.checks import check
+        from fewstep.engine.checks import check, plain
 
+        for name, number in plain(self).items():
+            object.__setattr__(self, name, number)
         check(self)
 
     def seed_or_random(self) -> int:

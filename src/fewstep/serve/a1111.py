@@ -229,8 +229,8 @@ def settle_images(scheduler: Scheduler, wanted: Txt2Img) -> tuple[Nearest, list[
         usual = STRENGTH if mask is None else None
         begin = {"image": image, "mask": mask, "strength": usual if wanted.denoising_strength is None else wanted.denoising_strength}
         steps, size = steps_from_image(scheduler.limits, steps, masked=mask is not None), image.size
-    if wanted.width is not None or wanted.height is not None:
-        size = (wanted.width or wanted.height or 0, wanted.height or wanted.width or 0)
+    if given := [side for side in (wanted.width, wanted.height) if side is not None]:
+        size = (given[0], given[-1])
     asked = {"guidance_scale": wanted.cfg_scale, "sampler": wanted.sampler_name or wanted.sampler_index, "scheduler": wanted.scheduler}
     tile = "xy" if wanted.tiling else None
     near = nearest(scheduler.limits, steps, size, tile, **asked, negative_prompt=wanted.negative_prompt, strength=getattr(wanted, "denoising_strength", None))

@@ -148,6 +148,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(whole: Path, source: Pat
 
     def begin() -> None:
         os.setsid()
+        torch.set_num_threads(1)  # those that another test had are not in a fork, and OpenMP would wait for them
         prepared(source, out, bundle, workers=2)
 
     process = multiprocessing.get_context("fork").Process(target=begin)

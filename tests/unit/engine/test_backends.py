@@ -63,6 +63,12 @@ def test_a_number_of_threads_that_is_none_is_a_sentence(threads: Any) -> None:
         Engine.load("emoji", threads=threads)
 
 
+@pytest.mark.parametrize("steps", ["4", 4.0])
+def test_a_number_of_steps_that_is_none_is_a_sentence(steps: Any) -> None:
+    with pytest.raises(RequestError, match=f"steps = {steps!r}: give a whole number"):
+        Engine.load("emoji", steps=steps)
+
+
 def test_onnxruntime_begins_from_images_as_eager_torch_does(engines: tuple[Engine, Engine]) -> None:
     image = engines[0].generate(Request("a ghost on a purple background", 3, 4, 160, 128)).image
     mask = Image.linear_gradient("L").resize(image.size)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +56,15 @@ def test_a_model_without_a_teacher_takes_no_teacher_steps() -> None:
 def test_a_size_that_does_not_fit_names_what_was_given_and_the_nearest(size: str, nearest: str) -> None:
     with pytest.raises(RequestError, match=rf"^size {size}: .* multiples of 16 from 64 to 512; the nearest is {nearest}$"):
         EMOJI.settle(Request("a cat", None, None, *parse_size(size)))
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    """They become Python's, which JSON can write."""
+    request = Request("", np.int64(7), np.uint8(4), np.int32(256), 256, blend="x", blend_weight=np.float32(0.5), guidance_scale=Fraction(3, 2))
+    assert [type(value) for value in (request.seed, request.steps, request.width, request.blend_weight, request.guidance_scale)] == [int] * 3 + [float] * 2
+    assert request == Request("", 7, 4, 256, 256, blend="x", blend_weight=0.5, guidance_scale=1.5)
+    with pytest.raises(RequestError, match=r"^seed = 7.0: give a whole number"):
+        Request("", np.float32(7))
 
 
 @given(st.integers(-100, 5000), st.integers(-100, 5000))

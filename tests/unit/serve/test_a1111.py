@@ -170,6 +170,7 @@ def until_preview(api: webuiapi.WebUIApi) -> dict[str, Any]:
         ("txt2img", {"steps": "many"}, 422, "steps: input should be a valid integer"),
         ("txt2img", {"steps": 0}, 400, "above 0"),
         ("txt2img", {"width": -5}, 400, "give sides"),
+        ("txt2img", {"width": 0, "height": 512}, 400, "size 0x512"),
         ("txt2img", {"seed": 2**63}, 422, "seed"),
         ("txt2img", {"batch_size": 16, "n_iter": 2}, 400, "at most 16 pictures"),
         ("txt2img", {"script_name": "loopback"}, 422, "Script 'loopback' not found"),

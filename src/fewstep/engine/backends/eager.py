@@ -51,7 +51,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # what follows is a list of all that torch may be built with
         raise BackendError(f"torch cannot compute on a device {device!r:.40} here ({reason}): use --device cpu") from None
 
 
