@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -500,7 +501,32 @@ def test_it_comes_back_by_itself_when_the_server_was_lost_and_asks_for_a_key(bro
         until(lambda: state.get_attribute("data-state") == "live")
         studio.finished(OWL)
         assert background(studio) == "yellow"
+    with serving("--api-key", "another", port=port):  # which the open page does not have
+        studio.page.get_by_label("Key", exact=True).fill("another")
+        studio.page.get_by_role("button", name="Go on").click()
+        studio.write(APPLE)
     assert not studio.complaints
+    context.close()
+
+
+def test_a_server_that_falls_silent_is_not_called_live(browser: Any) -> None:
+    """Stopped, it closes nothing, as behind a cable that is pulled; when it goes on, what was asked for last is shown."""
+    port = free_port()
+    context = browser.new_context(reduced_motion="reduce")
+    with serving(port=port) as url:
+        studio = Studio(context.new_page(), url).open()
+        studio.write(APPLE)
+        this = f"serve --port {port}"
+        try:
+            subprocess.run(["pkill", "-STOP", "-f", this], check=True)
+            studio.page.locator("#prompt").fill(OWL)
+            studio.page.get_by_text("The server does not answer. Is fewstep serve running?").wait_for()
+            assert studio.page.locator(".state").get_attribute("data-state") != "live"
+        finally:
+            subprocess.run(["pkill", "-CONT", "-f", this], check=True)
+        studio.finished(OWL)
+        assert background(studio) == "yellow"
+        assert not studio.complaints
     context.close()
 
 

@@ -47,6 +47,12 @@ async function start() {
   function stateChanged(told) {
     showState(told);
     if (told.state === "live" && rooms.now()) rooms.show();
+    if (told.reason?.status === 401 && !$("key").open) unlock();
+  }
+  async function unlock() { // a server that was started anew with another key
+    live.key = key = await askKey($("key"), Boolean(key));
+    keepKey(key);
+    live.open();
   }
   const director = createDirector({ store, live, meter, students, canvas: stage.canvas });
 

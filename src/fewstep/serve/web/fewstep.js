@@ -8,6 +8,8 @@
 const BACKOFF = [250, 500, 1000, 2000, 4000, 8000]; // milliseconds until the next try
 const INTERVAL = 40; // milliseconds between two messages
 const REMEMBERED = 64; // messages whose frames may still come
+const SILENCE = 8000; // milliseconds without a word until the server is asked whether it is there, and as many for its answer
+const LARGEST = 8 << 20; // bytes of a message
 
 /** @typedef {{prompt: string, seed?: number, steps?: number, width?: number, height?: number, aspect?: string, [more: string]: any}} Wanted */
 /**
@@ -70,7 +72,7 @@ export class Live {
     this.sentAt = -Infinity;
     this.decoding = false;
     this.next = null; // the newest frame that waits to be decoded
-    this.socket = this.sending = this.retrying = null;
+    this.socket = this.sending = this.retrying = this.silent = null;
     this.wake = () => this.state === "waiting" && document.visibilityState !== "hidden" && this.open();
   }
 
@@ -84,8 +86,9 @@ export class Live {
     return this.generation;
   }
 
-  /** Hand over a picture that the next messages refer to. @param {"image"|"mask"} kind @param {Blob} blob */
+  /** Hand over a picture that the next messages refer to; one that no message holds is an error. @param {"image"|"mask"} kind @param {Blob} blob */
   async upload(kind, blob) {
+    if (blob.size > LARGEST - 1024) return this.onerror(new Refusal(`This picture has ${(blob.size / 1e6).toFixed(1)} MB: give one of at most 8.`, 413, "too_large"));
     const bytes = new Uint8Array(await blob.arrayBuffer());
     this.uploads.set(kind, bytes);
     if (this.state === "live") this.socket.send(packUpload(kind, bytes));
@@ -106,8 +109,7 @@ export class Live {
   /** Leave for good. */
   close() {
     this.set("closed");
-    clearTimeout(this.sending);
-    clearTimeout(this.retrying);
+    for (const waiting of [this.sending, this.retrying, this.silent]) clearTimeout(waiting);
     removeEventListener("online", this.wake);
     document.removeEventListener("visibilitychange", this.wake);
     this.socket?.close();
@@ -138,7 +140,11 @@ export class Live {
       for (const [kind, bytes] of this.uploads) socket.send(packUpload(kind, bytes));
       if (this.wanted) this.ask(this.wanted);
     };
-    socket.onmessage = ({ data }) => (typeof data === "string" ? this.refused(JSON.parse(data)) : this.arrived(data));
+    socket.onmessage = ({ data }) => {
+      clearTimeout(this.silent);
+      if (typeof data === "string") this.refused(JSON.parse(data));
+      else this.arrived(data);
+    };
     socket.onclose = async () => {
       const ours = () => this.socket === socket && this.state !== "closed";
       if (!ours()) return;
@@ -155,6 +161,18 @@ export class Live {
     this.asked.set(this.generation, { wanted: this.wanted, at: this.sentAt });
     for (const old of this.asked.keys()) if (old <= this.generation - REMEMBERED) this.asked.delete(old);
     this.socket.send(JSON.stringify({ ...this.wanted, generation: this.generation }));
+    clearTimeout(this.silent);
+    this.silent = setTimeout(() => this.probe(), SILENCE);
+  }
+
+  /** A server that is stopped, or behind a cable that is pulled, closes nothing. One that is only slow answers this. */
+  async probe() {
+    const { socket } = this;
+    const there = await fetch(`${this.base}/healthz`, { mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(SILENCE) }).then(() => true, () => false);
+    if (there || this.socket !== socket || this.state !== "live") return;
+    this.socket = null;
+    socket.close();
+    this.lost(new Refusal("the server does not answer"));
   }
 
   arrived(buffer) {
