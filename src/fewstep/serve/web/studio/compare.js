@@ -51,6 +51,7 @@ export function createCompare(place, store, studio) {
       cancelAnimationFrame(ticking);
       if (!replaced) element.classList.remove("working");
       if (took != null) show(clock, took);
+      else if (!replaced) clock.textContent = "–"; // what it ran to is no measurement
     };
   }
 
