@@ -133,7 +133,7 @@ def run(
                     path = output.save(picture)
                 except OSError as error:
                     failed += 1
-                    tell(f"fewstep: {error.filename or output.folder} was not written: {error.strerror or error}", sys.stderr)
+                    tell(f"fewstep: {error.filename or output.folder / (output.file or '')} was not written: {error.strerror or error}", sys.stderr)
                     return
                 finished, last = finished + 1, picture
                 if picture.record.transparent and opaque(picture.image):

@@ -51,12 +51,16 @@ class LoraError(WeightsError):
 def read_weights(path: Path, framework: Literal["pt", "numpy"] = "pt", only: Collection[str] | None = None) -> dict[str, Any]:
     """The tensors of a safetensors file, torch's or NumPy's; ``only`` some of them, by name, where that is given.
 
-    Raises WeightsError if it is missing, truncated, no safetensors file, or holds a NaN.
+    Raises WeightsError if it is missing, truncated, no safetensors file, or holds a NaN or
+    weights that are whole numbers.
     """
     from safetensors import SafetensorError, safe_open
 
     stored = read_header(path).tensors
     keys = [key for key in stored if only is None or key in only]
+    whole = [key for key in keys if key.endswith("weight") and stored[key].dtype.startswith(("I", "U", "BOOL"))]
+    if whole:
+        raise WeightsError(f"{path}: '{whole[0]}' has whole numbers ({stored[whole[0]].dtype}), and weights are fractions: give the file as it was trained")
     brief = {key for key in keys if framework == "numpy" and stored[key].dtype == "BF16"}
     try:
         with safe_open(path, framework=framework) as file:

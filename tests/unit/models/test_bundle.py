@@ -179,6 +179,15 @@ def test_a_value_that_is_not_finite_is_named(tmp_path: Path, value: float) -> No
     assert "'bad.weight' holds a value that is not finite" in refused(path)
 
 
+def test_weights_that_are_whole_numbers_are_refused(tmp_path: Path) -> None:
+    """They were rounded by whoever wrote them; counters, which are none, may be whole."""
+    path = tmp_path / "rounded.safetensors"
+    save_file({"a.weight": torch.ones(2, dtype=torch.int32), "position_ids": torch.arange(2)}, path)
+    assert "'a.weight' has whole numbers (I32)" in refused(path)
+    save_file({"a.weight": torch.ones(2), "position_ids": torch.arange(2)}, path)
+    assert set(read_weights(path)) == {"a.weight", "position_ids"}
+
+
 def test_wrong_names_and_shapes_are_named(bundle: Bundle, tiny: Path, tmp_path: Path) -> None:
     tensors = load_file(tiny / "unet" / WEIGHTS)
     before = {key: value.clone() for key, value in bundle.unet.state_dict().items()}
