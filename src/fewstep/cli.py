@@ -100,6 +100,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         less = "give --memory model or sequential, a smaller size, or fewer pictures at once; in training what fewstep distill plan says"
         return BAD_INPUT, f"the card does not hold this besides what is on it: {less}"
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return BAD_INPUT, "there is not enough memory for this besides what is in it: give a smaller size, fewer pictures at once, or --decoder tiny"
     if (type(error) is OSError and error.errno == ENOSPC) or "(os error 28)" in str(error):  # the second is how safetensors says it
         return FAILED, "the disk is full: make room, and give the same command again"
     if isinstance(error, OSError):

@@ -372,6 +372,16 @@ def test_an_export_is_written_where_it_says(fewstep: Run, tiny: Path, tmp_path: 
     assert Path(answer.out.strip()) == (tmp_path / "four").resolve()
 
 
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 3.00 MiB"), RuntimeError("can't start new thread")])
+def test_too_little_memory_is_a_sentence(error: Exception, fewstep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise error
+
+    monkeypatch.setattr("fewstep.engine.doctor.facts", full)
+    answer = fewstep("doctor")
+    assert answer.code == 2 and "not enough memory" in answer.err
+
+
 def test_our_own_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError
