@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import secrets
+import stat
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,13 +34,30 @@ def least(work: Callable[[], Any], device: str, threads: int, tries: int = 1) ->
 
 
 def cache(part: str) -> Path | None:
-    """The folder for ``part`` of it, made; None where there can be none, or no home for it."""
+    """The folder for ``part`` of it, made; in the temporary directory where there is no home for it, and None where there can be none."""
+    given = os.environ.get("XDG_CACHE_HOME")
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / part
+        folder = Path(given or Path.home() / ".cache") / "fewstep" / part
         folder.mkdir(parents=True, exist_ok=True)
+        if given or os.access(folder, os.W_OK):
+            return folder
     except (OSError, RuntimeError):
+        pass
+    return None if given else _temporary(part)
+
+
+def _temporary(part: str) -> Path | None:
+    """As ``cache``, in a folder of the temporary directory; None unless that is this user's alone, for what lies in it is run."""
+    try:
+        own = Path(tempfile.gettempdir()) / f"fewstep-{os.getuid()}"
+        own.mkdir(mode=0o700, exist_ok=True)
+        found = own.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            return None
+        (own / part).mkdir(exist_ok=True)
+    except (OSError, AttributeError):  # AttributeError: a system without numbers of users
         return None
-    return folder
+    return own / part
 
 
 def remembered(about: Mapping[str, Any], measure: Callable[[], Any]) -> Any:

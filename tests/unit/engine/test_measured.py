@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,12 +58,35 @@ def test_a_disk_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, mo
     assert cache("openvino") is None
 
 
-def test_without_a_home_it_is_measured_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody's home; the temporary directory in which this user's own folder would be."""
+
+    def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"fewstep-{os.getuid()}"
+
+
+def test_without_a_home_it_is_kept_among_the_temporary_files(homeless: Path) -> None:
+    """In a folder that nobody else can write into: what is compiled there is run."""
+    assert cache("openvino") == homeless / "openvino"
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    assert [remembered({}, lambda: 5), remembered({}, lambda: 6)] == [5, 5]
+
+
+@pytest.mark.parametrize("trap", ["open to others", "a link", "a file"])
+def test_where_that_folder_is_not_this_users_alone_nothing_is_kept(trap: str, homeless: Path) -> None:
+    if trap == "a link":
+        homeless.symlink_to(homeless.parent, target_is_directory=True)
+    elif trap == "a file":
+        homeless.write_text("")
+    else:
+        homeless.mkdir()
+        homeless.chmod(0o777)
     assert cache("openvino") is None
     assert [remembered({}, lambda: 5), remembered({}, lambda: 6)] == [5, 6]
     engine = Engine.load("emoji", backend="onnxruntime")
