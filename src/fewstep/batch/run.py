@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fewstep.batch import dry, gallery
 from fewstep.batch.expand import Expansion
@@ -23,9 +22,8 @@ from fewstep.batch.progress import Tally, duration, json_line, reports, size
 from fewstep.batch.score import later, scorer
 from fewstep.batch.spill import SpillError
 from fewstep.batch.store import Store
-from fewstep.engine.files import write_bytes
 from fewstep.engine.model import open_model
-from fewstep.engine.output import STDOUT
+from fewstep.engine.output import STDOUT, put_json
 from fewstep.engine.request import Limits, RequestError
 from fewstep.engine.run import DONE, INTERRUPTED, SOME_FAILED, beside, waiting
 from fewstep.engine.where import HERE
@@ -84,7 +82,8 @@ def _estimate(options: Options, manifest: Manifest, expansion: Expansion) -> int
         json_line("estimate", told)
     else:
         print(*dry.lines(told), sep="\n")
-        _write_json(options.json, told)
+        if options.json is not None:
+            put_json(told, options.json)
     return SOME_FAILED if found.failures else DONE
 
 
@@ -166,9 +165,5 @@ def _tell(options: Options, tally: Tally) -> None:
     failed = f", {tally.failed} failed" if tally.failed else ""
     made = f"{tally.made} made in {duration(tally.seconds)} ({tally.rate:.2f}/s, {size(tally.bytes)})"
     print(f"{options.out}  {tally.done} of {tally.total} pictures: {made}{before}{failed}")
-    _write_json(options.json, {"out": options.out, **told})
-
-
-def _write_json(path: Path | None, said: dict[str, Any]) -> None:
-    if path is not None:
-        write_bytes(path, (json.dumps(said, indent=1) + "\n").encode())
+    if options.json is not None:
+        put_json({"out": options.out, **told}, options.json)

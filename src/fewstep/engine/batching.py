@@ -109,10 +109,8 @@ def choose(seconds: Mapping[int, float]) -> int:
 
 
 def short_of_memory(error: BaseException) -> bool:
-    """Whether that is what ``error`` or its cause says; torch, which has a kind of its own for a card's, may not be there, and ONNX Runtime has none."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "Failed to allocate memory" in str(error):
-        return True
-    return error.__cause__ is not None and short_of_memory(error.__cause__)
+    """Whether that is what ``error`` says; torch, which has a kind of its own for a card's, may not be there."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _kernels(backend: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -46,10 +45,6 @@ class Report:
         rows = [{key: _finite(value) for key, value in dataclasses.asdict(result).items()} for result in self.results]
         found = [{"name": bar.name, "value": _finite(bar.value), "needed": bar.needed, "met": bar.met} for bar in self.bars()]
         return {"about": dict(self.about), "rows": rows, "bars": found}
-
-    def to_json(self, path: Path) -> None:
-        """Write ``to_dict``, whole or not at all."""
-        write_bytes(Path(path), (json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def to_html(self, path: Path) -> None:
         """Write the page, whole or not at all: one file, pictures included, that asks for nothing else."""

@@ -18,6 +18,7 @@ from fewstep.bench import options as options_module
 from fewstep.bench.options import SECTIONS
 from fewstep.bench.run import bars_of, settings
 from fewstep.bench.sides import Question, Questions
+from fewstep.bench.table import Section
 from fewstep.cli import main
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import BACKENDS, listed
@@ -53,6 +54,19 @@ def bench(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
         return int(caught.value.code or 0), capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
 
     return run
+
+
+def test_with_a_dash_the_json_stands_alone_and_the_tables_are_beside_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fewstep.bench.run.measured", lambda *_: iter([Section("memory", ({"batch": 1},))]))
+    with pytest.raises(SystemExit):
+        main(["bench", "--model", str(model), "--backend", "eager", "--json", "-"])
+    shown = capsys.readouterr()
+    assert [section["name"] for section in json.loads(shown.out)["sections"]] == ["memory"]
+    assert shown.err.startswith("Peak memory")
+    assert not list(tmp_path.glob("-"))
 
 
 def rows(found: dict[str, Any], name: str) -> list[dict[str, Any]]:

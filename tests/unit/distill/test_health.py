@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.distill.test_trainer import UPDATES, equal, everything, make_phase
+from typer.testing import CliRunner
 
+from fewstep.cli import app
 from fewstep.distill.outline import Part, seconds_left
 from fewstep.distill.pretrain import train_teacher
 from fewstep.distill.recipe import RecipeError
@@ -180,8 +182,10 @@ def test_watching_changes_nothing_and_tells_how_it_stands(tmp_path: Path, capsys
     assert f"stage/phase  {UPDATES}/{UPDATES} updates" in capsys.readouterr().out
     assert "stage/phase" in report(run.folder)
     watch.finish()
-    done = read_status(run.folder)
-    assert done["state"] == "done" and lines(done)[0].startswith("done")
+    assert lines(read_status(run.folder))[0].startswith("done")
+    called = CliRunner().invoke(app, ["distill", "status", str(run.folder), "--json", str(tmp_path / "status.json")])
+    assert called.output.startswith("done")
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
 
 
 def test_time_left_is_work_over_pace() -> None:

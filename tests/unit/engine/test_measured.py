@@ -282,18 +282,12 @@ def test_other_work_is_measured_for_itself(monkeypatch: pytest.MonkeyPatch, kept
     ]
 
 
-def caused(error: Exception, cause: Exception) -> Exception:
-    """``error`` as it is when it is raised from ``cause``."""
-    error.__cause__ = cause
-    return error
-
-
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory"),
-        caused(BackendError("emoji cannot be computed by native"), MemoryError("Unable to allocate 24.0 MiB")),
-        BackendError("emoji cannot be computed by onnxruntime (bfc_arena.cc: Failed to allocate memory for requested buffer of size 8388608)"),
+        MemoryError("Unable to allocate 24.0 MiB"),
+        RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc:359 Failed to allocate memory for requested buffer of size 8388608"),
     ],
 )
 def test_too_large_a_batch_is_halved_until_it_fits(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,10 +295,13 @@ def test_too_large_a_batch_is_halved_until_it_fits(error: Exception, monkeypatch
     denoiser = engine.backend.denoiser
     monkeypatch.setattr(engine, "best_batch", lambda settled: MOST_BATCH)
 
+    def refuse(inputs: Any) -> Any:
+        raise error
+
     def cramped(steps: int, prompts: list[Any], steering: Any) -> Any:
         tried.append(len(prompts))
         if len(prompts) > room:
-            raise error
+            refuse({}) if isinstance(error, torch.OutOfMemoryError) else engine.backend._run(refuse, {})  # type: ignore[attr-defined]
         return denoiser(steps, prompts, steering)
 
     monkeypatch.setattr(engine.backend, "denoiser", cramped)
@@ -315,7 +312,7 @@ def test_too_large_a_batch_is_halved_until_it_fits(error: Exception, monkeypatch
     assert [picture.record.batch for picture in pictures] == [2] * 10
     assert tried == [8, 4, 2, 2, 2, 2, 2], "what does not fit once is not tried again"
     room = 0
-    with pytest.raises(type(error)):
+    with pytest.raises((MemoryError, torch.OutOfMemoryError)):
         list(engine.generate_many(requests))
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from tests.unit.evals.synthetic import SUBJECTS, WORLD
 
 from fewstep.data.emoji import COLOURS
+from fewstep.engine.output import put_json
 from fewstep.evals.judge import BACKGROUNDS, Judge, look
 from fewstep.evals.measure import Answers, Backgrounds, Seen, border_colours, psnr, rms
 from fewstep.evals.prompts import Question, ambiguous, held_out
@@ -161,7 +162,7 @@ def test_a_flat_background_needs_judge_and_pixels_and_a_place_the_judge_alone():
 
 
 def test_the_json_holds_every_figure_and_the_bars(report, tmp_path):
-    report.to_json(tmp_path / "report.json")
+    put_json(report.to_dict(), tmp_path / "report.json")
     table = json.loads((tmp_path / "report.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["renders", "reconstruction", "teacher", "4", "1"]
     assert table["rows"][3]["top1"] == report.results[3].top1

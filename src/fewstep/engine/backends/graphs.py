@@ -35,6 +35,7 @@ from fewstep.stamp import Stamp, file_hash
 
 WEIGHTS = UNET.name
 CONFIG = "config.json"
+NO_ROOM = "Failed to allocate memory"  # how ONNX Runtime says that there is too little, which has no kind of its own for it
 MOST_UNETS = 12  # sessions: of each student and the teacher one without and one with negative prompts, and tiles
 
 
@@ -231,11 +232,15 @@ class Graphs:
         """Nothing: a call returns when it is done."""
 
     def _run(self, session: Session, inputs: dict[str, NDArray[Any]]) -> list[Array]:
-        """What ``session`` answers. Raises BackendError where it cannot: inputs that its graph does not take, or too little memory."""
+        """What ``session`` answers. Raises MemoryError where there is too little for it, BackendError on inputs that its graph does not take."""
         try:
             return session(inputs)
+        except MemoryError:
+            raise
         except Exception as error:  # the library's own kinds have no common base
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if NO_ROOM in str(error):
+                raise MemoryError(f"{self.name}: {reason}") from error
             raise BackendError(f"{self.model.folder} cannot be computed by {self.name} ({reason}): see whether --backend eager can") from error
 
     def _unet(self, steps: int, stack: Stack, attends: bool = False, wrapped: Wrapped | None = None) -> Any:
