@@ -483,6 +483,22 @@ def test_on_a_phone_a_comparison_ends_by_the_button_that_began_it(browser: Any, 
     context.close()
 
 
+def test_on_a_phone_a_second_prompt_opens_where_it_is_seen(browser: Any, url: str) -> None:
+    """Below the picture, which stays at the top while one scrolls down to the button."""
+    context = browser.new_context(viewport={"width": 375, "height": 667}, reduced_motion="reduce")
+    studio = Studio(context.new_page(), url).open()
+    studio.write(APPLE)
+    studio.run("() => scrollTo(0, document.body.scrollHeight)")
+    studio.page.get_by_role("button", name="Blend").first.click()
+    seen = """() => {
+        const { left, top, width, height } = document.getElementById("blend-prompt").getBoundingClientRect();
+        return document.elementFromPoint(left + width / 2, top + height / 2)?.id;
+    }"""
+    until(lambda: studio.run(seen) == "blend-prompt")
+    assert not studio.complaints
+    context.close()
+
+
 def test_it_comes_back_by_itself_when_the_server_was_lost_and_asks_for_a_key(browser: Any) -> None:
     port, key = free_port(), ("--api-key", "a-long-key")
     context = browser.new_context(reduced_motion="reduce")
