@@ -58,13 +58,13 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def mean(value: Tensor) -> float:
-    """The mean of a scalar over ranks."""
+def mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over ranks, on the processor."""
     if world() > 1:
         value = value.detach().clone()
         distributed.all_reduce(value)
         value /= world()
-    return float(value)
+    return value.cpu()
 
 
 def agreed(flag: bool) -> bool:

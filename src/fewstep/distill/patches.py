@@ -118,7 +118,7 @@ class Contest:
         return {**known, "features": apart, "fooled": fooled, "loss": rest + weight * fooled}
 
 
-def picture_losses(drawn: Tensor, true: Tensor, edges: float = 1.0) -> Losses:
+def picture_losses(drawn: Tensor, true: Tensor, edges: float = 1.0) -> dict[str, Tensor]:
     """L1 and ``edges`` times the edge loss between pictures [B, 3, H, W] in [-1, 1], and how near they are in dB."""
     l1, edge = F.l1_loss(drawn, true), edge_loss(drawn, true)
     psnr = -10 * (F.mse_loss(drawn, true) / 4).clamp(min=1e-10).log10()  # values span 2

@@ -15,7 +15,7 @@ from fewstep.distill.editing import Kept, anywhere, masked, masks, repaint
 from fewstep.distill.latents import Samples, Text
 from fewstep.distill.targets import Jump, carry, grid, land, reach, renoise, start_jump, teacher_target
 from fewstep.distill.teacher import alpha_bar_at
-from fewstep.distill.trainer import Losses
+from fewstep.distill.trainer import Figure, Losses
 from fewstep.models.counts import told
 from fewstep.models.critic import Critic
 from fewstep.models.guidance import denoiser
@@ -174,10 +174,22 @@ def critic_losses(task: Task, student: Any, critic: Critic, samples: Samples) ->
         "right": (right_teacher + right_student) / 2,
         "right_teacher": right_teacher,
         "right_student": right_student,
-        "distance": (target - made).square().mean().sqrt(),
-        "variety": torch.cat([real, fake]).detach().float().std(correction=0),  # 0: the critic says the same of every picture
-        "spread": made.std() / target.std().clamp(min=1e-6),  # 1: the student's latents have the teacher's contrast
+        "distance": Figure((target - made).square().mean().reshape(1), lambda means: means[0].sqrt()),
+        "variety": Figure(moments(torch.cat([real, fake])), deviation),  # 0: the critic says the same of every picture
+        # 1: the student's latents have the teacher's contrast
+        "spread": Figure(torch.cat([moments(made), moments(target)]), lambda means: deviation(means[:2]) / deviation(means[2:]).clamp(min=1e-6)),
     }
+
+
+def moments(values: Tensor) -> Tensor:
+    """The means of ``values`` and of their squares: float64 [2]."""
+    values = values.detach().double()
+    return torch.stack([values.mean(), values.square().mean()])
+
+
+def deviation(moments: Tensor) -> Tensor:
+    """The standard deviation, over all samples, of what has these ``moments``."""
+    return (moments[1] - moments[0].square()).clamp(min=0).sqrt()
 
 
 def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:

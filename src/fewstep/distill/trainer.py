@@ -21,7 +21,20 @@ from fewstep.distill.sharding import whole
 from fewstep.distill.state import Run
 from fewstep.distill.workers import each, minding
 
-Losses = dict[str, Tensor]  # "loss" is minimised, the others are logged beside it
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a whole batch that is no mean over its samples, such as a deviation: ``read`` makes it of ``means``, which are.
+
+    The means are averaged over parts and ranks before they are read: the figure is the same however a batch is worked off.
+    """
+
+    means: Tensor  # [K]
+    read: Callable[[Tensor], Tensor]
+
+
+Losses = Mapping[str, Tensor | Figure]  # "loss", a tensor, is minimised, the others are logged beside it
 
 
 @dataclass
@@ -149,27 +162,45 @@ def update(phase: Phase, turn: str, parts: Sequence[Any], indices: range, factor
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor
-    values: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     for batch in parts:
         with torch.autocast(parameters[0].device.type, dtype=torch.bfloat16, enabled=phase.precision == torch.bfloat16):
             losses = phase.losses(turn, batch)
-        found = {name: dist.mean(value.detach().float()) for name, value in losses.items()}
+        found = {name: dist.mean(_means(value)) for name, value in losses.items()}
         _finite(phase, turn, "loss", indices, found, optimizer)
-        values = {name: values.get(name, 0.0) + value / len(parts) for name, value in found.items()}
-        (losses["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
+        sums = {name: value if name not in sums else sums[name] + value for name, value in found.items()}
+        (minimised(losses) / len(parts)).backward()  # type: ignore[no-untyped-call]
+    values = {name: _read(losses[name], value / len(parts)) for name, value in sums.items()}
     dist.average(parameters)
     values["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(parameters, phase.clip or math.inf)))
-    _finite(phase, turn, "gradient", indices, values, optimizer)  # a loss may be a number and its slope none
+    _finite(phase, turn, "gradient", indices, {"grad_norm": torch.tensor(values["grad_norm"])}, optimizer)  # a loss may be a number and its slope none
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values
 
 
-def _finite(phase: Phase, turn: str, what: str, indices: range, values: Mapping[str, float], optimizer: Optimizer) -> None:
+def minimised(losses: Losses) -> Tensor:
+    """The loss that the optimizer whose turn it is goes down."""
+    loss = losses["loss"]
+    assert isinstance(loss, Tensor), "a figure has no gradient"
+    return loss
+
+
+def _means(value: Tensor | Figure) -> Tensor:
+    """What of a loss or figure is averaged over parts and ranks: float64 [K]."""
+    return (value.means if isinstance(value, Figure) else value.reshape(1)).detach().double()
+
+
+def _read(value: Tensor | Figure, means: Tensor) -> float:
+    return float(value.read(means)) if isinstance(value, Figure) else float(means)
+
+
+def _finite(phase: Phase, turn: str, what: str, indices: range, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:
     """Raise NonFinite, with no gradient left behind, unless all ``values`` are numbers."""
-    if not all(map(math.isfinite, values.values())):
+    if not all(bool(value.isfinite().all()) for value in values.values()):
         optimizer.zero_grad(set_to_none=True)
-        raise NonFinite(f"{phase.name}: the {turn}'s {what} is not finite at samples {indices.start} to {indices.stop - 1}: {dict(values)}")
+        told = {name: value.tolist() if value.numel() > 1 else value.item() for name, value in values.items()}
+        raise NonFinite(f"{phase.name}: the {turn}'s {what} is not finite at samples {indices.start} to {indices.stop - 1}: {told}")
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from fewstep.distill.ema import Ema
 from fewstep.distill.optimizer import MomentlessAdam
 from fewstep.distill.state import DiskFull, Run
-from fewstep.distill.trainer import NonFinite, Phase, Routine, Terminated, train, update
+from fewstep.distill.steps import deviation, moments
+from fewstep.distill.trainer import Figure, NonFinite, Phase, Routine, Terminated, train, update
 
 UPDATES = 12
 
@@ -223,6 +224,16 @@ def test_a_loss_that_is_infinite_in_a_logged_value_alone_stops_too() -> None:
     with pytest.raises(NonFinite, match="inf"):
         update(phase, "student", [phase.batch(range(4))], range(4), 1.0, [0.1])
     assert equal(everything(phase), before)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_a_figure_of_a_batch_is_the_same_in_however_many_parts_it_is_worked_off(size: int) -> None:
+    """A deviation over six samples, of which a part of one has none: no mean of the parts' own."""
+    phase, indices = make_phase(), range(6)
+    phase.losses = lambda turn, x: {"loss": phase.models["student"](x).sum(), "deviation": Figure(moments(x), deviation)}
+    parts = [phase.batch(indices[first : first + size]) for first in range(0, 6, size)]
+    found = update(phase, "student", parts, indices, 1.0, [0.0])
+    assert found["deviation"] == pytest.approx(float(phase.batch(indices).std(correction=0)), rel=1e-6)
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])

@@ -32,7 +32,7 @@ from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.sharding import units
 from fewstep.distill.state import Run
 from fewstep.distill.students import students_of
-from fewstep.distill.trainer import Losses, Phase, Routine
+from fewstep.distill.trainer import Losses, Phase, Routine, minimised
 from fewstep.distill.walk import Walk
 from fewstep.distill.world import DataRecipe
 from fewstep.models.critic import Backbone
@@ -104,7 +104,7 @@ def cost(ledger: Ledger, phase: Phase, batch: Any, setting: Setting, network: st
         ledger.flops = 0.0
         losses = _losses(phase, turn, batch, setting)
         forward, forward_peak = ledger.flops, ledger.peak - resident
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        minimised(losses).backward()  # type: ignore[no-untyped-call]
         del losses
         whole, peak = ledger.flops, ledger.peak - resident
         gradients[turn] = _bytes(ledger.gradients) + _bytes(p.grad for p in groups[turn] if p.grad is not None)
