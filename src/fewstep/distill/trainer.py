@@ -22,7 +22,6 @@ from fewstep.distill.state import Run
 from fewstep.distill.workers import each, minding
 
 
-
 @dataclass(frozen=True)
 class Figure:
     """A figure of a whole batch that is no mean over its samples, such as a deviation: ``read`` makes it of ``means``, which are.
