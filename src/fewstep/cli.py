@@ -33,6 +33,7 @@ EXIT_CODES = {  # by module and name, so that telling them apart imports nothing
     ("fewstep.models.weights", "WeightsError"): BAD_INPUT,
     ("fewstep.engine.backends", "BackendError"): BAD_INPUT,
     ("fewstep.data.shards", "ShardsError"): BAD_INPUT,
+    ("fewstep.distill.trainer", "Unread"): BAD_INPUT,
     ("fewstep.distill.recipe", "RecipeError"): BAD_INPUT,
     ("fewstep.distill.trainer", "NonFinite"): FAILED,
     ("fewstep.distill.trainer", "Stopped"): FAILED,

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ class Shard:
 
     path: Path
     size: Size
-    captions: list[str]
-    crc32: list[int]
+    captions: tuple[str, ...]
+    crc32: tuple[int, ...]
     written: int  # when, in nanoseconds: a file that is made again is opened again
 
 
@@ -81,32 +82,38 @@ def checksums(tensors: dict[str, Tensor]) -> list[int]:
 class Shards:
     """A prepared set. Opening it reads headers and captions alone; pictures are read as they are asked for.
 
-    ``key`` is that of the model they shall be trained with. With ``skip_corrupt`` every byte is checked at once, and a damaged shard is left
-    out and named in ``skipped``; without, the first one that is met raises. Raises ShardsError on a set that is not whole, is of other encoders or
-    is empty.
+    ``key`` is that of the model they shall be trained with. With ``skip_corrupt`` every byte is checked at once, a damaged shard is named in
+    ``skipped``, and in place of its pictures, ``lost`` in all, others of the bucket are shown, so that a run which began with them goes on in its
+    order; without, the first one that is met raises. Raises ShardsError on a set that is not whole, is of other encoders or is empty.
     """
 
     folder: Path
     key: str
     skip_corrupt: bool = False
     skipped: list[str] = field(default_factory=list)
+    lost: int = 0
     counts: dict[Size, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check()
         self._places: dict[Size, list[tuple[Shard, int]]] = {}
+        damaged: set[Path] = set()
         for name in self._names():
+            path = self.folder / f"{name}.safetensors"
             try:
-                shard = self._open(name)
-                if self.skip_corrupt:
-                    take(shard, range(len(shard.captions)))
-            except ShardsError:
-                if not self.skip_corrupt:
-                    raise
-                self.skipped.append(name)
+                shard = _recorded(path)
+            except ShardsError as error:  # nothing is known of it, and nothing is shown in its place
+                self._skip(name, error)
                 continue
+            try:
+                _check_tensors(shard, whole=self.skip_corrupt)
+            except ShardsError as error:
+                self._skip(name, error)
+                damaged.add(path)
+                self.lost += len(shard.captions)
             self._places.setdefault(shard.size, []).extend((shard, row) for row in range(len(shard.captions)))
-        self.counts = {size: len(places) for size, places in sorted(self._places.items())}
+        self._shown = {size: shown for size, places in sorted(self._places.items()) if (shown := _standing_in(places, damaged))}
+        self.counts = {size: len(places) for size, places in self._shown.items()}
         if not self.counts:
             raise ShardsError(f"{self.folder} holds no pictures: see its audit.html for why they were dropped, and prepare others")
 
@@ -134,37 +141,63 @@ class Shards:
             names += record["shards"]
         return names
 
-    def _open(self, name: str) -> Shard:
-        path = self.folder / f"{name}.safetensors"
-        record = read_json(path.with_suffix(".json"))
-        try:
-            shapes = read_header(path).shapes
-            captions, crc32 = list(map(str, record["captions"])), list(map(int, record["crc32"]))
-            width, height = record["size"]
-            alike = {len(captions), len(crc32), *(shapes[tensor][0] for tensor in TENSORS)}
-        except (WeightsError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise corrupt(path, str(error) if isinstance(error, WeightsError) else "its JSON is damaged or missing") from None
-        if len(alike) != 1:
-            raise corrupt(path, "its tensors and its JSON have different numbers of pictures")
-        return Shard(path, (width, height), captions, crc32, path.stat().st_mtime_ns)
+    def _skip(self, name: str, error: ShardsError) -> None:
+        if not self.skip_corrupt:
+            raise error
+        self.skipped.append(name)
 
     @property
     def identity(self) -> str:
-        """What a run depends on of the set: its encoders, and every picture's bytes, in 12 hexadecimal digits."""
+        """What a run depends on of the set: its encoders, and every picture's bytes as they were written, in 12 hexadecimal digits."""
         digest = hashlib.sha256(self.key.encode())
-        for size, places in sorted(self._places.items()):
-            digest.update(repr((size, [shard.crc32[row] for shard, row in places])).encode())
+        for size in self.counts:
+            digest.update(repr((size, [shard.crc32[row] for shard, row in self._places[size]])).encode())
         return digest.hexdigest()[:12]
 
     def read(self, size: Size, rows: Sequence[int]) -> Rows:
         """The pictures ``rows`` of the bucket ``size``. Raises ShardsError, naming the file, on one that is damaged."""
-        parts = [take(shard, range(row, row + 1)) for shard, row in (self._places[size][row] for row in rows)]
+        parts = [take(shard, range(row, row + 1)) for shard, row in (self._shown[size][row] for row in rows)]
         return Rows(
             torch.cat([part.latents for part in parts]),
             Prompt(torch.cat([part.prompt.embeds for part in parts]), torch.cat([part.prompt.pooled for part in parts])),
             torch.cat([part.time_ids for part in parts]),
             [caption for part in parts for caption in part.captions],
         )
+
+
+def _recorded(path: Path) -> Shard:
+    """The shard at ``path`` as its JSON has it. Raises ShardsError."""
+    record = read_json(path.with_suffix(".json"))
+    try:
+        captions, crc32 = tuple(map(str, record["captions"])), tuple(map(int, record["crc32"]))
+        width, height = record["size"]
+        if len(captions) != len(crc32):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise corrupt(path, "its JSON is damaged or missing") from None
+    return Shard(path, (width, height), captions, crc32, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+def _check_tensors(shard: Shard, whole: bool) -> None:
+    """Raises ShardsError where a shard's tensors are not as many as its JSON says or, looked at as a ``whole``, not as they were written."""
+    try:
+        shapes = read_header(shard.path).shapes
+        alike = {len(shard.captions), *(shapes[tensor][0] for tensor in TENSORS)}
+    except (WeightsError, KeyError, IndexError) as error:
+        raise corrupt(shard.path, str(error) if isinstance(error, WeightsError) else "it lacks a tensor") from None
+    if len(alike) != 1:
+        raise corrupt(shard.path, "its tensors and its JSON have different numbers of pictures")
+    if whole:
+        take(shard, range(len(shard.captions)))
+
+
+def _standing_in(places: list[tuple[Shard, int]], damaged: Set[Path]) -> list[tuple[Shard, int]]:
+    """``places`` with whole ones, in turn, where they are of ``damaged`` shards; empty where none is whole."""
+    whole = [place for place in places if place[0].path not in damaged]
+    if not whole or len(whole) == len(places):
+        return whole
+    others = cycle(whole)
+    return [next(others) if place[0].path in damaged else place for place in places]
 
 
 def take(shard: Shard, rows: range) -> Rows:
@@ -174,10 +207,10 @@ def take(shard: Shard, rows: range) -> Rows:
         tensors = {name: file.get_slice(name)[rows.start : rows.stop] for name in TENSORS}
     except (SafetensorError, OSError) as error:
         raise corrupt(shard.path, str(error)) from None
-    if checksums(tensors) != shard.crc32[rows.start : rows.stop]:
+    if tuple(checksums(tensors)) != shard.crc32[rows.start : rows.stop]:
         raise corrupt(shard.path, "its bytes are not those that were written")
     prompt = Prompt(tensors["prompt_embeds"], tensors["pooled"])
-    return Rows(tensors["latents"], prompt, tensors["time_ids"], shard.captions[rows.start : rows.stop])
+    return Rows(tensors["latents"], prompt, tensors["time_ids"], list(shard.captions[rows.start : rows.stop]))
 
 
 @lru_cache(maxsize=OPEN)
@@ -189,5 +222,5 @@ def corrupt(path: Path, problem: str) -> ShardsError:
     """The error for a damaged shard."""
     name = path.stem.partition("-")[0]
     return ShardsError(
-        f"{path} is damaged ({problem}): take {name}.json away and give fewstep data prepare again, or leave it out with data.skip_corrupt = true"
+        f"{path} is damaged ({problem}): take {name}.json away and give fewstep data prepare again, or do without it: --set data.skip_corrupt=true"
     )

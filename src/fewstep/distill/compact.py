@@ -20,6 +20,7 @@ from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.autoencoder import CropRecipe, batch, late, whole_latents
 from fewstep.distill.ema import Ema
+from fewstep.distill.feed import keep_to_model
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.patches import Contest, picture_losses
 from fewstep.distill.pretrain import complete, dtype, pictures
@@ -67,13 +68,14 @@ def train_autoencoder(path: Path, folder: Path, settings: Sequence[str] = ()) ->
     dist.start()
     plan = read_recipe(path, CompactPlan, settings)
     dist.check(recipe_hash(plan), {"autoencoder.batch_size": plan.autoencoder.batch_size})
-    run = Run(folder, recipe_hash(plan))
+    run = Run.of(plan, folder)
     done = folder / "vae"
     if (done / "config.json").is_file():
         return done
     world, precision, recipe = open_world(plan.data), dtype(plan.precision), plan.autoencoder
     crops = World(world.subjects, recipe.dials, plan.seed + 2)
     bundle = load_bundle(find(plan.model), dist.device())
+    keep_to_model(run, bundle)
     teacher = bundle.vae
     torch.manual_seed(plan.seed)
     try:

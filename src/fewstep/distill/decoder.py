@@ -20,6 +20,7 @@ from torch import Tensor
 from fewstep.distill import dist
 from fewstep.distill.decoded import Crops, Decoded
 from fewstep.distill.ema import Ema
+from fewstep.distill.feed import keep_to_model
 from fewstep.distill.latents import Latents, cache_key
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.patches import Contest, picture_losses
@@ -81,11 +82,12 @@ def train_decoder(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     dist.start()
     plan = read_recipe(path, DecoderPlan, settings)
     dist.check(recipe_hash(plan), {"decoder.batch_size": plan.decoder.batch_size})
-    run = Run(folder, recipe_hash(plan))
+    run = Run.of(plan, folder)
     if (folder / TINY / WEIGHTS).is_file():
         return folder / TINY
     model, precision = find(plan.model), dtype(plan.precision)
     bundle = load_bundle(model, dist.device())
+    keep_to_model(run, bundle)
     vae, recipe = bundle.vae, plan.decoder
     vae.set_attn_processor(AttnProcessor())
     vae.to(memory_format=torch.channels_last)

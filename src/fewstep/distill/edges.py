@@ -21,6 +21,7 @@ from torch import Tensor
 from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
+from fewstep.distill.feed import keep_to_model
 from fewstep.distill.latents import SHARD, Latents, Samples, cache_key
 from fewstep.distill.outline import Part, plain
 from fewstep.distill.pretrain import attention, complete, dtype
@@ -76,12 +77,13 @@ def train_edges(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     dist.start()
     plan = read_recipe(path, EdgesPlan, settings)
     dist.check(recipe_hash(plan), {"edges.batch_size": plan.edges.batch_size})
-    run, finished = Run(folder, recipe_hash(plan)), folder / OWN
+    run, finished = Run.of(plan, folder), folder / OWN
     if (finished / "config.json").is_file():
         return finished
     watch = Watch(run, edges_outline(plan))
     run.observers = watch.routines()
     bundle, world, precision = load_bundle(find(plan.model), dist.device()), open_world(plan.data), dtype(plan.precision)
+    keep_to_model(run, bundle)
     for network in bundle.models.values():
         network.eval().requires_grad_(False)
     for network in (bundle.vae, bundle.unet):

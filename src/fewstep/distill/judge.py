@@ -44,7 +44,7 @@ def train_judge(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     dist.start()
     plan = read_recipe(path, JudgePlan, settings)
     dist.check(recipe_hash(plan), {"batch_size": plan.batch_size})
-    run = Run(folder, recipe_hash(plan))
+    run = Run.of(plan, folder)
     torch.manual_seed(plan.seed)
     world = judge_world(open_world(plan.data), plan.seed)
     judge = Judge([subject.name for subject in world.subjects]).to(dist.device())

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from fewstep.data.emoji import World
 from fewstep.distill import dist
 from fewstep.distill.autoencoder import AutoencoderRecipe, reconstruct_phase, whole_latents
-from fewstep.distill.feed import open_feed
+from fewstep.distill.feed import keep_to_model, open_feed
 from fewstep.distill.latents import to_tensor
 from fewstep.distill.linear_start import linear_start
 from fewstep.distill.outline import Part, plain
@@ -78,7 +78,7 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
         recipe_hash(plan),
         {f"{part}.batch_size": getattr(plan, part).batch_size for part in (("teacher",) if plan.start else ("autoencoder", "text", "teacher"))},
     )
-    run = Run(folder, recipe_hash(plan))
+    run = Run.of(plan, folder)
     model = folder / "model"
     if (model / "model_index.json").is_file():
         return model
@@ -87,6 +87,8 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     precision = dtype(plan.precision)
     bundle = load_bundle(find(plan.start), dist.device()) if plan.start else _foundation(run, plan, open_world(plan.data), precision)
     before = bundle.stamp.pictures
+    if plan.start:
+        keep_to_model(run, bundle)
     bundle.unet.train().requires_grad_(True)
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(attention())
@@ -94,7 +96,7 @@ def train_teacher(path: Path, folder: Path, settings: Sequence[str] = ()) -> Pat
     for network in (bundle.vae, bundle.text_encoder, bundle.text_encoder_2):
         network.eval().requires_grad_(False)
 
-    feed = open_feed(plan.data, folder, bundle, precision, plan.teacher.batch_size)
+    feed = open_feed(plan.data, run, bundle, precision, plan.teacher.batch_size)
     bundle.vae.register_to_config(scaling_factor=1 / feed.latents.spread)
     complete(run, teacher_phase(bundle, feed.latents, feed.text, plan.teacher, precision), "unet")
     bundle.words = feed.words

@@ -10,7 +10,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,6 +99,29 @@ def recipe_hash(recipe: Any) -> str:
     """
     content = json.dumps(_said(recipe), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def said(recipe: Any) -> dict[str, Any]:
+    """What of a recipe its hash is taken of, as JSON has it."""
+    return dict(json.loads(json.dumps(_said(recipe), default=str)))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], most: int = 3) -> list[str]:
+    """What two recipes, as :func:`said` has them, say differently: up to ``most`` phrases such as "rank is 8, and was 4"."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    told = [f"{key} is {json.dumps(new[key]) if key in new else 'left out'}, and was {json.dumps(old[key]) if key in old else 'left out'}" for key in differ]
+    return told if len(told) <= most else [*told[:most], f"and {len(told) - most} more"]
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables and lists of tables, each under its key as --set takes it."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) and any(isinstance(v, dict) for v in value) else None
+    if inner is None:
+        yield where, value
+    else:
+        for key, own in inner:
+            yield from _leaves(own, f"{where}.{key}" if where else str(key))
 
 
 def _said(value: Any) -> Any:

@@ -34,7 +34,7 @@ from torch.optim import Optimizer
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
 from fewstep.distill.kept import damaged, read_kept
-from fewstep.distill.recipe import RecipeError
+from fewstep.distill.recipe import RecipeError, changes, recipe_hash, said
 from fewstep.distill.sharding import fill, local, read_shares, save_shares, share
 
 try:
@@ -67,6 +67,8 @@ class State:
     ended: str = ""  # the phase whose end has been looked at
     stopped: str = ""  # why the run ended before its end; empty while it goes
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by step count: the best student so far, its file and its figure
+    said: dict[str, Any] = field(default_factory=dict)  # what the recipe says
+    began: dict[str, str] = field(default_factory=dict)  # what lies outside the recipe and the run began with: its teacher, its pictures
 
     @classmethod
     def read(cls, path: Path) -> State:
@@ -80,21 +82,21 @@ class State:
 class Run:
     """The folder of one run. Opening it again goes on where its last checkpoint stood. Only rank 0 writes to it.
 
-    Raises RecipeError if the folder holds a run of another recipe, or one that another process is carrying out.
+    ``recipe`` is its hash, ``said`` what it says. Raises RecipeError if the folder holds a run of another recipe, or one that another process is
+    carrying out.
     """
 
-    def __init__(self, folder: Path, recipe: str) -> None:
+    def __init__(self, folder: Path, recipe: str, said: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
         (self.folder / "weights").mkdir(parents=True, exist_ok=True)
         self._lock = self._hold()
-        self.state = State(recipe=recipe)
+        self.state = State(recipe=recipe, said=dict(said or {}))
         path = self.folder / "state.json"
         if path.is_file():
             saved = State.read(path)
             if saved.recipe != recipe:
-                raise RecipeError(
-                    f"{self.folder} holds a run of another recipe ({saved.recipe}, not {recipe}): give another --run, or the recipe it began with"
-                )
+                changed = ", ".join(changes(saved.said, said or {})) if saved.said else f"{saved.recipe}, not {recipe}"
+                raise RecipeError(f"{self.folder} holds a run of another recipe ({changed}): give another --run, or the recipe it began with")
             self.state = saved
         dist.wait()  # every rank has read the state before rank 0 may change it
         if dist.rank() == 0:
@@ -104,6 +106,17 @@ class Run:
         self.latest: dict[str, Any] = {}  # the line that was logged last
         self.observers: Sequence[Routine] = ()  # what acts beside the training in every phase
         self.stopping: Exception | None = None  # what the trainer shall end the run with now, its state saved
+
+    @classmethod
+    def of(cls, recipe: Any, folder: Path) -> Run:
+        """The run of a ``recipe`` in ``folder``. Raises RecipeError."""
+        return cls(folder, recipe_hash(recipe), said(recipe))
+
+    def keep_to(self, what: str, identity: str, way_out: str) -> None:
+        """Note in a new run what of the world outside its recipe it is begun with. Raises RecipeError in one that began with another."""
+        if self.state.began.setdefault(what, identity) != identity:
+            was = self.state.began[what]
+            raise RecipeError(f"{self.folder} began with {what} {was}, and is given {identity} now: {way_out}, or give another --run")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. Raises DiskFull."""

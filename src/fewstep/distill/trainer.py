@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fewstep.data.shards import ShardsError
 from fewstep.distill import dist
 from fewstep.distill.ema import Ema
 from fewstep.distill.sharding import whole
-from fewstep.distill.state import Run
-from fewstep.distill.workers import each, minding
+from fewstep.distill.state import DiskFull, Run
+from fewstep.distill.workers import WorkerDied, each, minding
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Stopped(RuntimeError):
     """A rule of health ended the run; its state is saved, and the message says which rule and what to do."""
 
 
+class Unread(ShardsError):
+    """Samples of an update cannot be read; the state before it is saved, and the message says which file and what to do."""
+
+
 class Terminated(RuntimeError):
     """The run was asked to end by SIGTERM; its state is saved, and the same command goes on."""
 
@@ -85,8 +90,8 @@ class Terminated(RuntimeError):
 def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds: float = 120.0) -> None:
     """Run ``phase`` to its end, from wherever its last checkpoint stands. A phase that is done is passed over.
 
-    Raises NonFinite, before any weight is touched, if a loss or a gradient is not finite, what a routine put into ``run.stopping``, and Terminated on SIGTERM:
-    all of them with the state saved. Raises DiskFull, WorkerDied.
+    Raises NonFinite, before any weight is touched, if a loss or a gradient is not finite, Unread if samples cannot be read, what a routine put into
+    ``run.stopping``, and Terminated on SIGTERM: all of them with the state saved. Raises DiskFull, WorkerDied, ShardsError where it cannot be.
     """
     if phase.name in run.state.done:
         return
@@ -95,12 +100,15 @@ def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds
     try:
         with _heeding_sigterm(run), minding():
             _updates(run, phase, routines, save_seconds)
-    except (NonFinite, Stopped, Terminated) as error:
+    except (NonFinite, Stopped, Terminated, Unread) as error:
         run.stopping, run.state.stopped = error, str(error)
         run.save(phase.models, phase.optimizers, phase.averages)
-        for routine in routines:
-            if routine.last:
-                routine.act(phase, run)
+        _act_last(run, phase, routines)
+        raise
+    except (DiskFull, WorkerDied, ShardsError) as error:  # in the midst of anything, and perhaps on this rank alone
+        run.stopping = error
+        with suppress(DiskFull, ShardsError):
+            _act_last(run, phase, routines)
         raise
 
 
@@ -109,14 +117,13 @@ def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: 
     saved = began = time.monotonic()
     due = {id(routine): began for routine in routines}
     left = [range(n * phase.batch_size, (n + 1) * phase.batch_size) for n in range(state.update, phase.updates)]
-    parts = range(phase.accumulate)
     if phase.updates and not left and state.ended != phase.name:  # a signal came before the end could be looked at
         _look_at_end(run, phase, routines)
-    batches = each(phase.batch, [dist.share(indices)[part :: phase.accumulate] for indices in left for part in parts], phase.workers)
+    batches = each(phase.batch, [dist.share(indices)[part :: phase.accumulate] for indices in left for part in range(phase.accumulate)], phase.workers)
     for indices in left:
         # ---- one update ----
         turn = phase.turns[state.update % len(phase.turns)]
-        losses = update(phase, turn, [next(batches) for _ in parts], indices, phase.learning_rate(state.update), rates[turn])
+        losses = update(phase, turn, _taken(batches, phase.accumulate), indices, phase.learning_rate(state.update), rates[turn])
         if turn == "student":  # in another's its weights stand still
             for name, average in phase.averages.items():
                 average.update(phase.models[name])
@@ -140,6 +147,24 @@ def _updates(run: Run, phase: Phase, routines: Sequence[Routine], save_seconds: 
     _heed(run)  # what came during the last save
 
 
+def _taken(batches: Iterator[Any], parts: int) -> list[Any]:
+    """The next of ``batches``, in its ``parts``. What one rank cannot read ends the run on all of them: Unread."""
+    taken, error = [], ""
+    try:
+        taken = [next(batches) for _ in range(parts)]
+    except ShardsError as found:
+        error = str(found)
+    if dist.agreed(bool(error)):
+        raise Unread(error or "another rank could not read its samples; the state is saved")
+    return taken
+
+
+def _act_last(run: Run, phase: Phase, routines: Sequence[Routine]) -> None:
+    for routine in routines:
+        if routine.last:
+            routine.act(phase, run)
+
+
 def _heed(run: Run) -> None:
     """End the run on every rank if any of them has been asked to."""
     if dist.agreed(run.stopping is not None):
@@ -147,9 +172,7 @@ def _heed(run: Run) -> None:
 
 
 def _look_at_end(run: Run, phase: Phase, routines: Sequence[Routine]) -> None:
-    for routine in routines:
-        if routine.last:
-            routine.act(phase, run)
+    _act_last(run, phase, routines)
     _heed(run)
     run.state.ended = phase.name
     run.save(phase.models, phase.optimizers, phase.averages)

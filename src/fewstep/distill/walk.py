@@ -19,7 +19,7 @@ from torch import nn
 
 from fewstep.distill import dist, steps
 from fewstep.distill.ema import Ema
-from fewstep.distill.feed import open_feed
+from fewstep.distill.feed import keep_to_model, open_feed
 from fewstep.distill.latents import Cache, Samples, Text, stretch
 from fewstep.distill.methods import method_of
 from fewstep.distill.methods.method import Method
@@ -54,17 +54,18 @@ def distill(path: Path, folder: Path, settings: Sequence[str] = ()) -> Path:
     plan = read_recipe(path, DistillPlan, settings)
     method = method_of(plan, path)
     check(plan)
-    run = Run(folder, recipe_hash(plan))
+    run = Run.of(plan, folder)
     watch = Watch(run, outline_of(plan, method.passes), plan.health, plan.tracking, plan.evaluation)
     run.observers = watch.routines()
     bundle = load_bundle(teacher(plan, path, folder), dist.device())
+    keep_to_model(run, bundle)
     for network in (bundle.vae, bundle.unet):
         network.set_attn_processor(attention())
         network.to(memory_format=torch.channels_last)
     if plan.data.shards:  # prompts have been encoded
         bundle.text_encoder.to("cpu")
         bundle.text_encoder_2.to("cpu")
-    feed = open_feed(plan.data, folder, bundle, dtype(plan.precision), plan.batch_size)
+    feed = open_feed(plan.data, run, bundle, dtype(plan.precision), plan.batch_size)
     walk = Walk(plan, method, run, bundle, feed.latents, feed.text, students_of(plan, bundle), watch.probes)
     walk.begin()
     walk.evaluations = watch.evaluations(open_evaluation(plan, run, bundle, feed))

@@ -13,7 +13,7 @@ from fewstep.data.places import PLACES
 from fewstep.data.subjects import BETWEEN, choose, read_subjects
 from fewstep.distill.drawn import DRAWN, drawn_subjects
 from fewstep.distill.ranges import Count, Seed
-from fewstep.distill.recipe import RecipeError
+from fewstep.distill.recipe import ASIDE, RecipeError
 
 COMPARED = 4  # scenes that tell one source's drawings from another's
 
@@ -29,7 +29,7 @@ class DataRecipe:
     dials: Dials = field(default_factory=Dials)
     # of pictures that fewstep data prepare made, instead; not in repr, which names what rendered scenes are cached under
     shards: str = field(default="", repr=False)  # their folder
-    skip_corrupt: bool = field(default=False, repr=False)  # leave damaged shards out, with a count, instead of stopping
+    skip_corrupt: bool = field(default=False, repr=False, metadata=ASIDE)  # show others in place of damaged shards, with a count, instead of stopping
 
     def __post_init__(self) -> None:
         if self.skip_corrupt and not self.shards:

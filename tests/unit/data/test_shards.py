@@ -87,8 +87,9 @@ def lose(path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("damage", [flip, shorten, forget, lose, Path.unlink], ids=lambda damage: damage.__name__)
-def test_a_damaged_shard_is_named_or_left_out(folder: Path, key: str, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(("damage", "known"), [(flip, True), (shorten, True), (Path.unlink, True), (forget, False), (lose, False)])
+def test_a_damaged_shard_is_named_or_others_are_shown_in_its_place(folder: Path, made: Path, key: str, damage: Callable[[Path], None], known: bool) -> None:
+    """Where its JSON still says what it held: the set keeps its order and its identity, so that a run which began with it goes on."""
     damage(folder / "00001-64x64.safetensors")
 
     def read_all() -> None:
@@ -98,9 +99,15 @@ def test_a_damaged_shard_is_named_or_left_out(folder: Path, key: str, damage: Ca
 
     with pytest.raises(ShardsError, match=r"00001-64x64\.safetensors is damaged .*: take 00001\.json away"):
         read_all()
-    shards = Shards(folder, key, skip_corrupt=True)
+    shards, whole = Shards(folder, key, skip_corrupt=True), Shards(made, key)
     assert shards.skipped == ["00001-64x64"]
-    assert shards.counts == {(64, 64): 5, (84, 48): 2}
+    assert shards.counts == ({(64, 64): 7, (84, 48): 2} if known else {(64, 64): 5, (84, 48): 2})
+    assert (shards.lost, shards.identity == whole.identity) == ((2, True) if known else (0, False))
+    if known:
+        own, wanted = (one.read((64, 64), range(7)).captions for one in (shards, whole))
+        gone = {caption for caption in wanted if caption not in own}
+        assert len(gone) == 2
+        assert [caption for caption in wanted if caption not in gone] == [mine for mine, true in zip(own, wanted, strict=True) if true not in gone]
 
 
 def test_a_damaged_part_is_made_again(folder: Path, made: Path, key: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

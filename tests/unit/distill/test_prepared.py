@@ -27,8 +27,10 @@ from fewstep.distill.latents import stretch
 from fewstep.distill.prepared import Prepared
 from fewstep.distill.pretrain import train_teacher
 from fewstep.distill.recipe import RecipeError
-from fewstep.distill.trainer import Terminated
+from fewstep.distill.state import Run
+from fewstep.distill.trainer import Terminated, Unread
 from fewstep.distill.walk import distill
+from fewstep.distill.watch.status import read_status
 from fewstep.distill.world import DataRecipe, open_world
 from fewstep.models.bundle import Bundle, load_bundle, load_weights
 from fewstep.models.prompt import encode
@@ -63,7 +65,7 @@ def recipe(folder: Path, **values: Any) -> DataRecipe:
 
 
 def test_samples_are_the_encoded_pictures_and_their_prompts(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
-    feed = open_feed(recipe(folder), tmp_path, bundle, torch.float32, 2)
+    feed = open_feed(recipe(folder), Run(tmp_path, "r"), bundle, torch.float32, 2)
     samples = feed.latents.batch(range(6, 8), 2, 0.5, CPU)
     prompt = feed.text(samples)
     assert samples.latents.dtype == prompt.embeds.dtype == samples.time_ids.dtype == torch.float32
@@ -130,10 +132,10 @@ def test_phases_have_orders_of_their_own(cache: Prepared) -> None:
 
 def test_what_does_not_fit_is_refused(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"pictures, fewer than a batch of 512: prepare more"):
-        open_feed(recipe(folder), tmp_path, bundle, torch.float32, 512)
+        open_feed(recipe(folder), Run(tmp_path, "r"), bundle, torch.float32, 512)
     other = load_bundle(tiny_bundle(tmp_path / "other", (), seed=1))
     with pytest.raises(ShardsError, match="another autoencoder"):
-        open_feed(recipe(folder), tmp_path, other, torch.float32, 2)
+        open_feed(recipe(folder), Run(tmp_path, "r"), other, torch.float32, 2)
     with pytest.raises(RecipeError, match="rendered scenes alone"):
         open_world(recipe(folder))
     for values, sentence in (({"pictures": 5}, "leave them out"), ({"source": "emoji"}, "leave them out")):
@@ -144,13 +146,50 @@ def test_what_does_not_fit_is_refused(folder: Path, bundle: Bundle, tmp_path: Pa
 
 
 def test_a_run_is_not_resumed_with_other_pictures(folder: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shards = Path(shutil.copytree(folder / "shards", tmp_path / "shards"))
-    open_feed(recipe(tmp_path), tmp_path, bundle, torch.float32, 2)
-    open_feed(recipe(tmp_path), tmp_path, bundle, torch.float32, 2)
+    """Without a shard that is damaged it goes on; without one of which nothing is known, not even how many pictures it held, it does not."""
+    shards, run = Path(shutil.copytree(folder / "shards", tmp_path / "shards")), Run(tmp_path, "r")
+    open_feed(recipe(tmp_path), run, bundle, torch.float32, 2)
     (shards / "00000-64x64.safetensors").unlink()
-    with pytest.raises(RecipeError, match="began with other pictures"):
-        open_feed(recipe(tmp_path, skip_corrupt=True), tmp_path, bundle, torch.float32, 2)
-    assert "damaged shards left out: 1 (00000-64x64)" in capsys.readouterr().err
+    feed = open_feed(recipe(tmp_path, skip_corrupt=True), run, bundle, torch.float32, 2)
+    said = capsys.readouterr().err
+    assert "damaged shards left out: 1 (00000-64x64)" in said
+    assert "others of their size are shown" in said
+    assert len(feed.latents.rows((64, 64), range(4), range(4), 1.0, CPU).captions) == 4
+    (shards / "00000-64x64.json").unlink()
+    with pytest.raises(RecipeError, match=r"began with the pictures \w+, and is given \w+ now: put the shards back"):
+        open_feed(recipe(tmp_path, skip_corrupt=True), run, bundle, torch.float32, 2)
+
+
+def test_a_shard_that_is_damaged_in_mid_run_ends_it_saved_and_without_it_the_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """status says which file it is; the same command with what the sentence offers does the rest."""
+    shards = Path(shutil.copytree(folder / "shards", tmp_path / "shards"))
+    path = tmp_path / "teacher.toml"
+    path.write_text(
+        f"start = {json.dumps(str(folder / 'model'))}\nprecision = 'float32'\n[data]\nshards = {json.dumps(str(shards))}\n"
+        "[teacher]\nupdates = 12\nbatch_size = 2\n"
+    )
+    real, calls = trainer.update, 0
+
+    def spoils(*arguments: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            for file in shards.glob("*-64x64.safetensors"):
+                file.write_bytes(file.read_bytes()[:-100])
+        return real(*arguments)
+
+    monkeypatch.setattr(trainer, "update", spoils)
+    with pytest.raises(Unread, match=r"64x64\.safetensors is damaged .*--set data\.skip_corrupt=true"):
+        train_teacher(path, tmp_path / "run")
+    status = read_status(tmp_path / "run")
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert status["state"] == "stopped"
+    assert "is damaged" in status["why"]
+    assert 3 <= status["update"] == state["update"] < 12
+    first = min(shards.glob("*-64x64.safetensors"))
+    shutil.copy(folder / "shards" / first.name, first)  # one of the bucket is whole
+    assert train_teacher(path, tmp_path / "run", ["data.skip_corrupt=true"]).is_dir()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 12
 
 
 def test_a_teacher_learns_from_shards_and_a_resumed_run_ends_like_one_never_stopped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

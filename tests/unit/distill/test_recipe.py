@@ -11,6 +11,7 @@ import pytest
 
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash, trained_by
+from fewstep.distill.state import Run
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,32 @@ def test_what_is_aside_counts_once_it_decides() -> None:
     assert hashed() == hashed("evaluation.prompts=8", "evaluation.every=3") == hashed("evaluation.prompts=0")
     best = ["evaluation.ship=best"]
     assert len({hashed(), hashed(*best), hashed(*best, "evaluation.prompts=8"), hashed(*best, "evaluation.figure=distance")}) == 4
+
+
+def test_a_run_of_another_recipe_is_told_apart_by_its_keys(tmp_path: Path) -> None:
+    """As --set takes them, with both values; what is aside may differ."""
+    recipes = Path(__file__).parents[3] / "recipes"
+
+    def plan(*settings: str) -> DistillPlan:
+        return read_recipe(recipes / "smoke.toml", DistillPlan, settings)
+
+    run = Run.of(plan(), tmp_path)
+    run.begin("stage/phase")
+    Run.of(plan("accumulate=2", "evaluation.prompts=0"), tmp_path)
+    with pytest.raises(RecipeError, match=r"another recipe \(stages\.0\.mse is 7, and was 8, seed is 3, and was left out\): give another --run"):
+        Run.of(plan("stages.0.mse=7", "seed=3"), tmp_path)
+    with pytest.raises(RecipeError, match="and 1 more"):
+        Run.of(plan("stages.0.mse=7", "seed=3", "rank=5", "alpha=3"), tmp_path)
+
+
+def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    run = Run(tmp_path, "r")
+    run.keep_to("the model", "one", "put it back")
+    run.begin("stage/phase")
+    again = Run(tmp_path, "r")
+    again.keep_to("the model", "one", "put it back")
+    with pytest.raises(RecipeError, match="began with the model one, and is given other now: put it back, or give another --run"):
+        again.keep_to("the model", "other", "put it back")
 
 
 @pytest.mark.parametrize(

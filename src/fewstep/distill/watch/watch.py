@@ -44,6 +44,7 @@ class Watch:
         self.measured: Evaluation | None = None
         self.run, self.parts, self.health = run, tuple(parts), health or HealthRecipe(every=0, stop=False)
         self.monitor = Monitor()
+        self._begun = ""  # the phase that status.json has been told of
         asked = tracking if tracking and dist.rank() == 0 else TrackingRecipe()
         self.tracker = tracker(asked, run.folder, run.state.recipe)
         self._before = {part.name: sum(earlier.updates for earlier in self.parts[:index]) for index, part in enumerate(self.parts)}
@@ -78,6 +79,9 @@ class Watch:
         self.tracker.close()
 
     def _judge(self, phase: Phase, run: Run) -> None:
+        if phase.name != self._begun:  # whoever asks is not told of an earlier start's end until the first ten seconds are over
+            self._begun = phase.name
+            self._tell(phase, run)
         self.monitor.take(run.latest)
         self.tracker.log({key: value for key, value in run.latest.items() if isinstance(value, float)}, run.latest["turn"], self._position(phase))
         self._stop_if_told(run)
