@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,8 @@ def distill(
     start: Annotated[str | None, typer.Option("--from", metavar="RUN:STEPS", help="Go on from that student of another run, or a model's.")] = None,
     json: Annotated[Path | None, typer.Option(help="With plan and status: write it as JSON; with - print it.")] = None,
     on: Annotated[
-        str | None, typer.Option("--on", metavar="cpu|1x24gb|1x80gb|8x80gb", help="With plan: for which machine.  [default: the recipe's own, else this one]")
+        str | None,
+        typer.Option("--on", metavar="here|cpu|1x24gb|1x80gb|8x80gb", help="With plan: for which machine.  [default: the recipe's own, else here]"),
     ] = None,
 ) -> None:
     """Distil students from a teacher, stage by stage, or a smaller autoencoder or decoder, as a recipe says. Goes on where it was stopped.
@@ -60,7 +62,8 @@ def distill(
         from fewstep.engine.output import check_writable, tell
 
         check_writable("--json", json)
-        foretold = forecast(Path(words[1]), on or "", changes, run or run_folder(Path(words[1])))
+        with pointing(Path(words[1]), changes):
+            foretold = forecast(Path(words[1]), on or "", changes, run or run_folder(Path(words[1])))
         tell(lines(foretold), as_json(foretold), json)
         raise typer.Exit(0 if foretold.fits else 1)
     if len(words) != 1 or json is not None or on is not None:
@@ -77,12 +80,29 @@ def _carry_out(verb: str, recipe: Path, run: Path | None, changes: Sequence[str]
         raise RecipeError(f"{recipe} is for another verb, for what it makes is {kind}: fewstep {right} {recipe}")
     folder = run or run_folder(recipe)
     try:
-        print(getattr(import_module(f"fewstep.distill.{module}"), function)(recipe, folder, changes))
+        with pointing(recipe, changes):
+            if kind == "students":
+                from fewstep.distill.forecast.enough import check_memory
+
+                check_memory(recipe, changes, folder)
+            print(getattr(import_module(f"fewstep.distill.{module}"), function)(recipe, folder, changes))
     except KeyboardInterrupt:
         from fewstep.engine.run import INTERRUPTED
 
         print(f"fewstep: interrupted; the same command goes on in {folder}, from the last checkpoint", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def pointing(recipe: Path, changes: Sequence[str]) -> Iterator[None]:
+    """A context in which a refusal names the line of the ``recipe`` that it is about."""
+    from fewstep.distill.pointer import pointed
+    from fewstep.distill.recipe import RecipeError
+
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(pointed(str(error), recipe, changes)) from None
 
 
 def run_folder(recipe: Path) -> Path:

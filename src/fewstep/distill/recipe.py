@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 import tomllib
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fewstep.distill.pointer import pointed
 from fewstep.distill.ranges import Range
 
 T = TypeVar("T")
@@ -36,18 +37,7 @@ def read_recipe(path: Path, kind: type[T], settings: Sequence[str] = ()) -> T:
     try:
         return build(kind, table, str(path))
     except RecipeError as error:
-        changed = {re.split(r"[=.]", setting)[0].strip() for setting in settings}
-        raise RecipeError(_with_line(str(error), path, changed)) from None
-
-
-def _with_line(message: str, path: Path, changed: Collection[str]) -> str:
-    """``message`` with the line that the table of the list it names begins on, where that list is the file's and was not ``changed``."""
-    named = re.match(re.escape(str(path)) + r": (\w+)\[(\d+)\]", message)
-    if named is None or named[1] in changed:
-        return message
-    heads = [number for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1) if line.strip().startswith(f"[[{named[1]}]]")]
-    place = int(named[2])
-    return message if place >= len(heads) else f"{path}, line {heads[place]}{message.removeprefix(str(path))}"
+        raise RecipeError(pointed(str(error), path, settings)) from None
 
 
 def trained_by(path: Path) -> str:
@@ -81,7 +71,8 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
-            raise RecipeError(f"{where}: unknown key '{key}'; known are {', '.join(fields)}")
+            near = get_close_matches(key, fields, 1)
+            raise RecipeError(f"{where}: unknown key '{key}'{f', did you mean {near[0]!r}?' if near else ';'} known are {', '.join(fields)}")
     for name, field in fields.items():
         if name not in table and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise RecipeError(f"{where}: '{name}' is missing")

@@ -15,11 +15,13 @@ from tests.tiny import SHAPE, tiny_bundle
 from torch.profiler import profile
 from typer.testing import CliRunner
 
-from fewstep.cli import app
+from fewstep.cli import app, main
 from fewstep.distill.described import Described, check_teacher, describe, described_shape, model_of, read_any
+from fewstep.distill.forecast import machines
 from fewstep.distill.forecast.blank import BlankLatents, BlankText, hollow
+from fewstep.distill.forecast.enough import check_memory, plentiful
 from fewstep.distill.forecast.forecast import Forecast, forecast
-from fewstep.distill.forecast.foretell import verdict
+from fewstep.distill.forecast.foretell import size, verdict
 from fewstep.distill.forecast.ledger import Gauge, Ledger
 from fewstep.distill.forecast.machines import machine
 from fewstep.distill.forecast.rehearsal import Cost, Rehearsal, Setting, counting, rehearse
@@ -217,3 +219,31 @@ def test_too_small_a_disk_is_said() -> None:
     found = forecast(RECIPES / "emoji-judge.toml", "1x80gb")
     assert "the disk has 1 MB free" in verdict(dataclasses.replace(found, free=1e6))
     assert isinstance(found, Forecast)
+
+
+def test_a_run_that_does_not_fit_here_is_refused_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the line of its stage and the way out, and nothing in its folder; with memory enough, or once it has begun, nobody asks."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('teacher = "emoji"\nprecision = "float32"\nbatch_size = 1024\n[data]\nsource = "emoji"\npictures = 64\n'
+                      "[[stages]]\nteacher_steps = 4\nsteps = 2\nn = 2\nwarm = 4\n")  # fmt: skip
+    costs = forecast(recipe, "cpu", timed=False).worst.cost
+    monkeypatch.setattr(machines, "available", lambda: costs.memory - 1)
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", str(recipe), "--run", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"fewstep: {recipe}, line 11: stage 4to2: warm takes {size(costs.memory)}, and this machine")
+    assert "makes it fit: --set accumulate=2\n" in said
+    assert not (tmp_path / "run").exists()
+    check_memory(recipe, ["accumulate=2"], tmp_path / "run")
+    (tmp_path / "state.json").write_text("{}")
+    check_memory(recipe, [], tmp_path)
+
+
+def test_what_is_plentiful_is_more_than_any_phase_takes(described: Described, costs: list[Cost]) -> None:
+    assert plentiful(PLAN, described) > max(one.memory for one in costs)
+    emoji = read_any(RECIPES / "emoji.toml")
+    assert isinstance(emoji, DistillPlan)
+    assert plentiful(emoji, describe("emoji")) > 2 * 2.5e9  # twice what its worst phase takes

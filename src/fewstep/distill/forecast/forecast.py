@@ -74,31 +74,31 @@ class Forecast:
         return self.encoding + sum(row.seconds for row in self.rows)
 
 
-def forecast(path: Path, on: str = "", settings: Sequence[str] = (), run: Path | None = None) -> Forecast:
+def forecast(path: Path, on: str = "", settings: Sequence[str] = (), run: Path | None = None, timed: bool = True) -> Forecast:
     """The forecast of the recipe at ``path``, on its own machine where it names one (``on``), else on this one.
 
-    Paces come from the ``run`` folder where it holds a run of this recipe, else from trying small networks out here, else from stated rates.
-    Raises RecipeError, ModelError, WeightsError.
+    Paces come from the ``run`` folder where it holds a run of this recipe, else from trying small networks out here if it shall be ``timed``, else
+    from stated rates. Raises RecipeError, ModelError, WeightsError.
     """
     plan = read_any(path, settings)
-    where = machine(on or getattr(plan, "on", "") or "cpu")
-    described, before, notes = _begins_with(plan, path)
+    where = machine(on or getattr(plan, "on", "") or "here")
+    described, before, notes = begins_with(plan, path)
     parts = [(plan, described)] if before is None else [(before, described), (plan, described)]
     rows: list[Row] = []
     for part, shape in parts:
         costs = _costs(part, path, shape, where)
-        paces = {} if where.accelerator else _tried(part, shape, where)
+        paces = {} if where.accelerator or not timed else _tried(part, shape, where)
         spent = _spent(run, part) if part is plan else {}
         rows += [_row(one, where, _precision(part, where), paces, spent) for one in costs]
     cached = _pictures(plan)
-    seconds = cached * encoding(described.configs) / where.rates[_precision(plan, where)] / where.ranks if cached else 0.0
+    seconds = cached * encoding(described.configs) / where.rates[_precision(plan, where)] / where.ranks if cached and timed else 0.0
     free = float("inf") if where.accelerator else float(_free(run or path))
     disk = _disk(plan, [row.cost for row in rows], cached * described.latent_bytes)
     found = Forecast(str(path), where, tuple(rows), seconds, disk, free, _precision(plan, where), notes=notes)
     return found if found.memory <= where.memory else dataclasses.replace(found, change=_change(plan, path, described, where, found))
 
 
-def _begins_with(plan: AnyPlan, path: Path) -> tuple[Described, TeacherPlan | None, tuple[str, ...]]:
+def begins_with(plan: AnyPlan, path: Path) -> tuple[Described, TeacherPlan | None, tuple[str, ...]]:
     """The dimensions of the model that is trained or learnt from, the teacher's recipe that goes first, and what is to be known."""
     name, notes = model_of(plan), []
     source = plan.data.source

@@ -43,10 +43,15 @@ def verdict(found: Forecast) -> str:
         return "fits"
     if found.disk > found.free:
         return f"does not fit: the disk has {size(found.free)} free: make room, or give another --run"
+    return f"does not fit{'; ' if found.change else ', and '}{way_out(found)}"
+
+
+def way_out(found: Forecast) -> str:
+    """What would make a recipe fit that takes too much memory."""
     if not found.change:
-        return "does not fit, and no change that is tried here makes it fit: give a larger machine or a smaller model"
+        return "no change that is tried here makes it fit: give a larger machine or a smaller model"
     settings = " ".join(f"--set {setting}" if ":" not in setting else f"and {setting}" for setting in found.change)
-    return f"does not fit; the cheapest change that makes it fit: {settings}"
+    return f"the cheapest change that makes it fit: {settings}"
 
 
 def size(value: float) -> str:

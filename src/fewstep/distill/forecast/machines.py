@@ -1,4 +1,4 @@
-"""What a run is forecast for: machines, the memory of each rank, and the rates that networks are trained at. Loads no torch."""
+"""What a run is forecast for: machines, the memory of each rank, and the rates that networks are trained at. Loads torch to look at cards that are here."""
 
 from __future__ import annotations
 
@@ -29,22 +29,44 @@ class Machine:
 
 
 def machine(name: str) -> Machine:
-    """The machine that a command names; "cpu" is this one. Raises RecipeError on another name."""
+    """The machine that a command names; "cpu" is this one, "here" too, but for its card where it has one. Raises RecipeError on another name."""
+    if name == "here":
+        return _here() or machine("cpu")
     if name == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cores = min(cores, int(os.environ.get("OMP_NUM_THREADS", cores)))
-        rates = {"float32": cores * CORE, "bfloat16": cores * CORE}
-        return Machine("cpu", f"this machine, {cores} thread{'s' * (cores > 1)}", 1, available(), 0.7e9, rates, accelerator=False)
+        rates, ranks = {"float32": cores * CORE, "bfloat16": cores * CORE}, _ranks()
+        share = available() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return Machine("cpu", f"this machine, {cores} thread{'s' * (cores > 1)}", ranks, share, 0.7e9, rates, accelerator=False)
     cards = {  # the memory that a program can have, and dense peaks: NVIDIA's data sheets
         "24gb": ("RTX 4090", 23.5 * GIB, {"float32": 82.6e12, "bfloat16": 165e12}),
         "80gb": ("H100 SXM", 79.1 * GIB, {"float32": 66.9e12, "bfloat16": 989e12}),
     }
     found = re.fullmatch(r"(\d+)x(24gb|80gb)", name)
     if not found or not 1 <= int(found[1]) <= 1024:
-        raise RecipeError(f"--on {name}: give cpu, or a number of cards of 24 or 80 GB, such as 1x24gb, 1x80gb or 8x80gb")
+        raise RecipeError(f"--on {name}: give here, cpu, or a number of cards of 24 or 80 GB, such as 1x24gb, 1x80gb or 8x80gb")
     card, memory, peaks = cards[found[2]]
     rates = {precision: SHARE * peak for precision, peak in peaks.items()}
     return Machine(name, f"{found[1]} {card}", int(found[1]), memory, 0.6e9 + 0.05 * memory, rates, least=0.03)
+
+
+def _ranks() -> int:
+    """As torchrun says it; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _here() -> Machine | None:
+    """This machine with the card that this rank computes on; None where it has none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    card = int(os.environ.get("LOCAL_RANK", "0"))
+    about, free = torch.cuda.get_device_properties(card), float(torch.cuda.mem_get_info(card)[0])
+    # a card that no table has: as an RTX 4090, by its multiprocessors
+    rates = {precision: SHARE * peak * about.multi_processor_count / 128 for precision, peak in {"float32": 82.6e12, "bfloat16": 165e12}.items()}
+    ranks = _ranks()
+    return Machine("here", f"{ranks} {about.name}", ranks, free, 0.6e9 + 0.05 * free, rates, least=0.03)
 
 
 def available() -> float:
