@@ -42,7 +42,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_critic_at_a_hundred_times_its_rate_is_caught(teacher: Path, tmp_path: Path) -> None:
     """It unlearns everything within some ten turns and then says the same of every picture: the run ends within 60 updates in all."""
     rate = 100 * 3e-5
-    settings = [f"teacher={json.dumps(str(teacher))}", "data.pictures=64", "batch_size=4", "health.every=0", "evaluation.prompts=0", CONTEST]
+    settings = [f"teacher={json.dumps(str(teacher))}", "data.pictures=64", "batch_size=4", "health={every=0, stop=true}", "evaluation.prompts=0", CONTEST]
     with pytest.raises(Stopped, match="critic_learning_rate"):
         distill(RECIPES / "smoke.toml", tmp_path / "run", [*settings, f"critic_learning_rate={rate}"])
     stopped = json.loads((tmp_path / "run" / "state.json").read_text())

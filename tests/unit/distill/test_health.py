@@ -241,6 +241,7 @@ def test_looks_leave_a_distillation_as_it_is_and_stop_a_frozen_student(tmp_path:
     looks = [json.loads(text) for text in (tmp_path / "seen" / "health.jsonl").read_text().splitlines()]
     assert {"endpoint", "diversity", "spread", "band1", "teacher_spread"} <= looks[0].keys()
     assert list((tmp_path / "seen" / "samples").glob("*.jpg"))
+    frozen = [*settings, "teacher=emoji", "health.every=2", "health.stop=true", "mse_learning_rate=1e-30"]
     with pytest.raises(Stopped, match="did not move"):
-        distill(recipes / "smoke.toml", tmp_path / "frozen", [*settings, "health.every=2", "mse_learning_rate=1e-30"])
+        distill(recipes / "smoke.toml", tmp_path / "frozen", frozen)
     assert json.loads((tmp_path / "frozen" / "state.json").read_text())["update"] == 4

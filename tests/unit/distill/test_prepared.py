@@ -222,7 +222,10 @@ def test_a_teacher_learns_from_shards_and_a_resumed_run_ends_like_one_never_stop
 
 
 def test_a_student_is_distilled_from_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole walk, a look at the pictures included: neither the autoencoder's encoder nor a text encoder is asked for anything."""
+    """The whole walk, a look at the pictures included: neither the autoencoder's encoder nor a text encoder is asked for anything.
+
+    Its teacher knows nothing of the pictures, as one under a wrong schedule, and is refused before the first update where nobody insists.
+    """
     path = tmp_path / "students.toml"
     path.write_text(
         f"teacher = {json.dumps(str(folder / 'model'))}\nprecision = 'float32'\nbatch_size = 2\n[data]\nshards = {json.dumps(str(folder / 'shards'))}\n"
@@ -234,7 +237,10 @@ def test_a_student_is_distilled_from_shards(folder: Path, tmp_path: Path, monkey
 
     for network, method in ((AutoencoderKL, "encode"), (CLIPTextModel, "forward"), (CLIPTextModelWithProjection, "forward")):
         monkeypatch.setattr(network, method, asked)
-    distill(path, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"^teacher = .* times as much of the noise in the pictures as the best linear guess: .*--set health\.stop=false"):
+        distill(path, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+    distill(path, tmp_path / "run", ["health.stop=false"])
     assert (tmp_path / "run" / "weights" / "2-step.safetensors").is_file()
     assert "endpoint" in (tmp_path / "run" / "health.jsonl").read_text()
 

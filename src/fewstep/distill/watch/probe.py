@@ -77,7 +77,9 @@ class Probe:
             return moved
         if self._wanted is None:
             self._wanted = strips[f"{phase.name.split('/')[0]}-teacher"] = self._draw(self.teacher, samples)
-            self._taught = {"teacher_spread": float(self._wanted.std() / samples.latents.std().clamp(min=1e-6)), **self._misses(samples)}
+            found = self.misses()
+            self._taught = {"teacher_spread": float(self._wanted.std() / samples.latents.std().clamp(min=1e-6))}
+            self._taught |= {} if found is None else {"teacher_misses": found}
         strips[phase.name.replace("/", "-")] = made
         folder = run.folder / "samples"
         folder.mkdir(exist_ok=True)
@@ -107,10 +109,11 @@ class Probe:
         return self.latents.rows(size, rows, range(ELSEWHERE, ELSEWHERE + len(rows)), scale, device)
 
     @torch.no_grad()
-    def _misses(self, samples: Samples) -> dict[str, float]:
+    def misses(self) -> float | None:
+        """What the teacher misses of the noise in the data, as :func:`misses` has it."""
+        samples = self._samples()
         with torch.autocast(self.bundle.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            found = misses(self.teacher, self.text(samples), samples)
-        return {} if found is None else {"teacher_misses": found}
+            return misses(self.teacher, self.text(samples), samples)
 
     def _draw(self, walker: Walker, samples: Samples) -> Tensor:
         """Finished latents, float [PROMPTS · SEEDS, C, H, W]."""
