@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Expansion:
 
     def count(self, manifest: Manifest) -> int:
         """How many pictures the manifest asks for, bad rows included."""
-        return self.each * sum(1 for _ in self._rows(manifest))
+        return self.each * (sum(1 for _ in manifest.rows()) if self.combine == "zip" else _combinations(_columns(manifest)))
 
     def _rows(self, manifest: Manifest) -> Iterator[Row]:
         return manifest.rows() if self.combine == "zip" else _combined(manifest)
@@ -147,7 +148,19 @@ def _chosen(fields: Mapping[str, Any], number: int, size: tuple[int, int] | None
 
 def _combined(manifest: Manifest) -> Iterator[Row]:
     """A row for every combination of the columns' values, the last column's the quickest. Raises RequestError where a row cannot be read."""
-    values: dict[str, dict[str, tuple[Any, int]]] = {}  # by column, each value once with the line it is first in
+    values = _columns(manifest)
+    for combination in itertools.product(*(column.values() for column in values.values())) if values else ():
+        cells = {name: value for name, (value, _) in zip(values, combination, strict=True)}
+        yield Row(max(line for _, line in combination), cells)
+
+
+def _combinations(values: Mapping[str, Mapping[str, Any]]) -> int:
+    return math.prod(map(len, values.values())) if values else 0
+
+
+def _columns(manifest: Manifest) -> dict[str, dict[str, tuple[Any, int]]]:
+    """By column, each of its values once with the line it is first in. Raises RequestError where a row cannot be read."""
+    values: dict[str, dict[str, tuple[Any, int]]] = {}
     for row in manifest.rows():
         if row.problem:
             raise RequestError(f"{manifest.path}, line {row.line}: {row.problem}")
@@ -155,6 +168,4 @@ def _combined(manifest: Manifest) -> Iterator[Row]:
             values.setdefault(name, {}).setdefault(repr(value), (value, row.line))
             if len(values[name]) > MOST_VALUES:
                 raise RequestError(f"{manifest.path}: the column {name!r} has more than {MOST_VALUES} values: combine fewer, or give --combine zip")
-    for combination in itertools.product(*(column.values() for column in values.values())):
-        cells = {name: value for name, (value, _) in zip(values, combination, strict=True)}
-        yield Row(max(line for _, line in combination), cells)
+    return values

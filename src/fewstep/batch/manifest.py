@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,15 +101,48 @@ def _table(stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
     if not told:
         stream.seek(0)
     sign = told[1] if told else next((sign for sign in SEPARATORS if sign in first), ",")
-    reader = csv.reader(stream, delimiter=sign, strict=True)
+    lines = _Lines(stream, 2 if told else 1)
+    reader = csv.reader(lines, delimiter=sign, strict=True)
     while True:
-        line = reader.line_num + (2 if told else 1)
+        line = lines.begin()
         try:
             yield line, next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, f"it is no row of a CSV ({error})"
+            lines.again()
+            reader = csv.reader(lines, delimiter=sign, strict=True)
+            yield line, f"it is no row of a CSV ({'a quote in it is not closed' if 'unexpected end' in str(error) else error})"
+
+
+class _Lines:
+    """The lines of a file for a reader of records; after one that cannot be read the next begins in the line after its first, for an open quote
+    takes in all that follows.
+    """
+
+    def __init__(self, stream: TextIO, number: int) -> None:
+        self._stream, self._number = stream, number  # of the next line
+        self._taken: list[str] = []  # of the record in progress
+        self._waiting: deque[str] = deque()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._stream)
+        self._number += 1
+        self._taken.append(line)
+        return line
+
+    def begin(self) -> int:
+        """The number of the line that the next record begins in."""
+        self._taken.clear()
+        return self._number
+
+    def again(self) -> None:
+        """Give the lines of the record in progress again, without its first."""
+        self._waiting.extendleft(reversed(self._taken[1:]))
+        self._number -= len(self._taken) - 1
 
 
 def _csv_columns(path: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -109,8 +110,17 @@ def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Calla
     stdout = sys.stdout  # what it is now: a cluster's own messages are kept off it later
     with ExitStack() as stack:
         say: Callable[[str], None] = _say
+
+        def out(event: str, said: dict[str, Any]) -> None:
+            try:
+                json_line(event, said, stdout)
+            except BrokenPipeError:  # the pictures are what the job is for
+                _say("fewstep: nobody reads the progress any more; the job goes on")
+                with Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), stdout.fileno())
+
         if as_json:
-            told.append(now_and_then(lambda tally: json_line("progress", tally.said(), stdout), JSON_SECONDS))
+            told.append(now_and_then(lambda tally: out("progress", tally.said()), JSON_SECONDS))
         elif sys.stderr.isatty():
             bar, say = stack.enter_context(_bar())
             told.append(bar)
@@ -121,7 +131,7 @@ def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Calla
 
         def fail(bad: Bad) -> None:
             if as_json:
-                json_line("failed", {"line": bad.line, "row": bad.row, "pictures": bad.count, "error": bad.error}, stdout)
+                out("failed", {"line": bad.line, "row": bad.row, "pictures": bad.count, "error": bad.error})
             else:
                 say(f"fewstep: line {bad.line}: {bad.error}")
 

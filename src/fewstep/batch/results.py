@@ -11,6 +11,8 @@ from typing import Any
 from fewstep.batch.spill import Spill
 
 NAME = "results.jsonl"
+FAILED = {"index": int, "row": int, "error": str}  # what a line has at least, of a failure
+MADE = {"index": int, "row": int, "prompt": str, "key": str, "path": str, "sha256": str, "bytes": int}  # and of a picture
 
 
 class Results:
@@ -96,4 +98,10 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and type(line.get("index")) is int else None
+    return line if isinstance(line, dict) and _is_whole(line) else None
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """Whether a line has what is asked of it: where it belongs, and its picture's place and checksums, or its error."""
+    needed = FAILED if "error" in line else MADE | ({"member": str} if str(line.get("path")).endswith(".tar") else {})
+    return all(type(line.get(name)) is kind for name, kind in needed.items()) and 0 <= line["index"] < 1 << 63

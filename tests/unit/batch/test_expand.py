@@ -41,6 +41,15 @@ def test_a_matrix_has_every_combination_of_the_columns_values(tmp_path: Path) ->
     assert len(found) == len(expected) == Expansion(TEMPLATE, "matrix").count(open_manifest(tmp_path / "rows.csv"))
 
 
+def test_a_matrix_is_counted_without_being_gone_through(tmp_path: Path) -> None:
+    """A hundred values in each of six columns are 10^12 combinations."""
+    (tmp_path / "rows.csv").write_text("a,b,c,d,e,f\n" + "".join(f"{','.join([str(n)] * 6)}\n" for n in range(100)))
+    expansion = Expansion("{a} {b} {c} {d} {e} {f}", "matrix", seeds=(1, 2))
+    assert expansion.count(open_manifest(tmp_path / "rows.csv")) == 2 * 100**6
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    assert Expansion("{a} {b}", "matrix").count(open_manifest(tmp_path / "rows.csv")) == 0
+
+
 def test_choices_of_the_seed_and_braces_that_are_meant_stay_in_a_template(tmp_path: Path) -> None:
     found = wanted(tmp_path, ANIMALS, Expansion(r"{ animal } in {red|blue}, \{colour}", keep=("colour",)))
     assert prompts(found)[0] == r"fox in {red|blue}, \{colour}"

@@ -127,6 +127,18 @@ def test_what_is_wrong_with_a_row_is_said_by_its_line_and_ends_nothing(tmp_path:
     assert [row.values["prompt"] for row in rows if not row.problem] == (["a"] if name.endswith("yaml") else ["a", "b" if "jsonl" in name else "e"])
 
 
+@pytest.mark.parametrize("told", ["", "sep=,\n"])
+def test_a_quote_that_is_not_closed_takes_no_row_but_its_own(tmp_path: Path, told: str) -> None:
+    """Whether the file ends in it, another quote ends it at the wrong place, or a cell gets too long; a cell of several lines is still one."""
+    for rest in ("", '"x"y,4\n', "a\n" * 100_000):
+        content = f'{told}prompt,seed\na,1\n"b,2\nc,3\n"d\nd",5\n{rest}'
+        rows = list(open_manifest(write(tmp_path / "rows.csv", content)).rows())
+        first = 3 + bool(told)
+        assert (rows[1].line, "no row of a CSV" in rows[1].problem) == (first, True)
+        assert [(row.line - first, row.values) for row in rows[2:4]] == [(1, {"prompt": "c", "seed": "3"}), (2, {"prompt": "d\nd", "seed": "5"})]
+        assert len(rows) == 4 + rest.count("\n")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

@@ -13,6 +13,11 @@ from hypothesis import strategies as st
 from fewstep.batch.results import NAME, Results
 
 
+def failure(index: int, **more: object) -> dict[str, object]:
+    """The least that a line has."""
+    return {"index": index, "row": 1, "error": "it would not", **more}
+
+
 def text(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -22,7 +27,7 @@ def test_the_last_line_of_each_counts_in_the_manifests_order(tmp_path_factory: p
     folder = tmp_path_factory.mktemp("results")
     results = Results(folder / NAME)
     for number, index in enumerate(indices):
-        results.add({"index": index, "number": number, "prompt": "ein Bär"})
+        results.add(failure(index, number=number, prompt="ein Bär"))
     last = {index: number for number, index in enumerate(indices)}
     (folder / "scratch").mkdir()
     results.finish(folder / "scratch")
@@ -46,19 +51,24 @@ def test_half_a_line_is_cut_off_and_what_follows_is_whole(tmp_path: Path, cut: i
 
 
 def test_numbers_that_json_does_not_know_are_not_written_and_nothing_where_they_were(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b'{"index": 0, "labels": {"price": NaN}}\n')
+    (tmp_path / NAME).write_text(json.dumps(failure(0, labels={"price": math.nan})) + "\n")
     results = Results(tmp_path / NAME)
     with pytest.raises(ValueError, match="not JSON compliant"):
         results.add({"index": 1, "labels": {"price": math.inf}})
     (tmp_path / "scratch").mkdir()
     results.finish(tmp_path / "scratch")
     results.close()
-    assert (tmp_path / NAME).read_text() == '{"index": 0, "labels": {"price": null}}\n'
+    assert (tmp_path / NAME).read_text() == json.dumps(failure(0, labels={"price": None})) + "\n"
 
 
 def test_a_damaged_line_is_no_line(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b'{"index": 0}\n\x00\xff{"ind\n[1]\n{"index": "1"}\n{"index": 2}\n')
+    """Nor is one that lacks what the job goes on by, or says it otherwise: its picture is made again."""
+    made = {"index": 3, "row": 1, "prompt": "a", "key": "k", "path": "pictures/a.png", "sha256": "s", "bytes": 1}
+    spoilt = [{key: value for key, value in made.items() if key != name} for name in made] + [{**made, "bytes": "1"}, {**made, "path": "shards/0.tar"}]
+    broken = [b'\x00\xff{"ind', b"[1]", *(json.dumps(one).encode() for one in [*spoilt, failure("1"), failure(2**70), failure(-1)])]  # type: ignore[arg-type]
+    whole = [json.dumps(one).encode() for one in (failure(0), failure(2), {**made, "index": 4})]
+    (tmp_path / NAME).write_bytes(b"\n".join([whole[0], *broken, *whole[1:], b""]))
     results = Results(tmp_path / NAME)
-    assert [line["index"] for line in results.lines()] == [0, 2]
+    assert [line["index"] for line in results.lines()] == [0, 2, 4]
     assert results.of(1) is None
     results.close()

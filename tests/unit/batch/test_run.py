@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +159,19 @@ def test_a_machine_reads_lines_of_json(batch: Batch, tmp_path: Path) -> None:
     assert told[0] == {"event": "failed", "line": 3, "row": 2, "pictures": 1, "error": told[0]["error"]}
     assert [one["event"] for one in told[-2:]] == ["progress", "summary"]
     assert (told[-1]["made"], told[-1]["failed"], answer.err) == (1, 1, "")
+
+
+def test_a_job_goes_on_when_nobody_reads_its_progress(batch: Batch, tmp_path: Path, tiny: Path) -> None:
+    """As with ``--json - | head -1``: every picture is made, stderr says that nobody listens, and the exit code is the job's."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": "pizza", "seed": seed, "width": 64 if seed else "x"}) + "\n" for seed in range(6)))
+    command = [sys.executable, "-m", "fewstep", "batch", "rows.jsonl", "--out", "o", "--json", "-", "--model", str(tiny)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert found.returncode == 1, "one row is bad"
+    assert found.stderr.count("nobody reads the progress any more; the job goes on") == 1
+    assert len(list((tmp_path / "o").rglob("*.png"))) >= 5
 
 
 def test_pictures_may_begin_from_images_beside_the_manifest(batch: Batch, tmp_path: Path) -> None:

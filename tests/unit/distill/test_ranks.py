@@ -34,6 +34,9 @@ ship_rank = 3
 [evaluation]
 prompts = 0
 
+[health]
+stop = false
+
 [data]
 source = "shapes"
 subjects = 6
