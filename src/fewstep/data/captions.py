@@ -14,14 +14,25 @@ WORDS = re.compile(r"[^\W\d_]+")
 WITHOUT_SPACES = 0x2E80  # from here on scripts put no spaces between words: each character counts as one
 DROPPED = {"So", "Sk", "Cc", "Cs", "Co", "Cn"}  # Unicode's categories of pictographs, skin tones, control characters and nothing at all
 VARIATIONS = {"\ufe0e", "\ufe0f"}  # "as text", "as an emoji"
+JOINERS = {"\u200c", "\u200d"}  # which some scripts need within a word, and emoji between pictographs
 
 
 def clean(caption: str) -> str:
-    """``caption`` without markup, addresses, file names, emoji and control characters, its white space single; empty where nothing is left."""
+    """``caption`` without markup, addresses, file names, emoji and what cannot be seen, its white space single; empty where nothing is left."""
     text = TAGS.sub(" ", html.unescape(caption))
     text = FILE_NAMES.sub(" ", ADDRESSES.sub(" ", text))
     kept = (" " if unicodedata.category(sign) in DROPPED or sign in VARIATIONS else sign for sign in text)
-    return " ".join("".join(kept).split()).strip(EDGES)
+    return " ".join(_seen("".join(kept)).split()).strip(EDGES)
+
+
+def _seen(text: str) -> str:
+    """``text`` without byte order marks, soft hyphens and other signs that only say how to set it; joiners stay within words."""
+    around = zip(text, f" {text}", f"{text[1:]} ", strict=False)
+    return "".join(sign for sign, before, after in around if unicodedata.category(sign) != "Cf" or (sign in JOINERS and _in_word(before) and _in_word(after)))
+
+
+def _in_word(sign: str) -> bool:
+    return unicodedata.category(sign)[0] in "LM"
 
 
 def words(caption: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises RequestError on a CSV that is none.
     """
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+    with path.open("rb") as start:
+        encoding = _encoding(start.read(2))
+    with path.open(encoding=encoding, errors="replace", newline="") as stream:
         if path.suffix == ".jsonl":
             for line, text in enumerate(stream, start=1):
                 if text.strip():
@@ -64,6 +67,15 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.name}, line {reader.line_num}", row
         except csv.Error as error:
             raise RequestError(f"{path}, line {reader.line_num}: it is no row of a CSV ({error}): write the file again") from None
+
+
+def text_of(content: bytes) -> str:
+    """The text of a small file, in UTF-8 or by its mark in UTF-16, as Windows writes it."""
+    return content.decode(_encoding(content[:2]), errors="replace")
+
+
+def _encoding(start: bytes) -> str:
+    return "utf-16" if start in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
 
 
 def parse_object(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from fewstep.data.fields import read_table, told
+from fewstep.data.fields import read_table, text_of, told
 from fewstep.data.item import CAPTIONS, OTHERS, PICTURES, Item, Lost, Stretch
 from fewstep.engine.request import RequestError
 from fewstep.zoo.hub import REPO, snapshot
@@ -97,9 +97,9 @@ def _of_file(path: Path) -> Source:
 def _folder(folder: Path) -> Iterator[Item]:
     """The rows of its tables of captions, each table for the folder that it lies in, then the pictures that none names, with the text beside each."""
     named: set[Path] = set()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
     tables: dict[Path, Path] = {}  # of each folder the first that there is
-    for path in sorted((path for path in files if path.name in TABLES), key=lambda path: TABLES.index(path.name)):
+    for path in sorted((path for path in files if path.name in TABLES and path.is_file()), key=lambda path: TABLES.index(path.name)):
         tables.setdefault(path.parent, path)
     for above, table in sorted(tables.items()):
         for item in _told(folder, above, table):
@@ -109,8 +109,8 @@ def _folder(folder: Path) -> Iterator[Item]:
     for path in files:
         if path.suffix.lower() in PICTURES | OTHERS and path not in named:
             beside = next((path.with_suffix(suffix) for suffix in CAPTIONS if path.with_suffix(suffix).is_file()), None)
-            caption = beside.read_text(encoding="utf8", errors="replace") if beside else None
-            yield Item(path.relative_to(folder).as_posix(), Stretch(path), caption)
+            place = Stretch(path) if path.is_file() else Lost("it is a link to what is not there")
+            yield Item(path.relative_to(folder).as_posix(), place, text_of(beside.read_bytes()) if beside else None)
 
 
 def _told(folder: Path, above: Path, table: Path) -> Iterator[Item]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from fewstep.data.fields import parse_object, told
+from fewstep.data.fields import parse_object, text_of, told
 from fewstep.data.item import CAPTIONS, OTHERS, PICTURES, Item, Lost, Place, Stretch
 from fewstep.engine.request import RequestError
 
@@ -49,7 +49,7 @@ def _sample(path: Path, archive: tarfile.TarFile, key: str, members: list[tarfil
             place = Stretch(path, member.offset_data, member.size)
         elif suffix in (*CAPTIONS, ".json") and member.size <= LONGEST:
             stream = archive.extractfile(member)
-            text = stream.read().decode("utf8", errors="replace") if stream else ""
+            text = text_of(stream.read()) if stream else ""
             if suffix != ".json":
                 caption = text
                 continue

@@ -24,6 +24,10 @@ from fewstep.data.captions import clean, words
         ("ein Äpfelchen, 3.5 €", "ein Äpfelchen, 3.5 €"),
         ("नमस्ते दुनिया", "नमस्ते दुनिया"),
         ('"a red apple"', "a red apple"),
+        ("\ufeffa red\u200b ap\u00adple\u200e", "a red apple"),
+        ("a family \U0001f468\u200d\U0001f469 here", "a family here"),
+        ("\u200dمی\u200cخواهم \u200c", "می\u200cخواهم"),
+        ("क्\u200dष", "क्\u200dष"),
         ("a\x00red\x1b[31m apple", "a red [31m apple"),
     ],
 )

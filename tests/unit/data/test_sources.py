@@ -35,10 +35,11 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
-def test_text_beside_the_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf8", "utf-8-sig", "utf-16"])
+def test_text_beside_the_picture(tmp_path: Path, encoding: str) -> None:
     folder = pictures(tmp_path / "in")
     for name, caption in SAID.items():
-        (folder / name).with_suffix(".txt").write_text(caption)
+        (folder / name).with_suffix(".txt").write_text(caption, encoding=encoding)
     assert told(folder) == wanted()
 
 
@@ -50,25 +51,27 @@ def test_lines_of_json(tmp_path: Path, name: str, file: str, caption: str) -> No
     assert [item.score for item in open_source(str(folder)).items()] == [6.5] * 3
 
 
-def test_a_csv(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf8", "utf-8-sig", "utf-16"])
+def test_a_csv(tmp_path: Path, encoding: str) -> None:
     folder = pictures(tmp_path / "in")
-    (folder / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},{caption}\n" for name, caption in SAID.items()))
+    (folder / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},{caption}\n" for name, caption in SAID.items()), encoding=encoding)
     assert told(folder) == wanted()
 
 
 def test_nothing_in_a_folder_is_passed_over(tmp_path: Path) -> None:
-    """A row without its file, a damaged row, one that leads out, and a picture without a row: each is an item that says so."""
+    """A row without its file, a damaged row, one that leads out, a picture without a row and a link to nothing: each is an item that says so."""
     folder = pictures(tmp_path / "in")
     (tmp_path / "secret.png").write_bytes(b"secret")
     rows = [json.dumps({"file": name, "caption": "x"}) for name in ("a.png", "gone.png", "../secret.png")]
     (folder / "captions.jsonl").write_text("\n".join([*rows, "{", ""]))
     (folder / "old.gif").write_bytes(b"GIF")
+    (folder / "z.png").symlink_to(tmp_path / "gone.png")
     items = list(open_source(str(folder)).items())
-    assert [item.name for item in items] == ["a.png", "gone.png", "../secret.png", "captions.jsonl, line 4", "b.png", "c.png", "old.gif"]
-    for item in items[1:4]:
+    assert [item.name for item in items] == ["a.png", "gone.png", "../secret.png", "captions.jsonl, line 4", "b.png", "c.png", "old.gif", "z.png"]
+    for item in (*items[1:4], items[7]):
         with pytest.raises(RequestError):
             item.place.read()
-    assert [item.caption for item in items[4:]] == [None, None, None]
+    assert [item.caption for item in items[4:]] == [None] * 4
 
 
 def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
