@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 from fewstep import __version__
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.backends import Backend, BackendError, log, open_backend, slower
-from fewstep.engine.batching import Batching
+from fewstep.engine.batching import Batching, short_of_memory
 from fewstep.engine.clock import Clock
 from fewstep.engine.control import Control, Controls, find_net, settle_controls
 from fewstep.engine.encodings import Encodings
@@ -212,11 +213,24 @@ class Engine:
     def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
         """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures. Raises RequestError on a LoRA whose
         values cannot be used, which are read no sooner.
+
+        Where the backend turns out not to compute it, or finds no memory for a picture alone, the next one begins anew, and says what is yet unsaid.
         """
-        try:
-            yield from self._evaluations(batch, decoder)
-        except LoraError as error:
-            raise RequestError(str(error)) from None
+        said = 0
+        while True:
+            try:
+                for found in islice(self._evaluations(batch, decoder), said, None):
+                    said += 1
+                    yield found
+                return
+            except LoraError as error:
+                raise RequestError(str(error)) from None
+            except (BackendError, MemoryError, RuntimeError) as error:
+                short = short_of_memory(error)
+                if not (short or isinstance(error, BackendError)) or (short and len(batch) > 1) or not self._others:
+                    raise
+                failed = error.with_traceback(None)  # once it is let go of, and with it what it held
+            self._go_on(failed)
 
     def _evaluations(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
         first, count = batch[0], len(batch)
@@ -282,15 +296,19 @@ class Engine:
                 self.backend.prepare(settled.steps, decoder, attends, settled.tile)
                 return self.backend, {"adapters": time.perf_counter() - began} if changed else {}
             except (BackendError, MemoryError) as error:
-                if not self._others:
-                    raise
-                name, *self._others = self._others
-                try:
-                    other = open_backend(self.model, name, self.backend.device, self.backend.threads, precision=self.backend.precision)
-                except (BackendError, ImportError):
-                    raise error from None
-                log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
-                self.backend, self.encodings = other, Encodings(other, self.encodings.remembered)
+                self._go_on(error)
+
+    def _go_on(self, error: Exception) -> None:
+        """Go on with the next backend, because of ``error``, which is raised where there is none."""
+        if not self._others:
+            raise error
+        name, *self._others = self._others
+        try:
+            other = open_backend(self.model, name, self.backend.device, self.backend.threads, precision=self.backend.precision)
+        except (BackendError, ImportError):
+            raise error from None
+        log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
+        self.backend, self.encodings = other, Encodings(other, self.encodings.remembered)
 
     def _picture(self, settled: Settled, pixels: np.ndarray, timings: dict[str, float], steering: Steering, decoder: str, batch: int, row: int) -> Picture:
         record = Record.of(

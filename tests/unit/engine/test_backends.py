@@ -23,6 +23,7 @@ from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine import backends
 from fewstep.engine.backends import BackendError, graphs, open_backend
+from fewstep.engine.backends.graphs import Graphs
 from fewstep.engine.device import cores, quota
 from fewstep.engine.engine import Engine
 from fewstep.engine.model import open_model
@@ -247,6 +248,39 @@ def test_out_of_memory_falls_back_too(monkeypatch: pytest.MonkeyPatch, caplog: p
     with caplog.at_level(logging.WARNING, "fewstep"):
         assert open_backend(open_model("emoji"), "auto", "cpu").name == "eager"
     assert "not enough of it" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError("not enough of it"), BackendError("it cannot compute this")])
+@pytest.mark.parametrize("fails", [0, 1, 2])  # before the first frame, between frames, and in the decoder
+def test_a_picture_that_a_backend_cannot_compute_is_made_by_the_next(caplog: pytest.LogCaptureFixture, error: Exception, fails: int) -> None:
+    """From the beginning, by that backend alone, and whoever watches is told each step once; with no other it is the error."""
+    engine, wanted = (Engine(model, open_backend(model, "onnxruntime")) for model in 2 * [open_model("emoji")])
+    engine._others = ["eager"]
+    backend, calls = engine.backend, 0
+    assert isinstance(backend, Graphs)
+    real = backend._run
+
+    def run(session: Any, inputs: dict[str, Any]) -> Any:
+        nonlocal calls
+        if "sample" in inputs or "latents" in inputs:
+            calls += 1
+            if calls > fails:
+                raise error
+        return real(session, inputs)
+
+    backend._run = run  # type: ignore[method-assign]
+    request = Request("pizza", seed=3, steps=2, width=128, height=128)
+    with caplog.at_level(logging.WARNING, "fewstep"):
+        frames = list(engine.stream(request))
+    assert [(frame.step, frame.picture is not None) for frame in frames] == [(1, False), (2, True)]
+    assert caplog.text.count("going on with eager") == 1
+    picture = frames[-1].picture
+    assert picture is not None
+    assert picture.record.backend == "eager"
+    assert difference(picture, wanted.generate(request)) <= BOUND
+    calls, engine.backend = 0, backend
+    with pytest.raises(type(error)):
+        engine.generate(request)
 
 
 def test_the_fastest_comes_first_where_it_works() -> None:
