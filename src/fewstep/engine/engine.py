@@ -305,7 +305,7 @@ class Engine:
         name, *self._others = self._others
         try:
             other = open_backend(self.model, name, self.backend.device, self.backend.threads, precision=self.backend.precision)
-        except (BackendError, ImportError):
+        except (BackendError, ImportError, OSError, MemoryError):  # torch's libraries may not fit either
             raise error from None
         log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
         self.backend, self.encodings = other, Encodings(other, self.encodings.remembered)
