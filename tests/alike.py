@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fewstep.engine.request import ASPECTS, Request
 
 BOUND = 2  # of 255, between backends that compute in float32
-EVERY = [  # step count and shape
-    *(Request("a ghost on a purple background", 3, steps) for steps in (1, 2, 4, 8, 16)),
+STEPS = (1, 2, 4, 8, 16)
+EVERY: list[Any] = [  # step count in every shape, of which the slow tests ask most
+    *(Request("a ghost on a purple background", 3, steps) for steps in STEPS),
     *(Request("", 4, 1, aspect=aspect) for aspect in ASPECTS),
+    *(
+        pytest.param(Request("a ghost on a purple background", 3, steps, aspect=aspect), marks=pytest.mark.slow)
+        for steps in STEPS
+        for aspect in ASPECTS
+        if aspect != "1:1"
+    ),
 ]
 
 

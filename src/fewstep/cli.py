@@ -281,18 +281,20 @@ def export(
 ) -> None:
     """Write one student for other tools."""
     from fewstep.engine.model import check_choice, open_model
-    from fewstep.export import FORMATS, write
+    from fewstep.export import FORMATS, about, write
 
     check_choice("--to", to, FORMATS)
     found = open_model(model, steps, base, few_step)
-    if push is None:
-        print(write(found, steps, to, out, rank))
-        return
-    from fewstep.export.push import check_push, publish
+    if push is not None:
+        from fewstep.export.push import check_push
 
-    check_push(push, to)
-    print(path := write(found, steps, to, out, rank))
-    print(publish(path, push))
+        check_push(push, to)
+    path = write(found, steps, to, out, rank)
+    print(path, *about(path, to), sep="\n")
+    if push is not None:
+        from fewstep.export.push import publish
+
+        print(publish(path, push))
 
 
 @app.command()

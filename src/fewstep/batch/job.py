@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.batch.results import NAME as RESULTS
+from fewstep.batch.results import read_lines
 from fewstep.batch.store import put
 from fewstep.engine.request import RequestError
 
@@ -22,8 +23,8 @@ VERSION, FORMAT = "fewstep batch", 1  # the key and the number of what a job.jso
 def job_folder(out: Path, manifest: Path, settings: dict[str, Any]) -> Iterator[Path]:
     """``out`` for this process alone, made if it is not there; yields the folder in it for what is not whole yet.
 
-    ``settings`` is all that the pictures and their places depend on; a folder without results takes any. Raises RequestError if ``out``
-    cannot be written, holds something else, belongs to another job or is in use.
+    ``settings`` is all that the pictures and their places depend on; a folder without pictures, because everything failed perhaps, takes any.
+    Raises RequestError if ``out`` cannot be written, holds something else, belongs to another job or is in use.
     """
     path, scratch, results = out / NAME, out / SCRATCH, out / RESULTS
     if not path.exists() and out.is_dir() and any(one.name not in (SCRATCH, LOCK) for one in out.iterdir()):
@@ -33,17 +34,28 @@ def job_folder(out: Path, manifest: Path, settings: dict[str, Any]) -> Iterator[
             out.mkdir(parents=True, exist_ok=True)
             stack.callback(os.close, lock := os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666))
             _hold(lock, out)
-            begun = path.exists() and results.exists() and results.stat().st_size > 0
+            begun = path.exists() and results.exists() and results.stat().st_size > 0 and not _all_failed(results)
             if begun:
                 check(out, path.read_bytes(), settings, manifest)
             shutil.rmtree(scratch, ignore_errors=True)  # what a killed process was in the middle of
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
             scratch.mkdir()
             if not begun:
+                results.unlink(missing_ok=True)
                 put(scratch, path, said(settings))
         except OSError as error:
             raise RequestError(f"{out} cannot be written ({error.strerror}): give another place with --out") from None
         yield scratch
+
+
+def _all_failed(results: Path) -> bool:
+    """Whether a file of results tells of failures, and of nothing else."""
+    failed = False
+    for line in read_lines(results):
+        if "error" not in line:
+            return False
+        failed = True
+    return failed
 
 
 def _hold(lock: int, out: Path) -> None:

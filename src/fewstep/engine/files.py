@@ -115,11 +115,12 @@ def write_picture(image: Image.Image, record: Record, path: Path, replace: bool 
 
 
 def write_bytes(path: Path, content: bytes, replace: bool = True) -> Path:
-    """Write ``path``, whole or not at all; what stood there is replaced, or with ``replace`` off stays.
+    """Write ``path``, whole or not at all; what stood there is replaced, or with ``replace`` off stays. A link stays one: what it leads to is written.
 
     Raises OSError where it cannot be written, of which FileExistsError on what stays.
     """
-    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
+    place = Path(os.path.realpath(path)) if replace and path.is_symlink() else path
+    temporary = place.with_name(f".{place.stem[:40]}-{secrets.token_hex(4)}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
@@ -129,9 +130,9 @@ def write_bytes(path: Path, content: bytes, replace: bool = True) -> Path:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
         if replace:
-            temporary.replace(path)
+            temporary.replace(place)
         else:
-            _put(temporary, path)
+            _put(temporary, place)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

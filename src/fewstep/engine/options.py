@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.engine.request import Limits, Request, RequestError, listed
+from fewstep.engine.request import Limits, Request, RequestError, listed, seeds_from
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,7 @@ def prompts_of(arguments: Sequence[str] | None, file: Path | None) -> list[str]:
 def requests_of(prompts: Sequence[str], count: int, **wanted: Any) -> list[Request]:
     """``count`` requests a prompt, of what is ``wanted`` besides; each prompt gets the same seeds, the one given and those that follow."""
     first = Request("", seed=wanted.pop("seed", None)).seed_or_random()
-    return [Request(prompt, first + i, **wanted) for prompt in prompts for i in range(count)]
+    return [Request(prompt, seed, **wanted) for prompt in prompts for seed in seeds_from(first, count)]
 
 
 def parse_outpaint(text: str | None) -> tuple[int, int, int, int] | None:

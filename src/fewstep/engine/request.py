@@ -333,6 +333,11 @@ class Frame:
         return image
 
 
+def seeds_from(first: int, count: int) -> list[int]:
+    """``count`` seeds that count up from ``first``; after the largest comes 0."""
+    return [(first + i) % SEEDS for i in range(count)]
+
+
 def listed(values: tuple[Any, ...] | list[Any]) -> str:
     """ "1, 2, 4 and 8"."""
     *first, last = map(str, values)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from fewstep import __version__
 from fewstep.engine.adapters import find_stack
 from fewstep.engine.control import settle_controls
 from fewstep.engine.files import check_format, format_of, read_record
@@ -45,6 +46,8 @@ def again(source: Path, out: Path | None, kind: str | None, model: str | None) -
     record = read_record(source)
     if model is None and record.model not in KNOWN:  # a file from elsewhere does not say which folder is opened
         raise RequestError(f"{source} was made with '{record.model}', which is no known name: give --model with what it was made with")
+    if record.version != __version__:
+        print(f"note: {source} was made by fewstep {record.version}, and this is {__version__}: its last bits may come out otherwise", file=sys.stderr)
     return record, kind or (format_of(source) if out is None or format_of(out) is None else None)
 
 

@@ -14,7 +14,7 @@ from fewstep.zoo.known import KNOWN
 
 Vocabulary = Mapping[str, Sequence[str]]  # words.json: subjects, keywords, colours, places, words
 GLUE = frozenset("a an the and on in at of to by with left right above below small large background".split())
-MOST_NAMED = 3
+MOST_NAMED, MOST_LISTED = 3, 12  # unknown words with what is near them, and without
 
 
 def read_words(folder: Path) -> dict[str, list[str]]:
@@ -82,7 +82,9 @@ def hints(prompt: str, vocabulary: Vocabulary, model: str) -> list[str]:
     for word, near in list(strange.items())[:MOST_NAMED]:
         said.append(f"{model} does not know the word '{word}'" + (f"; the nearest it knows is '{near}'" if near else ""))
     if len(strange) > MOST_NAMED:
-        said.append(f"{model} does not know {listed(list(strange)[MOST_NAMED:][:12])} either")
+        others = list(strange)[MOST_NAMED:]
+        more = f", nor {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
+        said.append(f"{model} does not know {listed(others[:MOST_LISTED])} either{more}")
     subjects = list(vocabulary.get("subjects", ()))
     meant = " ".join(strange.get(word) or word for word in split(prompt))
     if subjects and not has_subject(meant, vocabulary):

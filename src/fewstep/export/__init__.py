@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def write(model: Model | Path | str, steps: int, to: str, out: Path, rank: int =
     from fewstep.export import onnx
 
     return (onnx.write_onnx if to == "onnx" else onnx.write_weightless)(found, steps, out)
+
+
+def about(path: Path, to: str) -> list[str]:
+    """What is to be said of what :func:`write` has written at ``path``, in lines: of ONNX files how large each is and how near its pictures come."""
+    if to != "onnx":
+        return []
+    record = json.loads((path / "model.json").read_text(encoding="utf8"))
+    sizes = [f"{name}  {size / 1e6:.1f} MB" for name, size in record["bytes"].items()]
+    return [*sizes, f"a picture in each of three shapes differs from torch's by at most {record['largest_difference_of_255']} of 255"]
 
 
 def _write_file(model: Model, steps: int, to: str, out: Path, rank: int) -> Path:

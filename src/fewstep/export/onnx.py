@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shutil import copytree
@@ -28,6 +29,7 @@ from fewstep.sampler import sample
 from fewstep.stamp import Stamp
 
 PARTS = ("text", "unet", "decoder")
+SHAPES = ("1:1", "16:9", "9:16")  # of the pictures that are compared
 BOUND = 2  # of 255, between a picture of the files and torch's
 MOST = 2_000_000_000  # bytes of weights in one file: protobuf ends a little above
 PROMPT, SEED = "a red apple on a blue background", 0
@@ -51,7 +53,7 @@ def write_onnx(model: Model, steps: int, out: Path) -> Path:
             _save(with_weights(_graph(bundle, model.folder, name), tensors), written / f"{name}.onnx")
         for name in ("tokenizer", "tokenizer_2"):
             copytree(model.folder / name, written / name)
-        difference = distance(bundle, stamp, written)
+        difference = distance(bundle, stamp, written, [model.limits.size_of(aspect) for aspect in SHAPES])
         if difference > BOUND:
             raise ArithmeticError(
                 f"a picture of the exported files differs from torch's by {difference}/255, more than {BOUND}/255: this is a fault of fewstep"
@@ -89,12 +91,16 @@ def _graph(bundle: Bundle, folder: Path, name: str) -> Any:
 
 
 @torch.inference_mode()
-def distance(bundle: Bundle, stamp: Stamp, folder: Path) -> int:
-    """The largest difference, of 255, between a picture made with the ONNX files in ``folder`` and with torch, from the same noise."""
+def distance(bundle: Bundle, stamp: Stamp, folder: Path, sizes: Sequence[tuple[int, int]]) -> int:
+    """The largest difference, of 255, between pictures of these ``sizes`` made with the ONNX files in ``folder`` and with torch, from the same noise."""
     sessions = {name: onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]) for name in PARTS}
-    side = int(bundle.unet.config.sample_size)
-    noise = torch.randn((1, bundle.unet.config.in_channels, side, side), generator=torch.Generator("cpu").manual_seed(SEED))
-    ids = time_ids(1, side * bundle.factor, side * bundle.factor)
+    return max(_distance(bundle, stamp, sessions, *size) for size in sizes)
+
+
+def _distance(bundle: Bundle, stamp: Stamp, sessions: Mapping[str, Any], width: int, height: int) -> int:
+    shape = (1, bundle.unet.config.in_channels, height // bundle.factor, width // bundle.factor)
+    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(SEED))
+    ids = time_ids(1, width, height)
     again = noise.flip(-1)  # what is drawn anew, if this student draws
     *_, ours = sample(denoiser(bundle.unet, encode(bundle, [PROMPT]), ids, stamp.guidance_scale), noise, renoise=lambda _: again, **stamp.walk())
     expected = decode(bundle.vae, ours.latents)

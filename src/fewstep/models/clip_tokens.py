@@ -86,10 +86,21 @@ def _model(folder: Path, unknown: str) -> BPE:
             raise ValueError(f"{folder} holds no {name}: copy the tokenizer's folder anew")
     try:
         files = str(folder / "vocab.json"), str(folder / "merges.txt")
-        return BPE.from_file(*files, unk_token=unknown, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD)
+        model = BPE.from_file(*files, unk_token=unknown, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD)
+        _check_merges(folder)
+        return model
     except Exception as error:  # the library raises no narrower kind
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise ValueError(f"vocab.json and merges.txt of {folder} are no vocabulary ({reason}): copy the tokenizer's folder anew") from None
+
+
+def _check_merges(folder: Path) -> None:
+    """Raises ValueError where merges.txt makes fewer tokens than vocab.json has: the library takes one that is cut short, and splits words otherwise."""
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf8"))
+    made = sum(len(token.removesuffix(END_OF_WORD)) > 1 and not token.startswith("<|") for token in vocabulary)
+    lines = (folder / "merges.txt").read_text(encoding="utf8").splitlines()
+    if (merges := sum(bool(line) and not line.startswith("#version") for line in lines)) < made:
+        raise ValueError(f"{merges} merges make no {made} tokens")
 
 
 def _known(folder: Path, tokenizer: Tokenizer, name: str, token: str) -> int:

@@ -13,7 +13,7 @@ from fastapi import Body, FastAPI, HTTPException, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fewstep import __version__
-from fewstep.engine.request import SEEDS, Picture, RequestError, Settled
+from fewstep.engine.request import SEEDS, Picture, RequestError, Settled, seeds_from
 from fewstep.engine.request import Request as Wish
 from fewstep.engine.source import open_image
 from fewstep.serve.a1111_facts import add_facts, check_model
@@ -242,9 +242,9 @@ def settle_images(scheduler: Scheduler, wanted: Txt2Img) -> tuple[Nearest, list[
     begin["control"] = controls_in(wanted.alwayson_scripts)
     made = {"loras": loras, "steps": near.steps, "width": near.width, "height": near.height, "negative": wanted.negative_prompt, "tile": tile, **begin}
     if wanted.subseed_strength:
-        wishes = [Wish(prompt, first, variation=wanted.subseed_strength, variation_seed=other + i, **made) for i in range(count)]
+        wishes = [Wish(prompt, first, variation=wanted.subseed_strength, variation_seed=seed, **made) for seed in seeds_from(other, count)]
     else:
-        wishes = [Wish(prompt, first + i, **made) for i in range(count)]
+        wishes = [Wish(prompt, seed, **made) for seed in seeds_from(first, count)]
     return near, settle(scheduler.limits, wishes)
 
 

@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fewstep.engine.files import check_format
-from fewstep.engine.request import Picture, RequestError, Settled
+from fewstep.engine.request import Picture, RequestError, Settled, seeds_from
 from fewstep.engine.request import Request as Wish
 from fewstep.engine.source import open_image
 from fewstep.serve import waiting
@@ -168,7 +168,7 @@ def settle_images(scheduler: Scheduler, wanted: Images, form: Form | None) -> tu
     first = Wish("", wanted.seed).seed_or_random()
     made = {"steps": near.steps, "width": near.width, "height": near.height, "transparent": wanted.background == "transparent", **begin}
     made["negative"] = wanted.negative_prompt
-    return near, settle(scheduler.limits, [Wish(wanted.prompt, first + i, **made) for i in range(wanted.n or 1)])
+    return near, settle(scheduler.limits, [Wish(wanted.prompt, seed, **made) for seed in seeds_from(first, wanted.n or 1)])
 
 
 def whole(near: Nearest, wanted: Images, pictures: Sequence[Picture], brought: Sequence[dict[str, Any]]) -> dict[str, Any]:

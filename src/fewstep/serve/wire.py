@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fewstep.engine.checks import MOST_LORAS, MOST_VARIATIONS
 from fewstep.engine.control import MOST_CONTROLS
 from fewstep.engine.files import check_format, picture_bytes
-from fewstep.engine.request import Picture, Request, RequestError
+from fewstep.engine.request import Picture, Request, RequestError, seeds_from
 from fewstep.engine.source import open_image, to_rgb
 from fewstep.serve.controls import ControlWanted
 from fewstep.serve.pictures import MADE, decode_text, preview_as
@@ -103,7 +103,7 @@ class Wanted(BaseModel):
         own["variations"] = tuple((one.seed, one.share) for one in self.variations or ())
         own["control"] = [one.control() for one in self.control or ()]
         own["loras"] = None if self.loras is None else tuple((lora.name, lora.weight) for lora in self.loras)
-        return [Request(seed=first + i, image=image, mask=mask, outpaint=margins, **own) for i in range(count)]  # type: ignore[arg-type]
+        return [Request(seed=seed, image=image, mask=mask, outpaint=margins, **own) for seed in seeds_from(first, count)]  # type: ignore[arg-type]
 
 
 class Generate(Wanted):

@@ -262,6 +262,16 @@ def test_a_manifest_that_changed_is_a_sentence(batch: Batch, begun: Path, tmp_pa
     assert "prompts.txt is not what it was when the job in" in answer.err
 
 
+def test_a_folder_where_all_has_failed_takes_another_job(batch: Batch, tmp_path: Path) -> None:
+    """Whoever has put the list right need not give another folder; what failed is forgotten."""
+    (tmp_path / "prompts.txt").write_text("pizza\n")
+    assert batch("prompts.txt", "--out", "o", *SMALL, "--set", "steps=7").code == 1
+    assert [line["error"] for line in read_lines(tmp_path / "o" / NAME)]
+    (tmp_path / "prompts.txt").write_text("pizza\nghost\n")
+    assert batch("prompts.txt", "--out", "o", *SMALL).code == 0
+    assert [line["prompt"] for line in read_lines(tmp_path / "o" / NAME)] == ["pizza", "ghost"]
+
+
 @pytest.mark.parametrize(
     ("more", "what"), [(("--seeds", "1-2"), "seeds"), (("--tars", "5"), "tars"), (("--format", "webp"), "format"), (("--set", "seed=4"), "settings")]
 )

@@ -58,7 +58,7 @@ def test_of_many_kinds_of_sessions_the_last_few_are_kept(monkeypatch: pytest.Mon
     assert len(engine.backend._unets) == 2  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("threads", [0, -1, "2", True, 1.5])
+@pytest.mark.parametrize("threads", [0, -1, "2", True, 1.5, 10_000])
 def test_a_number_of_threads_that_is_none_is_a_sentence(threads: Any) -> None:
     with pytest.raises(RequestError, match="give a whole number from 1"):
         Engine.load("emoji", threads=threads)

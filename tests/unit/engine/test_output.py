@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fewstep.engine.files import write_bytes
 from fewstep.engine.output import Output, free_name, open_output, slug
 from fewstep.engine.preview import half_blocks
 from fewstep.engine.record import Record
@@ -112,3 +113,19 @@ def test_half_blocks_show_two_pixels_a_character() -> None:
     assert all(line.count("▀") == 8 for line in lines)
     colours = [re.findall(r"38;2;([\d;]+);48;2;([\d;]+)m", line)[0] for line in lines]
     assert colours == [("255;0;0", "255;0;0")] * 2 + [("0;0;255", "0;0;255")] * 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path, there: bool) -> None:
+    """Whether that is there yet or not; nothing is left beside either."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").mkdir()
+    if there:
+        (tmp_path / "far" / "a.png").write_bytes(b"before")
+    link = tmp_path / "near" / "b.png"
+    link.symlink_to(Path("..") / "far" / "a.png")
+    assert write_bytes(link, b"after") == link
+    assert link.is_symlink()
+    assert (tmp_path / "far" / "a.png").read_bytes() == b"after"
+    assert [path.name for path in (tmp_path / "near").iterdir()] == ["b.png"]
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["a.png"]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewstep.data.buckets import BUCKETS
-from fewstep.engine.options import parse_size, prompts_of
-from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed
+from fewstep.engine.options import parse_size, prompts_of, requests_of
+from fewstep.engine.request import ASPECTS, SEEDS, Limits, Request, RequestError, listed, seeds_from
 from fewstep.stamp import Stamp
 
 EMOJI = Limits("emoji", factor=16, native=256, students=(1, 2, 4, 8), teacher=True, default_steps=4)
@@ -259,3 +259,10 @@ def test_a_model_that_cannot_begin_from_an_image_says_so() -> None:
     assert blind.settle(Request("a cat")).source is None
     with pytest.raises(RequestError, match=r"^it has no eyes"):
         blind.settle(Request("a cat", image=IMAGE))
+
+
+@pytest.mark.parametrize(("first", "seeds"), [(7, [7, 8, 9]), (SEEDS - 2, [SEEDS - 2, SEEDS - 1, 0])])
+def test_seeds_count_up_and_after_the_largest_comes_nought(first: int, seeds: list[int]) -> None:
+    assert seeds_from(first, 3) == seeds
+    assert [request.seed for request in requests_of(["a"], 3, seed=first)] == seeds
+    assert all(Request("a", seed) for seed in seeds)

@@ -51,7 +51,10 @@ def test_the_empty_prompt_says_what_it_is() -> None:
 
 
 def test_many_unknown_words_take_few_lines() -> None:
-    assert len(hints("pizza " + " ".join(f"qwzx{letter}" for letter in "abcdefghij"), TAUGHT, "tiny")) == 4
+    found = hints("pizza " + " ".join(f"qwzx{letter}" for letter in "abcdefghij"), TAUGHT, "tiny")
+    assert len(found) == 4
+    assert found[-1].endswith("and qwzxj either")
+    assert hints("pizza " + " ".join(f"qwzx{letter}" for letter in "abcdefghijklmnopqr"), TAUGHT, "tiny")[-1].endswith("and qwzxo either, nor 3 more")
 
 
 def test_a_model_that_says_nothing_gets_no_hints(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def damages() -> Iterator[tuple[str, Callable[[Path], None]]]:
             yield f"{name} is {content[:9]!r}", write(name, content)
     for content in ('{"a": "b"}', '{"a": -1}', '{"a": 1.5}', "{}"):
         yield f"vocab.json is {content}", write("vocab.json", content)
-    for content in ("#version: 0.2\nnot in", "#version: 0.2\nalone", "a b c", "\udcff"):
+    for content in ("", "#version: 0.2\n", "#version: 0.2\nnot in", "#version: 0.2\nalone", "a b c", "\udcff"):
         yield f"merges.txt is {content!r}", write("merges.txt", content)
     for length in (None, "77", 77.0, True, 0, 2, -1, 10**12, 10**30):
         yield f"length {length!r}", configured(model_max_length=length)

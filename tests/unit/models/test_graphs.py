@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tests.tiny import SMALLER, tiny_bundle
 
 from fewstep.engine.engine import Engine
 from fewstep.engine.request import Request
-from fewstep.export import write
+from fewstep.export import about, write
 from fewstep.models.bundle import Bundle, load_bundle, save_weights
 from fewstep.models.graphs import plain, upsample
 from fewstep.models.miniature import build_unet
@@ -121,6 +122,10 @@ def test_an_exported_student_is_whole_and_says_how_near_it_is(with_graphs: Path,
     import onnxruntime
 
     out = write(with_graphs, 2, "onnx", tmp_path / "onnx")
+    assert [re.sub("[0-9.]+", "N", line) for line in about(out, "onnx")] == [
+        *(f"{name}Nonnx  N MB" for name in ("text", "unet", "decoder")),
+        "a picture in each of three shapes differs from torch's by at most N of N",
+    ]
     record = json.loads((out / "model.json").read_text())
     assert record["timesteps"] == [999, 499]
     assert record["largest_difference_of_255"] <= 2

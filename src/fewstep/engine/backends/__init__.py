@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from fewstep.models.chunks import Words
 from fewstep.models.stack import Stack
 from fewstep.models.weights import WeightsError
 
+MOST_THREADS = 64  # that anybody is taken to mean on a machine of few cores: thousands do not come back
 ORDER = {"cpu": ("onnxruntime", "eager"), "cuda": ("compiled", "eager")}  # fastest first; on a CPU as measured (docs/performance.md)
 HALF = 2  # bytes of a number on a card
 OFFLOADING = ("model", "sequential")
@@ -93,8 +95,9 @@ def open_backend(
     """
     check_backend(name)
     check_choice("precision", precision, PRECISIONS)
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise RequestError(f"threads = {threads!r:.40}: give a whole number from 1")
+    most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
+        raise RequestError(f"threads = {threads!r:.40}: give a whole number from 1 to {most}; this machine has {os.cpu_count() or 1} cores")
     where = device or ("cpu" if stages_of(name)[0] in RUNTIMES else best_device())
     way = settle_memory(model, name, where, memory, nets)
     if way != "full" and precision in EIGHT_BITS:

@@ -19,6 +19,6 @@ def stages_of(backend: str) -> tuple[str, ...]:
 
 def check_backend(name: str) -> None:
     """Raises RequestError unless ``name`` is a backend's."""
-    names = name.split("+")
+    names = str(name).split("+")
     if len(names) != len(STAGES) or not set(names) <= set(RUNTIMES):
         check_choice("backend", name, BACKENDS)
