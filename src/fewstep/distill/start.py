@@ -14,6 +14,7 @@ from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.pretrain import dtype, train_teacher
 from fewstep.distill.recipe import RecipeError, recipe_hash
 from fewstep.distill.students import Students
+from fewstep.distill.watch.health import misses_light
 from fewstep.models.bundle import Bundle, read_stamp, save_weights
 from fewstep.models.keys import in_diffusers_names
 from fewstep.models.students import read_student, student_file
@@ -38,6 +39,16 @@ def teacher(plan: DistillPlan, path: Path, folder: Path) -> Path:
     folder = find(plan.teacher)
     check_teacher(plan.teacher, folder)
     return folder
+
+
+def check_knows(plan: DistillPlan, misses: float | None) -> None:
+    """Raises RecipeError on a first teacher that ``misses`` more of the noise in the data than the best linear guess does (probe.py): one under a wrong
+    noise schedule, for instance.
+    """
+    if misses is not None and (light := misses_light(misses)).colour == "red":
+        key = f"start = {plan.start!r}" if plan.start else f"teacher = {plan.teacher!r}"
+        rule = f"it misses {misses:.1f} times as much of the noise in the pictures as the best linear guess"
+        raise RecipeError(f"{key}: {rule}: {light.advice}; --set health.stop=false goes on regardless")
 
 
 def bring(plan: DistillPlan, students: Students, path: Path) -> None:

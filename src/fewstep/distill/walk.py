@@ -27,17 +27,16 @@ from fewstep.distill.optimizer import MomentlessAdam
 from fewstep.distill.outline import outline_of
 from fewstep.distill.plan import PHASES, DistillPlan, Stage
 from fewstep.distill.pretrain import attention, complete, dtype
-from fewstep.distill.recipe import RecipeError, read_recipe, recipe_hash
+from fewstep.distill.recipe import read_recipe, recipe_hash
 from fewstep.distill.schedules import constant, cosine
 from fewstep.distill.ship import Shelf
-from fewstep.distill.start import bring, bring_begun, check, teacher
+from fewstep.distill.start import bring, bring_begun, check, check_knows, teacher
 from fewstep.distill.state import Run
 from fewstep.distill.steps import Task
 from fewstep.distill.students import Students, students_of
 from fewstep.distill.trainer import Losses, Phase, Routine
 from fewstep.distill.watch.asked import open_evaluation
 from fewstep.distill.watch.evaluation import Standing
-from fewstep.distill.watch.health import misses_light
 from fewstep.distill.watch.probe import Probe, Walker
 from fewstep.distill.watch.watch import Watch
 from fewstep.models.bundle import Bundle, load_bundle, read_stamp, save_weights
@@ -107,14 +106,8 @@ class Walk:
             teacher = Walker(first, stages[0].teacher_steps, guidance_scale=self.plan.guidance_of(stages[0]))
             probe = Probe(self.bundle, self.latents, self.text, Walker(first, stages[0].steps), teacher, dtype(self.plan.precision))
             if self.plan.health.stop and not (self.run.state.phase or self.run.state.done):
-                self._check_teacher(probe.misses())
+                check_knows(self.plan, probe.misses())
             probe.opening(self.run, [stage.steps for stage in stages])
-
-    def _check_teacher(self, misses: float | None) -> None:
-        if misses is not None and (light := misses_light(misses)).colour == "red":
-            key = f"start = {self.plan.start!r}" if self.plan.start else f"teacher = {self.plan.teacher!r}"
-            rule = f"it misses {misses:.1f} times as much of the noise in the pictures as the best linear guess"
-            raise RecipeError(f"{key}: {rule}: {light.advice}; --set health.stop=false goes on regardless")
 
     def stage(self, stage: Stage) -> None:
         """Carry out one stage. Its student lies in DIR/weights."""
