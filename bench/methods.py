@@ -78,6 +78,7 @@ ROWS = {
     "paper, relativistic": Row("paper", ("relativistic=true",)),
     "paper, heads and noise": Row("paper", ("critic_heads=every", "critic_noise=every"), noisy=True),
     "distribution": Row("distribution", ("full_learning_rate=2e-5",)),
+    "paper, matching": Row("matching"),
     "one student": Row("paper", also=(2, 4, 8)),
 }
 
@@ -114,7 +115,7 @@ def stage_of(row: Row, plan: DistillPlan, steps: int, budget: float, begin: str)
         bare = Stage(steps=1, teacher_steps=most, n=n, also=row.also, prediction_type="sample", begin=begin)
     elif steps == 1:
         levels = tuple(range(n, most + 1, n)) if row.n else far(most)
-        renoise = {} if row.noisy or row.method != "paper" else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
+        renoise = {} if row.noisy or not find_method(row.method, Path()).options else {"renoise_t": (9, 249, 499, 749), "renoise_weights": (1.0, 1.0, 1.0, 1.0)}
         bare = Stage(steps=1, teacher_steps=most, n=n, levels=levels, prediction_type="sample", begin=begin, **renoise)  # type: ignore[arg-type]
     else:
         bare = Stage(steps=steps, teacher_steps=most, n=n, levels=tuple(range(n, most + 1, n)) if n < most // steps else ())

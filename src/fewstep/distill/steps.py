@@ -139,7 +139,11 @@ def convert_losses(task: Task, student: Any, frozen: Any, samples: Samples) -> L
 def student_losses(task: Task, student: Any, critic: Critic, samples: Samples) -> Losses:
     """The student's turn, equation 21. Gradients pass through the critic; whoever calls keeps its weights from collecting any."""
     prompt, jump = task.text(samples), task.jump(samples)
-    made = land_student(task, student, jump, prompt, samples.time_ids)
+    return contest_losses(task, land_student(task, student, jump, prompt, samples.time_ids), critic, jump, prompt, samples)
+
+
+def contest_losses(task: Task, made: Tensor, critic: Critic, jump: Jump, prompt: Prompt, samples: Samples) -> Losses:
+    """The same, once the student has landed at ``made`` [B, C, H, W]."""
     if task.relativistic:
         with torch.no_grad():
             target = teacher_target(denoiser(task.teacher, prompt, samples.time_ids, task.guidance_scale), jump)
@@ -194,7 +198,16 @@ def deviation(moments: Tensor) -> Tensor:
 
 def land_student(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:
     """x̂_{t - ns}: the student's one step from x_t, float [B, C, H, W]."""
-    output = _asked(task, student, jump, prompt, ids)(jump.x, jump.t).float()
+    return landing(task, answer(task, student, jump, prompt, ids), jump)
+
+
+def answer(task: Task, student: Any, jump: Jump, prompt: Prompt, ids: Tensor) -> Tensor:
+    """What the student says of x_t, float [B, C, H, W]."""
+    return _asked(task, student, jump, prompt, ids)(jump.x, jump.t).float()
+
+
+def landing(task: Task, output: Tensor, jump: Jump) -> Tensor:
+    """Where one step by the student's ``output`` leads."""
     return jump.hold(land(jump.x, output, jump.t, jump.t_end, task.prediction_type), jump.t_end)
 
 

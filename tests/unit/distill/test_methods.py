@@ -19,12 +19,14 @@ from fewstep.distill.methods import METHODS, find_method
 from fewstep.distill.methods.add import NOISE, TIMES, Add, timesteps
 from fewstep.distill.methods.distribution import Distribution
 from fewstep.distill.methods.lcm import Lcm
+from fewstep.distill.methods.matching import WEIGHT, Matching
 from fewstep.distill.methods.method import Method
 from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.recipe import RecipeError, read_recipe
 from fewstep.distill.steps import Task
 from fewstep.distill.targets import carry, renoise
 from fewstep.distill.teacher import FrozenText, alpha_bar_at
+from fewstep.distill.trainer import minimised
 from fewstep.distill.walk import distill
 from fewstep.distill.watch.film import frames
 from fewstep.models.bundle import Bundle, read_stamp
@@ -204,6 +206,26 @@ def test_distributions_two_pulls_are_each_over_their_own_size(bundle: Bundle, sa
     torch.testing.assert_close(gradient * gradient.numel(), torch.full_like(gradient, -2.0), atol=1e-2, rtol=1e-2)  # (3 - 1) · 1 at any two levels
 
 
+def test_matching_is_the_papers_contest_and_a_share_of_distributions_pull(bundle: Bundle, samples: Samples) -> None:
+    """To the gradient, for a student that predicts x0; where the fake network knows no more than the teacher it is the paper's alone."""
+    paper, matching = (find_method(name, Path())(bundle, PLAN, STAGE) for name in ("paper", "matching"))
+    assert isinstance(matching, Matching)
+    apart = Distribution(bundle, PLAN, STAGE)
+    for method in (paper, matching):
+        method.networks("unconditional")
+    apart.bundle, apart.fake = replace(bundle, unet=Sees(samples.latents + 2, "epsilon")), Sees(samples.latents + 1, "epsilon")
+    asked = task(bundle, bundle.unet)
+
+    def slope(method: Method) -> torch.Tensor:
+        student = Sees(samples.latents.clone().requires_grad_(), "sample")
+        return torch.autograd.grad(minimised(method.losses("student", asked, student, samples)), student.picture)[0]
+
+    torch.testing.assert_close(slope(matching), slope(paper))
+    matching.matching = apart
+    torch.testing.assert_close(slope(matching), slope(paper) + WEIGHT * slope(apart))
+    assert matching.passes(PLAN, STAGE, "full") == pytest.approx((2 * paper.passes(PLAN, STAGE, "full") + 8) / 3)
+
+
 def test_what_a_critic_costs_is_told_by_what_guessing_costs(bundle: Bundle, samples: Samples) -> None:
     """Whatever the contest, and without a penalty: what the lights and stop rules look at."""
     teacher, student = Sees(samples.latents, "epsilon"), Sees(samples.latents, "sample")
@@ -247,7 +269,7 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
         (["method=mse", "stages=[{teacher_steps=8, steps=4, n=2, full=2, renoise_t=[9], renoise_weights=[1]}]"], "no critic that reads renoise_t"),
         (["stages=[{teacher_steps=8, steps=4, n=1, full=2}]"], r"in steps of n = 2 from the levels 2, 4, 6 and 8"),
         (["stages=[{teacher_steps=8, steps=4, n=2, full=2, levels=[1, 3]}]"], "give that n, and levels with these"),
-        (["method=gan"], "there is paper, mse, lcm, add, distribution"),
+        (["method=gan"], "there is paper, mse, lcm, add, distribution, matching"),
         (["method=nowhere.py"], "no such file"),
         (["method=mse"], "method 'mse' has no phase 'conditional'"),
         (["method=lcm", "stages=[{teacher_steps=8, steps=2, n=3, full=2}]"], "lands on level 1"),

@@ -26,6 +26,7 @@ METHODS = {  # name: the module that holds its class
     "lcm": "fewstep.distill.methods.lcm",
     "add": "fewstep.distill.methods.add",
     "distribution": "fewstep.distill.methods.distribution",
+    "matching": "fewstep.distill.methods.matching",
 }
 
 

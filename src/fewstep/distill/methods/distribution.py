@@ -55,9 +55,12 @@ class Distribution(Method):
                 made = picture(student, task, jump.x, jump.t, prompt, ids)
             t, noise = timesteps(samples, TIMES[0]), samples.noise(NOISE[0])
             return {"loss": losses.mse(denoiser(self.fake, prompt, ids)(renoise(made, noise, t), t), noise)}
-        made = picture(student, task, jump.x, jump.t, prompt, ids)
+        return self.pull(picture(student, task, jump.x, jump.t, prompt, ids), jump.t, prompt, samples)
+
+    def pull(self, made: Tensor, t: Tensor, prompt: Prompt, samples: Samples) -> Losses:
+        """The student's loss, of the pictures ``made`` [B, C, H, W] that it saw at timesteps ``t`` [B]."""
         with torch.no_grad():
-            g = self._direction(made, jump.t, prompt, samples)
+            g = self._direction(made, t, prompt, samples)
         return {"loss": 0.5 * losses.mse(made, made.detach() - g), "pull": g.square().mean().sqrt()}
 
     def _direction(self, made: Tensor, t: Tensor, prompt: Prompt, samples: Samples) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -21,7 +21,7 @@ class Paper(Method):
     """LoRA with the conditional critic, LoRA with the unconditional one, then the whole UNet with the latter. Turns are 1 : 1."""
 
     phases = ("conditional", "unconditional", "full")
-    turns = ("critic", "student")
+    turns: ClassVar[tuple[str, ...]] = ("critic", "student")
     options = CRITICS
     lands = True
 
