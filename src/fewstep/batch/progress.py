@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fewstep.batch.expand import Bad
+from fewstep.engine import output
 
 JSON_SECONDS, METRICS_SECONDS, PLAIN_SECONDS = 1.0, 5.0, 60.0  # between two reports
 
@@ -77,7 +77,7 @@ def now_and_then(report: Callable[[Tally], None], seconds: float) -> Report:
 
 def json_line(event: str, said: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print one object on one line; None is stdout."""
-    print(json.dumps({"event": event, **said}), file=stream, flush=True)
+    output.say(json.dumps({"event": event, **said}), stream)
 
 
 def metrics_to(path: Path) -> Callable[[Tally], None]:
@@ -110,17 +110,8 @@ def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Calla
     stdout = sys.stdout  # what it is now: a cluster's own messages are kept off it later
     with ExitStack() as stack:
         say: Callable[[str], None] = _say
-
-        def out(event: str, said: dict[str, Any]) -> None:
-            try:
-                json_line(event, said, stdout)
-            except BrokenPipeError:  # the pictures are what the job is for
-                _say("fewstep: nobody reads the progress any more; the job goes on")
-                with Path(os.devnull).open("wb") as nowhere:
-                    os.dup2(nowhere.fileno(), stdout.fileno())
-
         if as_json:
-            told.append(now_and_then(lambda tally: out("progress", tally.said()), JSON_SECONDS))
+            told.append(now_and_then(lambda tally: json_line("progress", tally.said(), stdout), JSON_SECONDS))
         elif sys.stderr.isatty():
             bar, say = stack.enter_context(_bar())
             told.append(bar)
@@ -131,7 +122,7 @@ def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Calla
 
         def fail(bad: Bad) -> None:
             if as_json:
-                out("failed", {"line": bad.line, "row": bad.row, "pictures": bad.count, "error": bad.error})
+                json_line("failed", {"line": bad.line, "row": bad.row, "pictures": bad.count, "error": bad.error}, stdout)
             else:
                 say(f"fewstep: line {bad.line}: {bad.error}")
 
@@ -139,7 +130,7 @@ def reports(as_json: bool, metrics: Path | None) -> Iterator[tuple[Report, Calla
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    output.say(sentence, sys.stderr)
 
 
 def _all(told: Sequence[Report]) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from fewstep.engine.files import DEFAULT, ENDINGS, FORMATS, KINDS, format_of, write_bytes
 from fewstep.engine.request import RequestError, listed
@@ -93,6 +94,18 @@ def _try(folder: Path) -> None:
     """Raises OSError where ``folder`` takes no file."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".fewstep-"):
         pass
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line of a long work's progress, on stdout or on ``stream``. Where its reader has gone, the work goes on without one."""
+    out = stream or sys.stdout
+    try:
+        print(line, file=out, flush=True)
+    except BrokenPipeError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), out.fileno())
+        if out is not sys.stderr:
+            say("fewstep: nobody reads the output any more; the work goes on", sys.stderr)
 
 
 def tell(lines: Iterable[str], found: object, json: Path | None) -> None:

@@ -170,7 +170,7 @@ def test_a_job_goes_on_when_nobody_reads_its_progress(batch: Batch, tmp_path: Pa
     found = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     os.close(writer)
     assert found.returncode == 1, "one row is bad"
-    assert found.stderr.count("nobody reads the progress any more; the job goes on") == 1
+    assert found.stderr.count("nobody reads the output any more; the work goes on") == 1
     assert len(list((tmp_path / "o").rglob("*.png"))) >= 5
 
 

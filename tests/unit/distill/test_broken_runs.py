@@ -69,6 +69,18 @@ def test_a_loss_that_is_no_number_leaves_the_state_of_the_update_before(tmp_path
     assert "samples 20 to 23" in json.loads((tmp_path / "broken" / "status.json").read_text())["why"]
 
 
+WATCHED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tests.unit.distill.test_trainer import make_phase
+from fewstep.distill.state import Run
+from fewstep.distill.trainer import Routine, train
+from fewstep.distill.watch.watch import Watch
+run = Run(Path(sys.argv[2]), "r")
+watch = Watch(run, ())
+train(run, make_phase(updates=40), [*watch.routines(), Routine(watch._tell, every=1)])
+"""
 SCRIPT = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -101,6 +113,20 @@ def test_sigterm_of_a_real_process_saves_and_goes_on(tmp_path: Path) -> None:
     assert kept["update"] == len(logged(tmp_path)) < 4000
     assert kept["metrics_bytes"] == (tmp_path / "metrics.jsonl").stat().st_size
     assert (tmp_path / kept["checkpoint"]).is_file()
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path: Path) -> None:
+    """As with ``| head -1``, and stderr in the same pipe: all updates are made, and what goes to stderr alone says that nobody listens."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
+    for name, stderr in (("apart", subprocess.PIPE), ("together", subprocess.STDOUT)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-c", WATCHED, str(ROOT), str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, stdout=writer, stderr=stderr, text=True, timeout=100, check=False)
+        os.close(writer)
+        assert done.returncode == 0, done.stderr
+        assert len(logged(tmp_path / name)) == 40
+        assert done.stderr in (None, "fewstep: nobody reads the output any more; the work goes on\n")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")])

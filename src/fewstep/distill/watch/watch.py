@@ -22,6 +22,7 @@ from fewstep.distill.watch.health import Monitor
 from fewstep.distill.watch.page import REPORT, report
 from fewstep.distill.watch.status import STATUS, sentence
 from fewstep.distill.watch.tracking import tracker
+from fewstep.engine.output import say
 from fewstep.evals.figures import told
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Watch:
         if line is not None:
             self.tracker.log(line["figures"], "evaluation", self._position(phase))
             kept = "  the best so far" if line["best"] else ""
-            print(f"evaluated  {phase.name}  {run.state.update}  {'  '.join(told(line['figures']))}{kept}  {line['seconds']:.1f} s", flush=True)
+            say(f"evaluated  {phase.name}  {run.state.update}  {'  '.join(told(line['figures']))}{kept}  {line['seconds']:.1f} s")
 
     def _stop_if_told(self, run: Run) -> None:
         if self.health.stop and run.stopping is None and (why := self.monitor.verdict()):
@@ -110,7 +111,7 @@ class Watch:
     def _tell(self, phase: Phase, run: Run) -> None:
         if dist.rank() == 0:
             self._write_status(phase.name, phase.updates, phase.batch_size)
-            print(sentence(read_kept(run.folder / STATUS)), flush=True)
+            say(sentence(read_kept(run.folder / STATUS)))
 
     def _report(self, phase: Phase, run: Run) -> None:
         if dist.rank() == 0:
