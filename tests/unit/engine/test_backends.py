@@ -64,6 +64,12 @@ def test_a_number_of_threads_that_is_none_is_a_sentence(threads: Any) -> None:
         Engine.load("emoji", threads=threads)
 
 
+@pytest.mark.parametrize(("given", "says"), [({"device": 5}, "device = 5: give the name of one"), ({"backend": None}, "backend = None: there is auto")])
+def test_what_is_no_name_is_a_sentence(given: Any, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        Engine.load("emoji", **given)
+
+
 @pytest.mark.parametrize("steps", ["4", 4.0])
 def test_a_number_of_steps_that_is_none_is_a_sentence(steps: Any) -> None:
     with pytest.raises(RequestError, match=f"steps = {steps!r}: give a whole number"):

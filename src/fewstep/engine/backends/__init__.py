@@ -98,6 +98,8 @@ def open_backend(
     most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
     if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
         raise RequestError(f"threads = {threads!r:.40}: give a whole number from 1 to {most}; this machine has {os.cpu_count() or 1} cores")
+    if device is not None and not isinstance(device, str):
+        raise RequestError(f"device = {device!r:.40}: give the name of one, such as 'cpu', 'cuda' or 'cuda:1'")
     where = device or ("cpu" if stages_of(name)[0] in RUNTIMES else best_device())
     way = settle_memory(model, name, where, memory, nets)
     if way != "full" and precision in EIGHT_BITS:
