@@ -8,7 +8,8 @@ import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -101,23 +102,35 @@ def _table(stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
     if not told:
         stream.seek(0)
     sign = told[1] if told else next((sign for sign in SEPARATORS if sign in first), ",")
-    lines = _Lines(stream, 2 if told else 1)
+    lines, width = _Lines(stream, 2 if told else 1), 0
     reader = csv.reader(lines, delimiter=sign, strict=True)
     while True:
         line = lines.begin()
         try:
-            yield line, next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            lines.again()
+            endless = any(words in str(error) for words in ("unexpected end", "field limit"))
+            if endless or (width > 1 and any(len(row) == width for row in _rows(lines.between, sign))):
+                lines.again()
             reader = csv.reader(lines, delimiter=sign, strict=True)
-            yield line, f"it is no row of a CSV ({'a quote in it is not closed' if 'unexpected end' in str(error) else error})"
+            yield line, f"it is no row of a CSV ({'a quote in it is not closed' if endless else error})"
+        else:
+            width = width or len(cells)
+            yield line, cells
+
+
+def _rows(lines: Sequence[str], sign: str) -> Iterator[list[str]]:
+    """Those of ``lines`` that are a row each."""
+    for line in lines:
+        with suppress(csv.Error):
+            yield from csv.reader([line], delimiter=sign, strict=True)
 
 
 class _Lines:
-    """The lines of a file for a reader of records; after one that cannot be read the next begins in the line after its first, for an open quote
-    takes in all that follows.
+    """The lines of a file for a reader of records. An open quote takes in all that follows, to the next one or the end: what a record that cannot be
+    read has taken can be given again.
     """
 
     def __init__(self, stream: TextIO, number: int) -> None:
@@ -138,6 +151,11 @@ class _Lines:
         """The number of the line that the next record begins in."""
         self._taken.clear()
         return self._number
+
+    @property
+    def between(self) -> list[str]:
+        """The lines of the record in progress without its first and its last: rows of their own, where an open quote has taken them in."""
+        return self._taken[1:-1]
 
     def again(self) -> None:
         """Give the lines of the record in progress again, without its first."""

@@ -14,6 +14,7 @@ WORDS = re.compile(r"[^\W\d_]+")
 WITHOUT_SPACES = 0x2E80  # from here on scripts put no spaces between words: each character counts as one
 DROPPED = {"So", "Sk", "Cc", "Cs", "Co", "Cn"}  # Unicode's categories of pictographs, skin tones, control characters and nothing at all
 VARIATIONS = {"\ufe0e", "\ufe0f"}  # "as text", "as an emoji"
+PREFIXES = {*map(chr, range(0x600, 0x606)), "\u06dd", "\u070f", "\u08e2"}  # signs of that kind which are seen
 JOINERS = {"\u200c", "\u200d"}  # which some scripts need within a word, and emoji between pictographs
 
 
@@ -28,7 +29,11 @@ def clean(caption: str) -> str:
 def _seen(text: str) -> str:
     """``text`` without byte order marks, soft hyphens and other signs that only say how to set it; joiners stay within words."""
     around = zip(text, f" {text}", f"{text[1:]} ", strict=False)
-    return "".join(sign for sign, before, after in around if unicodedata.category(sign) != "Cf" or (sign in JOINERS and _in_word(before) and _in_word(after)))
+    return "".join(sign for sign, before, after in around if unicodedata.category(sign) != "Cf" or sign in PREFIXES or _joins(sign, before, after))
+
+
+def _joins(sign: str, before: str, after: str) -> bool:
+    return sign in JOINERS and _in_word(before) and _in_word(after)
 
 
 def _in_word(sign: str) -> bool:

@@ -10,8 +10,9 @@ DIR/audit.json                    written last: the set is whole
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import cycle
@@ -59,6 +60,9 @@ class Shard:
     written: int  # when, in nanoseconds: a file that is made again is opened again
 
 
+Places = list[tuple[Shard, int]]  # where pictures lie: a shard, and the row in it
+
+
 def write_shard(path: Path, key: str, size: Size, rows: Rows, names: Sequence[str]) -> None:
     """Write one shard, its JSON first: the tensors' rename is what makes it there. Raises OSError where there is no room."""
     tensors = {"latents": rows.latents, "prompt_embeds": rows.prompt.embeds, "pooled": rows.prompt.pooled, "time_ids": rows.time_ids}
@@ -83,8 +87,8 @@ class Shards:
     """A prepared set. Opening it reads headers and captions alone; pictures are read as they are asked for.
 
     ``key`` is that of the model they shall be trained with. With ``skip_corrupt`` every byte is checked at once, a damaged shard is named in
-    ``skipped``, and in place of its pictures, ``lost`` in all, others of the bucket are shown, so that a run which began with them goes on in its
-    order; without, the first one that is met raises. Raises ShardsError on a set that is not whole, is of other encoders or is empty.
+    ``skipped``, and in place of its pictures, ``lost`` in all, others of the bucket are shown, or of the nearest where it has none: a run which began with
+    them goes on in its order. Without, the first one that is met raises. Raises ShardsError on a set that is not whole, is of other encoders or is empty.
     """
 
     folder: Path
@@ -96,7 +100,7 @@ class Shards:
 
     def __post_init__(self) -> None:
         self._check()
-        self._places: dict[Size, list[tuple[Shard, int]]] = {}
+        self._places: dict[Size, Places] = {}
         damaged: set[Path] = set()
         for name in self._names():
             path = self.folder / f"{name}.safetensors"
@@ -112,8 +116,8 @@ class Shards:
                 damaged.add(path)
                 self.lost += len(shard.captions)
             self._places.setdefault(shard.size, []).extend((shard, row) for row in range(len(shard.captions)))
-        self._shown = {size: shown for size, places in sorted(self._places.items()) if (shown := _standing_in(places, damaged))}
-        self.counts = {size: len(places) for size, places in self._shown.items()}
+        self._shown = _standing_in(self._places, damaged)
+        self.counts = {size: len(self._places[size]) for size in sorted(self._shown)}
         if not self.counts:
             raise ShardsError(f"{self.folder} holds no pictures: see its audit.html for why they were dropped, and prepare others")
 
@@ -191,13 +195,19 @@ def _check_tensors(shard: Shard, whole: bool) -> None:
         take(shard, range(len(shard.captions)))
 
 
-def _standing_in(places: list[tuple[Shard, int]], damaged: Set[Path]) -> list[tuple[Shard, int]]:
-    """``places`` with whole ones, in turn, where they are of ``damaged`` shards; empty where none is whole."""
-    whole = [place for place in places if place[0].path not in damaged]
-    if not whole or len(whole) == len(places):
-        return whole
-    others = cycle(whole)
-    return [next(others) if place[0].path in damaged else place for place in places]
+def _standing_in(places: Mapping[Size, Places], damaged: Set[Path]) -> dict[Size, Places]:
+    """``places`` with whole ones in turn where they are of ``damaged`` shards, of the same bucket or of the nearest that has any; none where nothing is."""
+    whole = {size: own for size, every in places.items() if (own := [place for place in every if place[0].path not in damaged])}
+    shown: dict[Size, Places] = {}
+    for size, every in places.items() if whole else ():
+        others = cycle(whole[min(whole, key=lambda other: _apart(size, other))])
+        shown[size] = [next(others) if place[0].path in damaged else place for place in every]
+    return shown
+
+
+def _apart(one: Size, other: Size) -> tuple[float, Size]:
+    """How far two shapes are apart: by their ratios, then by their names, so that all ranks come to the same."""
+    return abs(math.log(one[0] * other[1] / (one[1] * other[0]))), other
 
 
 def take(shard: Shard, rows: range) -> Rows:

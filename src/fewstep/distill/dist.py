@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from fewstep.distill.recipe import RecipeError
 
+LONGEST = 2048  # bytes of what ranks tell each other
+
 
 def start() -> None:
     """Join the process group that torchrun describes in the environment; without one this process is the only rank."""
@@ -74,6 +76,19 @@ def agreed(flag: bool) -> bool:
     votes = torch.tensor(float(flag), device=device())
     distributed.all_reduce(votes)
     return bool(votes > 0)
+
+
+def first(text: str) -> str:
+    """The first rank's ``text`` that is not empty, on all of them; of a long one the beginning."""
+    if world() == 1:
+        return text
+    said = text.encode()[:LONGEST]
+    own = torch.zeros(LONGEST, dtype=torch.uint8, device=device())
+    own[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+    every = [torch.zeros_like(own) for _ in range(world())]
+    distributed.all_gather(every, own)
+    texts = (bytes(one.tolist()).rstrip(b"\0").decode(errors="ignore") for one in every)
+    return next(filter(None, texts), "")
 
 
 def alike(number: int) -> bool:

@@ -18,7 +18,7 @@ from fewstep.distill.prepared import Prepared, prepared_text
 from fewstep.distill.recipe import RecipeError
 from fewstep.distill.state import Run
 from fewstep.distill.teacher import FrozenText
-from fewstep.distill.world import DataRecipe, identity, open_world, words
+from fewstep.distill.world import DataRecipe, identity, open_world, seen, words
 from fewstep.models.bundle import Bundle
 
 
@@ -44,9 +44,8 @@ def open_feed(recipe: DataRecipe, run: Run, bundle: Bundle, precision: torch.dty
     """
     if not recipe.shards:
         world = open_world(recipe)
-        scenes = identity(recipe, world)
-        run.keep_to("the scenes", hashlib.sha256(scenes.encode()).hexdigest()[:12], "put data.source back as it was")
-        key = cache_key(scenes, bundle.vae, precision)
+        run.keep_to("the scenes", hashlib.sha256(" ".join(seen(world)).encode()).hexdigest()[:12], "put data.source back as it was")
+        key = cache_key(identity(recipe, world), bundle.vae, precision)
         latents = Latents(run.folder / "latents", world, bundle.vae, recipe.pictures, key, precision)
         return Feed(latents, FrozenText(bundle), words(world), world)
     shards = Shards(Path(recipe.shards), encoders_key(bundle), recipe.skip_corrupt)

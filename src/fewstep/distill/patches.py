@@ -17,7 +17,7 @@ from fewstep.distill import losses
 from fewstep.distill.ema import Ema
 from fewstep.distill.ranges import Amount, Factor, Weight
 from fewstep.distill.schedules import constant
-from fewstep.distill.trainer import Losses, Phase
+from fewstep.distill.trainer import Figure, Losses, Phase, minimised
 from fewstep.distill.workers import spare
 
 TURNS = ("critic", "student")
@@ -112,17 +112,17 @@ class Contest:
             wanted = critic(true)[1]
         apart = torch.stack([(one - other).abs().mean() / other.abs().mean() for one, other in zip(features, wanted, strict=True)]).sum()
         known = picture_losses(drawn, true)
-        rest, fooled = known["loss"] + self.features * apart, losses.student_loss(fake)
+        rest, fooled = minimised(known) + self.features * apart, losses.student_loss(fake)
         pull, push = (torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rest, fooled))
         weight = self.adversary * (pull / push.clamp(min=1e-6)).clamp(max=1.0).detach()
         return {**known, "features": apart, "fooled": fooled, "loss": rest + weight * fooled}
 
 
-def picture_losses(drawn: Tensor, true: Tensor, edges: float = 1.0) -> dict[str, Tensor]:
+def picture_losses(drawn: Tensor, true: Tensor, edges: float = 1.0) -> Losses:
     """L1 and ``edges`` times the edge loss between pictures [B, 3, H, W] in [-1, 1], and how near they are in dB."""
     l1, edge = F.l1_loss(drawn, true), edge_loss(drawn, true)
-    psnr = -10 * (F.mse_loss(drawn, true) / 4).clamp(min=1e-10).log10()  # values span 2
-    return {"loss": l1 + edges * edge, "l1": l1, "edges": edge, "psnr": psnr}
+    near = Figure(F.mse_loss(drawn, true).reshape(1), lambda means: -10 * (means / 4).clamp(min=1e-10).log10())  # values span 2
+    return {"loss": l1 + edges * edge, "l1": l1, "edges": edge, "psnr": near}
 
 
 def edge_loss(output: Tensor, target: Tensor) -> Tensor:

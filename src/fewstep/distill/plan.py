@@ -177,6 +177,7 @@ class DistillPlan:
     accumulate: Count = field(default=1, metadata=ASIDE)  # parts that a batch is worked off in, where memory holds no whole one
     checkpointing: bool = field(default=False, metadata=ASIDE)  # compute activations again going backwards instead of keeping them
     sharded: bool = field(default=False, metadata=ASIDE)  # each rank holds its share of what learns, by FSDP; else all of it
+    check_memory: bool = field(default=True, metadata=ASIDE)  # do not begin where by the forecast memory does not suffice
     save_seconds: Weight = field(default=120.0, metadata=ASIDE)  # between checkpoints
     trains: Literal["students"] = "students"  # what such a recipe makes
     on: str = field(default="", metadata=ASIDE)  # the machine that it is meant for: what "fewstep distill plan" takes without --on

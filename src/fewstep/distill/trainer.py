@@ -33,6 +33,10 @@ class Figure:
     means: Tensor  # [K]
     read: Callable[[Tensor], Tensor]
 
+    def __float__(self) -> float:
+        """Of these samples alone."""
+        return float(self.read(self.means))
+
 
 Losses = Mapping[str, Tensor | Figure]  # "loss", a tensor, is minimised, the others are logged beside it
 
@@ -69,6 +73,7 @@ class Routine:
     every: int = 0
     seconds: float = 0.0
     last: bool = False
+    alone: bool = False  # whether it asks nothing of other ranks, which may be no more
 
 
 class NonFinite(RuntimeError):
@@ -107,8 +112,8 @@ def train(run: Run, phase: Phase, routines: Sequence[Routine] = (), save_seconds
         raise
     except (DiskFull, WorkerDied, ShardsError) as error:  # in the midst of anything, and perhaps on this rank alone
         run.stopping = error
-        with suppress(DiskFull, ShardsError):
-            _act_last(run, phase, routines)
+        with suppress(DiskFull):
+            _act_last(run, phase, [routine for routine in routines if routine.alone])
         raise
 
 
@@ -155,7 +160,7 @@ def _taken(batches: Iterator[Any], parts: int) -> list[Any]:
     except ShardsError as found:
         error = str(found)
     if dist.agreed(bool(error)):
-        raise Unread(error or "another rank could not read its samples; the state is saved")
+        raise Unread(dist.first(error))
     return taken
 
 
@@ -214,7 +219,7 @@ def _means(value: Tensor | Figure) -> Tensor:
 
 
 def _read(value: Tensor | Figure, means: Tensor) -> float:
-    return float(value.read(means)) if isinstance(value, Figure) else float(means)
+    return float(Figure(means, value.read)) if isinstance(value, Figure) else float(means)
 
 
 def _finite(phase: Phase, turn: str, what: str, indices: range, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:

@@ -51,11 +51,15 @@ def open_world(recipe: DataRecipe) -> World:
 
 def identity(recipe: DataRecipe, world: World) -> str:
     """What of the recipe and its source decides the scenes, wherever the source lies: runs of which it is the same may share what they cache."""
+    return f"{dataclasses.replace(recipe, source='')} {' '.join(seen(world))}"
+
+
+def seen(world: World) -> tuple[str, str]:
+    """What of its source decides a world's scenes: the names of its subjects, and the hash of how a few scenes are drawn."""
     drawn = hashlib.sha256()
     for index in range(COMPARED):
         drawn.update(world.render(world.scene(world.rng(index)), 64, 64).tobytes())
-    names = [subject.name for subject in world.subjects]
-    return f"{dataclasses.replace(recipe, source='')} {names} {drawn.hexdigest()}"
+    return str([subject.name for subject in world.subjects]), drawn.hexdigest()
 
 
 def captions(world: World, count: int) -> Iterator[str]:

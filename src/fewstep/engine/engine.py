@@ -169,10 +169,10 @@ class Engine:
         chosen = decoder or self.decoder
         check_choice(f"the decoder of {self.limits.name}", chosen, (*self.model.decoders(), TILED))
         step, able = batch[0].start, self._able(batch)
-        for x0, pictures in able._walk(batch, chosen):
+        for backend, x0, pictures in able._walk(batch, chosen):
             step += not pictures
             yield [
-                Frame(step, settled.steps, partial(able._preview, settled, x0[row : row + 1]), pictures[row] if pictures else None)
+                Frame(step, settled.steps, partial(able._preview, backend, settled, x0[row : row + 1]), pictures[row] if pictures else None)
                 for row, settled in enumerate(batch)
             ]
 
@@ -206,15 +206,16 @@ class Engine:
     def _finish(self, batch: Sequence[Settled]) -> list[Picture]:
         """The pictures of one batch: all of one kind."""
         pictures: list[Picture] = []
-        for _, pictures in self._able(batch)._walk(batch, self.decoder):  # noqa: B007
+        for *_, pictures in self._able(batch)._walk(batch, self.decoder):  # noqa: B007
             pass
         return pictures
 
-    def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
-        """After each evaluation (x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures. Raises RequestError on a LoRA whose
-        values cannot be used, which are read no sooner.
+    def _walk(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Backend, Any, list[Picture]]]:
+        """After each evaluation (the backend that made it, x0 [B, C, H/f, W/f], no pictures), and at the end once more with the pictures. Raises
+        RequestError on a LoRA whose values cannot be used, which are read no sooner.
 
-        Where the backend turns out not to compute it, or finds no memory for a picture alone, the next one begins anew, and says what is yet unsaid.
+        Where the backend turns out not to compute it, the next one takes its place, and where it finds no memory for a picture alone the next one makes
+        that picture: from the beginning, but what was said is not said again.
         """
         said = 0
         while True:
@@ -227,14 +228,17 @@ class Engine:
                 raise RequestError(str(error)) from None
             except (BackendError, MemoryError, RuntimeError) as error:
                 short = short_of_memory(error)
-                if not (short or isinstance(error, BackendError)) or (short and len(batch) > 1) or not self._others:
+                if not self._others or not (len(batch) == 1 if short else isinstance(error, BackendError)):
                     raise
                 failed = error.with_traceback(None)  # once it is let go of, and with it what it held
+            if short:
+                yield from islice(self._roomier(failed)._walk(batch, decoder), said, None)
+                return
             self._go_on(failed)
 
-    def _evaluations(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Any, list[Picture]]]:
+    def _evaluations(self, batch: Sequence[Settled], decoder: str) -> Iterator[tuple[Backend, Any, list[Picture]]]:
         first, count = batch[0], len(batch)
-        decoder = self._fitting(first, decoder)
+        decoder = self._fitting(self.backend, first, decoder)
         stamp, factor = self.model.stamp(first.steps), self.limits.factor
         guidance_scale, nag_scale = scales(first, stamp.guidance_scale)
         backend, adapting = self._ready(first, decoder, nag_scale is not None)
@@ -264,21 +268,19 @@ class Engine:
         away = 0.0
         for frame in walk(noise=x):  # the device is not waited for between steps
             left = time.perf_counter()
-            yield frame.x0, []
+            yield backend, frame.x0, []
             away += time.perf_counter() - left  # what the caller did meanwhile is no stage's
         spent = clock.lap() - away
         images = backend.decode(frame.latents, decoder, first.tile)
         timings |= {"denoise": spent, "decode": clock.lap()}
         timings = {stage: round(1000 * seconds / count, 2) for stage, seconds in timings.items()}
-        yield (
-            frame.x0,
-            [self._picture(settled, image, timings, steering, decoder, count, row) for row, (settled, image) in enumerate(zip(batch, images, strict=True))],
-        )
+        made = partial(self._picture, backend, timings, steering, decoder, count)
+        yield backend, frame.x0, [made(settled, image, row) for row, (settled, image) in enumerate(zip(batch, images, strict=True))]
 
-    def _fitting(self, settled: Settled, decoder: str) -> str:
+    def _fitting(self, backend: Backend, settled: Settled, decoder: str) -> str:
         """``decoder``, or the full one in parts where a whole picture would not fit. Raises RequestError on parts of a tile, which have borders."""
         check_tiled(decoder, settled.tile)
-        if decoder != "full" or settled.tile or not self.backend.crowded(settled.width, settled.height):
+        if decoder != "full" or settled.tile or not backend.crowded(settled.width, settled.height):
             return decoder
         if not self._crowded:
             log.warning("fewstep: a whole picture of %dx%d pixels does not fit what memory is free: it is decoded in parts", settled.width, settled.height)
@@ -300,17 +302,29 @@ class Engine:
 
     def _go_on(self, error: Exception) -> None:
         """Go on with the next backend, because of ``error``, which is raised where there is none."""
+        self.backend, self._others = self._next(error)
+        self.encodings = Encodings(self.backend, self.encodings.remembered)
+
+    def _roomier(self, error: Exception) -> Engine:
+        """An engine with the next backend, for a picture that this one finds no memory for; the next picture may be smaller. Raises ``error`` if none is."""
+        backend, others = self._next(error)
+        return Engine(self.model, backend, self.decoder, others)
+
+    def _next(self, error: Exception) -> tuple[Backend, list[str]]:
+        """(The next backend, the names of those after it). Raises ``error`` where there is none."""
         if not self._others:
             raise error
-        name, *self._others = self._others
+        name, *others = self._others
         try:
             other = open_backend(self.model, name, self.backend.device, self.backend.threads, precision=self.backend.precision)
-        except (BackendError, ImportError, OSError, MemoryError):  # torch's libraries may not fit either
+        except (BackendError, ImportError, OSError, MemoryError, RuntimeError):  # torch's libraries may not fit either
             raise error from None
         log.warning("fewstep: %s; going on with %s", str(error).splitlines()[0] if str(error) else type(error).__name__, name)
-        self.backend, self.encodings = other, Encodings(other, self.encodings.remembered)
+        return other, others
 
-    def _picture(self, settled: Settled, pixels: np.ndarray, timings: dict[str, float], steering: Steering, decoder: str, batch: int, row: int) -> Picture:
+    def _picture(
+        self, backend: Backend, timings: dict[str, float], steering: Steering, decoder: str, batch: int, settled: Settled, pixels: np.ndarray, row: int
+    ) -> Picture:
         record = Record.of(
             settled,
             model=self.limits.name,
@@ -319,10 +333,10 @@ class Engine:
             nag_scale=steering.nag_scale,
             sampler=None if (name := self.model.stamp(settled.steps).sampler) == "Euler" else name,
             version=__version__,
-            backend=self.backend.name,
-            precision=None if self.backend.precision == "auto" else self.backend.precision,
-            device=self.backend.device,
-            threads=self.backend.threads,
+            backend=backend.name,
+            precision=None if backend.precision == "auto" else backend.precision,
+            device=backend.device,
+            threads=backend.threads,
             decoder=decoder,
             batch=batch,
             row=row,
@@ -331,8 +345,9 @@ class Engine:
         image = cut_out(image) if settled.transparent else image
         return Picture(image, settled.seed, settled.steps, settled.width, settled.height, self.limits.name, dict(timings), record)
 
-    def _preview(self, settled: Settled, x0: Any) -> Image.Image:
-        return Image.fromarray(_pasted(settled, self.backend.decode(x0, self._fitting(settled, self.model.decoders()[-1]), settled.tile)[0]))
+    def _preview(self, backend: Backend, settled: Settled, x0: Any) -> Image.Image:
+        decoder = self._fitting(backend, settled, self.model.decoders()[-1])
+        return Image.fromarray(_pasted(settled, backend.decode(x0, decoder, settled.tile)[0]))
 
     def _hash(self, steps: int) -> str:
         if steps not in self._hashes:

@@ -18,6 +18,7 @@ WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[
 DEFAULTS = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
 SHORTEST, LONGEST = 3, 1024  # tokens of a prompt
+SPARE = 16  # tokens that no merge makes: special ones, and those of toys
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def _check_merges(folder: Path) -> None:
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf8"))
     made = sum(len(token.removesuffix(END_OF_WORD)) > 1 and not token.startswith("<|") for token in vocabulary)
     lines = (folder / "merges.txt").read_text(encoding="utf8").splitlines()
-    if (merges := sum(bool(line) and not line.startswith("#version") for line in lines)) < made:
+    merges = sum(bool(line) and not line.startswith("#version") for line in lines)
+    if made - merges > max(SPARE, made // 100):
         raise ValueError(f"{merges} merges make no {made} tokens")
 
 

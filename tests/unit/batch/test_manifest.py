@@ -139,6 +139,11 @@ def test_a_quote_that_is_not_closed_takes_no_row_but_its_own(tmp_path: Path, tol
         assert len(rows) == 4 + rest.count("\n")
 
 
+def test_a_cell_of_several_lines_that_is_badly_closed_makes_no_rows_of_its_lines(tmp_path: Path) -> None:
+    rows = list(open_manifest(write(tmp_path / "rows.csv", 'prompt,seed\n"a fox\nand an owl\non a hill" ,5\nb,6\n')).rows())
+    assert [(row.line, bool(row.problem), row.values) for row in rows] == [(2, True, {}), (5, False, {"prompt": "b", "seed": "6"})]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

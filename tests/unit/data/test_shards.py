@@ -110,6 +110,23 @@ def test_a_damaged_shard_is_named_or_others_are_shown_in_its_place(folder: Path,
         assert [caption for caption in wanted if caption not in gone] == [mine for mine, true in zip(own, wanted, strict=True) if true not in gone]
 
 
+def test_where_all_of_a_bucket_is_damaged_the_nearest_stands_in(folder: Path, made: Path, key: str) -> None:
+    """Whole batches are of another shape then; the order stays that of the run, and what is whole is counted right. Of nothing whole nothing is shown."""
+    names = [path.stem for path in sorted(folder.glob("*-84x48.safetensors"))]
+    for name in names:
+        flip(folder / f"{name}.safetensors")
+    shards, whole = Shards(folder, key, skip_corrupt=True), Shards(made, key)
+    assert shards.skipped == names
+    assert (shards.counts, shards.identity, shards.lost) == (whole.counts, whole.identity, 2)
+    shown = shards.read((84, 48), range(2))
+    assert shown.latents.shape[2:] == whole.read((64, 64), [0]).latents.shape[2:]
+    assert set(shown.captions) <= set(whole.read((64, 64), range(7)).captions)
+    for path in folder.glob("*-64x64.safetensors"):
+        flip(path)
+    with pytest.raises(ShardsError, match="holds no pictures"):
+        Shards(folder, key, skip_corrupt=True)
+
+
 def test_a_damaged_part_is_made_again(folder: Path, made: Path, key: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the sentence says it: its record taken away, and the same command given."""
     monkeypatch.setattr(module, "PART", 4)

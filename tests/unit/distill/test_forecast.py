@@ -143,11 +143,24 @@ def test_the_table_in_the_docs_is_what_the_plans_said() -> None:
     table = [line for line in (RECIPES.parent / "docs" / "training.md").read_text(encoding="utf8").splitlines() if line.startswith("| sdxl-")]
     said = [json.loads(path.read_text(encoding="utf8")) for path in (RECIPES.parent / "docs" / "runs" / "2026-11-29").glob("plan-*.json")]
     assert all(one["fits"] for one in said)
-    days = {one["on"]: one["seconds"] / 86_400 for one in said}
-    times = {"1x24gb": f"{days['1x24gb']:.0f} days", "1x80gb": f"{days['1x80gb']:.0f} days", "8x80gb": f"{days['8x80gb']:.1f} days"}
-    times["64x80gb"] = f"{24 * days['64x80gb']:.0f} hours"
-    expected = {(Path(one["recipe"]).stem, f"{one['memory'] / 1e9:.1f} GB", times[one["on"]]) for one in said}
-    assert {(cells[1].split(",")[0], cells[4], cells[5]) for cells in ([cell.strip() for cell in line.split("|")] for line in table)} == expected
+    hours = {one["on"]: one["seconds"] / 3600 for one in said}
+    days = {"1x24gb": " ({:.0f} days)", "1x80gb": " ({:.0f} days)", "8x80gb": " ({:.1f} days)", "64x80gb": ""}
+    expected = {
+        (
+            Path(one["recipe"]).stem,
+            f"{one['memory'] / 1e9:.1f} GB",
+            f"{hours[one['on']]:,.0f}{days[one['on']].format(hours[one['on']] / 24)}",
+            f"{hours[one['on']] * one['ranks']:,.0f}",
+            f"{_dollars(one):,.0f}",
+        )
+        for one in said
+    }
+    assert {(cells[1].split(",")[0], *cells[4:8]) for cells in ([cell.strip() for cell in line.split("|")] for line in table)} == expected
+
+
+def _dollars(said: dict[str, Any]) -> float:
+    """At the prices of an hour that docs/training.md names, to two digits."""
+    return float(f"{said['seconds'] / 3600 * said['ranks'] * (0.40 if said['on'] == '1x24gb' else 2.50):.2g}")
 
 
 @pytest.mark.slow
@@ -235,11 +248,14 @@ def test_a_run_that_does_not_fit_here_is_refused_before_its_first_step(
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert said.startswith(f"fewstep: {recipe}, line 11: stage 4to2: warm takes {size(costs.memory)}, and this machine")
-    assert "makes it fit: --set accumulate=2\n" in said
+    assert "makes it fit: --set accumulate=2; --set check_memory=false begins regardless\n" in said
     assert not (tmp_path / "run").exists()
-    check_memory(recipe, ["accumulate=2"], tmp_path / "run")
-    (tmp_path / "state.json").write_text("{}")
-    check_memory(recipe, [], tmp_path)
+    for settings in (["accumulate=2"], ["check_memory=false"]):
+        check_memory(recipe, settings, tmp_path / "run")
+    for folder in (tmp_path / "own", tmp_path / "its" / "teacher"):
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+        check_memory(recipe, [], folder.parent if folder.name == "teacher" else folder)
 
 
 def test_what_is_plentiful_is_more_than_any_phase_takes(described: Described, costs: list[Cost]) -> None:

@@ -67,6 +67,21 @@ def test_what_the_command_line_has_changed_stands_in_no_line(tmp_path: Path, set
     assert pointed("stages[1]: steps = 3: no", path, ["stages.1.steps=3", setting]) == "stages[1]: steps = 3: no"
     assert pointed("stages[1]: steps = 3: no", path, ["stages=[]", setting]) == "stages[1]: steps = 3: no"
     assert pointed("stages[0]: steps = 4: no", path, ["stages.1.steps=3", setting]).startswith(f"{path}, line 11: ")
+    for added, said in (
+        ("health.stop=1", "health: stop: no"),
+        ("stages.0.full=-1", "stages[0]: full = -1: no"),
+        ("health.evry=1", "health: unknown key 'evry'"),
+    ):
+        assert pointed(said, path, [added]) == said
+
+
+def test_a_sentence_is_pointed_once(tmp_path: Path) -> None:
+    """Whatever the recipe is called."""
+    path = tmp_path / "health.toml"
+    path.write_text(RECIPE)
+    once = pointed(f"{path}: health: unknown key 'evry'", path)
+    assert once == f"{path}, line 6: health: unknown key 'evry'"
+    assert pointed(once, path) == once
 
 
 def test_a_recipe_that_cannot_be_read_has_no_lines(tmp_path: Path) -> None:

@@ -186,8 +186,6 @@ def test_a_shard_that_is_damaged_in_mid_run_ends_it_saved_and_without_it_the_run
     assert status["state"] == "stopped"
     assert "is damaged" in status["why"]
     assert 3 <= status["update"] == state["update"] < 12
-    first = min(shards.glob("*-64x64.safetensors"))
-    shutil.copy(folder / "shards" / first.name, first)  # one of the bucket is whole
     assert train_teacher(path, tmp_path / "run", ["data.skip_corrupt=true"]).is_dir()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 12
 

@@ -19,6 +19,7 @@ from fewstep.distill import dist
 from fewstep.distill.pretrain import train_teacher
 from fewstep.distill.recipe import RecipeError
 from fewstep.distill.walk import distill
+from fewstep.distill.watch.status import read_status
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 TEACHER = ["autoencoder.updates=2", "text.updates=2", "teacher.updates=2", "vocabulary_captions=50", "data.pictures=64"]
@@ -206,6 +207,57 @@ def test_ranks_that_cannot_work_together_are_a_sentence(monkeypatch: pytest.Monk
     monkeypatch.setattr(dist, "alike", lambda number: alike)
     with pytest.raises(RecipeError, match=says):
         dist.check("0a1b", {"teacher.batch_size": size})
+
+
+ENDS = """
+import os, sys
+from pathlib import Path
+from fewstep.data.shards import ShardsError
+from fewstep.distill import dist, latents
+from fewstep.distill.state import DiskFull, Run
+from fewstep.distill.walk import distill
+
+kind, recipe, run = sys.argv[1:]
+log, batch, seen = Run.log, latents.Latents.batch, []
+
+def full(self, line):
+    if dist.rank() == 0 and self.state.update == 3:
+        raise DiskFull("no room")
+    log(self, line)
+
+def damaged(self, indices, *rest):
+    seen.append(indices)
+    if dist.rank() == 1 and len(seen) == 3:
+        raise ShardsError("00001.safetensors is damaged")
+    return batch(self, indices, *rest)
+
+if kind == "full":
+    Run.log = full
+else:
+    latents.Latents.batch = damaged
+try:
+    distill(Path(recipe), Path(run), ["sharded=true", "evaluation.prompts=2", "evaluation.figure=distance", "health.every=2"])
+except Exception as error:
+    print(f"rank {dist.rank()} {type(error).__name__} {error}", flush=True)
+    os._exit(1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kind", "said"), [("full", ["rank 0 DiskFull no room"]), ("damaged", [f"rank {rank} Unread 00001.safetensors is damaged" for rank in (0, 1)])]
+)
+def test_what_one_rank_meets_ends_all_and_is_told(recipe: Path, tmp_path: Path, kind: str, said: list[str]) -> None:
+    """Whoever ends alone waits for nobody, whose looks and evaluations are drawn together; what samples cannot be read all ranks and status say."""
+    (script := tmp_path / "ends.py").write_text(ENDS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), kind, str(recipe), str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert found.returncode != 0
+    for line in said:
+        assert line in found.stdout, found.stderr[-3000:]
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["why"]) == ("stopped", said[0].split(maxsplit=3)[3])
 
 
 @pytest.mark.slow

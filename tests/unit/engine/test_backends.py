@@ -259,7 +259,10 @@ def test_out_of_memory_falls_back_too(monkeypatch: pytest.MonkeyPatch, caplog: p
 @pytest.mark.parametrize("error", [MemoryError("not enough of it"), BackendError("it cannot compute this")])
 @pytest.mark.parametrize("fails", [0, 1, 2])  # before the first frame, between frames, and in the decoder
 def test_a_picture_that_a_backend_cannot_compute_is_made_by_the_next(caplog: pytest.LogCaptureFixture, error: Exception, fails: int) -> None:
-    """From the beginning, by that backend alone, and whoever watches is told each step once; with no other it is the error."""
+    """From the beginning, by that backend alone, and whoever watches is told each step once; with no other it is the error.
+
+    For want of memory it is that picture alone, for the next may be smaller.
+    """
     engine, wanted = (Engine(model, open_backend(model, "onnxruntime")) for model in 2 * [open_model("emoji")])
     engine._others = ["eager"]
     backend, calls = engine.backend, 0
@@ -279,12 +282,15 @@ def test_a_picture_that_a_backend_cannot_compute_is_made_by_the_next(caplog: pyt
     with caplog.at_level(logging.WARNING, "fewstep"):
         frames = list(engine.stream(request))
     assert [(frame.step, frame.picture is not None) for frame in frames] == [(1, False), (2, True)]
+    calls = -2  # what was handed out before can still be looked at
+    assert all(frame.image.size == (128, 128) for frame in frames)
     assert caplog.text.count("going on with eager") == 1
     picture = frames[-1].picture
     assert picture is not None
     assert picture.record.backend == "eager"
     assert difference(picture, wanted.generate(request)) <= BOUND
-    calls, engine.backend = 0, backend
+    assert (engine.backend is backend) == isinstance(error, MemoryError)
+    calls, engine.backend, engine._others = 0, backend, []
     with pytest.raises(type(error)):
         engine.generate(request)
 

@@ -16,6 +16,8 @@ from fewstep.distill.forecast.machines import machine
 from fewstep.distill.plan import DistillPlan
 from fewstep.distill.recipe import RecipeError
 
+REGARDLESS = "--set check_memory=false begins regardless"
+
 
 def check_memory(path: Path, settings: Sequence[str], run: Path) -> None:
     """Raises RecipeError if the distillation that the recipe at ``path`` describes does not fit into this machine's memory by its tensors alone.
@@ -23,7 +25,8 @@ def check_memory(path: Path, settings: Sequence[str], run: Path) -> None:
     One that surely fits is not looked at more closely, nor one that has begun in its folder ``run``: a close look takes half a minute.
     """
     plan = read_any(path, settings)
-    if not isinstance(plan, DistillPlan) or (run / "state.json").is_file():
+    begun = any((folder / "state.json").is_file() for folder in (run, run / "teacher"))
+    if not isinstance(plan, DistillPlan) or not plan.check_memory or begun:
         return
     where, described = machine("here"), begins_with(plan, path)[0]
     if described.note or plentiful(plan, described) <= where.memory:  # a model that is not there is refused in a moment
@@ -32,7 +35,7 @@ def check_memory(path: Path, settings: Sequence[str], run: Path) -> None:
     if found.worst.cost.memory > where.memory:
         stage, phase = found.worst.cost.name.split("/")
         needed = f"{size(found.worst.cost.memory)}{' a rank' * (where.ranks > 1)}"
-        raise RecipeError(f"{path}: stage {stage}: {phase} takes {needed}, and {where.about} has {size(where.memory)} free: {way_out(found)}")
+        raise RecipeError(f"{path}: stage {stage}: {phase} takes {needed}, and {where.about} has {size(where.memory)} free: {way_out(found)}; {REGARDLESS}")
 
 
 def plentiful(plan: DistillPlan, described: Described) -> float:

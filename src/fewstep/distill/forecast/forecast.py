@@ -27,6 +27,7 @@ from fewstep.distill.teacher import TeacherRecipe
 
 TRIED = 1.2e10  # operations of an update that is tried out here: a fraction of a second
 SMALL = 200e6  # bytes of learnt weights, up to which a network is tried out
+HERE = ("here", "cpu")  # names of this machine
 PARTS = (2, 4, 8, 16, 32, 64)  # that a batch is worked off in
 
 
@@ -92,7 +93,7 @@ def forecast(path: Path, on: str = "", settings: Sequence[str] = (), run: Path |
         rows += [_row(one, where, _precision(part, where), paces, spent) for one in costs]
     cached = _pictures(plan)
     seconds = cached * encoding(described.configs) / where.rates[_precision(plan, where)] / where.ranks if cached and timed else 0.0
-    free = float("inf") if where.accelerator else float(_free(run or path))
+    free = float(_free(run or path)) if where.name in HERE else float("inf")
     disk = _disk(plan, [row.cost for row in rows], cached * described.latent_bytes)
     found = Forecast(str(path), where, tuple(rows), seconds, disk, free, _precision(plan, where), notes=notes)
     return found if found.memory <= where.memory else dataclasses.replace(found, change=_change(plan, path, described, where, found))

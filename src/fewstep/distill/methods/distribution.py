@@ -16,7 +16,7 @@ from fewstep.distill.plan import DistillPlan, Stage
 from fewstep.distill.steps import Task
 from fewstep.distill.targets import renoise
 from fewstep.distill.teacher import alpha_bar_at
-from fewstep.distill.trainer import Losses
+from fewstep.distill.trainer import Figure, Losses
 from fewstep.models.bundle import Bundle
 from fewstep.models.guidance import denoiser
 from fewstep.models.prompt import Prompt
@@ -61,7 +61,7 @@ class Distribution(Method):
         """The student's loss, of the pictures ``made`` [B, C, H, W] that it saw at timesteps ``t`` [B]."""
         with torch.no_grad():
             g = self._direction(made, t, prompt, samples)
-        return {"loss": 0.5 * losses.mse(made, made.detach() - g), "pull": g.square().mean().sqrt()}
+        return {"loss": 0.5 * losses.mse(made, made.detach() - g), "pull": Figure(g.square().mean().reshape(1), torch.sqrt)}
 
     def _direction(self, made: Tensor, t: Tensor, prompt: Prompt, samples: Samples) -> Tensor:
         """Matching, at any noise level, and guidance, at levels below where the student stood; each over its mean size, as in DMD's equation 8."""

@@ -56,8 +56,8 @@ class Watch:
         """What is due in every phase, in order."""
         return [
             Routine(self._judge, every=1),
-            Routine(self._tell, seconds=10.0, last=True),
-            Routine(self._report, seconds=120.0, last=True),
+            Routine(self._tell, seconds=10.0, last=True, alone=True),
+            Routine(self._report, seconds=120.0, last=True, alone=True),
         ]
 
     def probes(self, probe: Probe) -> list[Routine]:
