@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -43,6 +44,43 @@ def test_a_room_that_did_not_come_says_so_and_comes_when_it_is_chosen_again(stud
     canvas.click()
     studio.page.locator("#board").wait_for()
     assert not studio.page.get_by_text(AWAY).count()
+
+
+def test_a_batch_goes_on_when_its_server_is_started_anew(browser: Any) -> None:
+    """What is under way is asked for again; what was stopped or refused can be made later, with the seeds that it would have had."""
+    port = free_port()
+    context = browser.new_context(reduced_motion="reduce")
+    studio = Studio(context.new_page(), "")
+    page, seen, hold = studio.page, list[str](), [True]
+
+    def refuse(route: Any) -> None:
+        seen.append(route.request.post_data)
+        if hold[0] and "penguin" in seen[-1]:
+            route.fulfill(status=400, content_type="application/json", body='{"error": {"code": "bad", "message": "no penguins today"}}')
+        else:
+            route.continue_()
+
+    with serving(port=port) as studio.url:
+        studio.open("batch")
+        page.locator("#batch-text").fill("\n".join([APPLE, OWL, "a penguin on a white background"]))
+        page.locator("#batch-count").fill("4")
+        page.route("**/v1/generate", refuse)
+    page.get_by_role("button", name="Make 12 pictures").click()
+    page.get_by_text("The server does not answer. Trying again").first.wait_for()
+    assert page.locator("#batch-cells img").count() == 0
+    with serving(port=port):
+        page.get_by_text("8 pictures in").wait_for()
+        assert page.get_by_text("4 failed").count() == 1
+        assert page.locator("#batch-cells figcaption").count() == 4
+        hold[0] = False
+        page.get_by_role("button", name="Make the other 4").click()
+        page.get_by_text("12 pictures in").wait_for()
+        assert page.locator("#batch-cells img").count() == 12
+        assert page.locator("#batch-cells figcaption").count() == 0
+        assert not page.get_by_role("button", name="Make the other").is_visible()
+        seeds = {sorted(json.loads(sent)["seed"] for sent in seen if subject in sent)[0] for subject in ("apple", "owl", "penguin")}
+        assert len(seeds) == 1, "each prompt has the same seeds, the first of which is the batch's"
+    context.close()
 
 
 def test_a_room_that_was_opened_while_the_server_was_away_comes_with_it(browser: Any) -> None:

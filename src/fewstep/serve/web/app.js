@@ -61,7 +61,7 @@ async function start() {
     teacher: Boolean(model.teacher_steps),
     quickDecoder: model.decoders.at(-1),
     key: () => key,
-    generate: (wanted, options) => generate(wanted, { key, onbusy: (seconds) => notices.say(`The server is busy. Trying again in ${seconds} s.`), ...options }),
+    generate: (wanted, options) => generate(wanted, { key, onbusy: (seconds, away) => notices.say(`The server ${away ? "does not answer" : "is busy"}. Trying again in ${Math.ceil(seconds)} s.`), ...options }),
   };
   const rooms = createRooms(studio);
   const history = await createHistory({ strip: $("strip"), forget: $("forget") }, store, notices, model);

@@ -217,11 +217,12 @@ export class Live {
 }
 
 /**
- * One finished picture. A busy server is asked again when it says; `onbusy(seconds)` is told.
+ * One finished picture. A busy server is asked again when it says, and with `away` one that does not answer too, for some two minutes;
+ * `onbusy(seconds, away)` is told.
  * @param {Wanted & {format?: string, decoder?: string}} wanted
  * @returns {Promise<{image: Blob, seed: number, steps: number, timings: Object<string, number>, ms: number}>}
  */
-export async function generate(wanted, { base = location.origin, key = null, signal, onbusy = () => {}, patience = 20 } = {}) {
+export async function generate(wanted, { base = location.origin, key = null, signal, onbusy = () => {}, patience = 20, away = false } = {}) {
   for (let tries = 0; ; tries += 1) {
     const started = performance.now();
     try {
@@ -231,13 +232,22 @@ export async function generate(wanted, { base = location.origin, key = null, sig
       const number = (name) => Number(answer.headers.get(name));
       return { image, seed: number("X-Fewstep-Seed"), steps: number("X-Fewstep-Steps"), timings, ms: performance.now() - started };
     } catch (problem) {
-      if (problem.status !== 429 || tries >= patience) throw problem;
-      const seconds = problem.retryAfter || 1;
-      onbusy(seconds);
-      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-      signal?.throwIfAborted();
+      const gone = problem.status === 0 || problem.status === 503; // for good, or it is being started anew
+      if (!(problem.status === 429 || (away && gone)) || tries >= patience) throw problem;
+      const seconds = problem.retryAfter || (gone ? BACKOFF[Math.min(tries, BACKOFF.length - 1)] / 1000 : 1);
+      onbusy(seconds, gone);
+      await pause(1000 * seconds, signal);
     }
   }
+}
+
+/** Resolves in so many milliseconds; rejects as soon as `signal` is aborted. */
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) reject(signal.reason);
+    setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
 }
 
 /** The answer of GET `path` as an object: "/v1/models", "/v1/words". */

@@ -35,14 +35,15 @@ export function build(room, studio) {
         <label class="block"><span>Pictures of each</span><input class="text" id="batch-count" type="number" min="1" max="50" value="1" inputmode="numeric"></label>
         <label class="block"><span>Steps</span><select class="select" id="batch-steps"></select></label>
       </div>
-      <div class="go"><button class="button main" id="batch-go" type="button"></button><button class="button" id="batch-zip" type="button" hidden></button></div>
+      <div class="go"><button class="button main" id="batch-go" type="button"></button><button class="button" id="batch-again" type="button" hidden></button><button class="button" id="batch-zip" type="button" hidden></button></div>
       <p class="hint" id="batch-said" role="status"></p>
     </section>
     <section class="results" aria-label="Pictures"><div class="cells" id="batch-cells"></div></section>`;
-  const [text, template, count, steps, go, zipButton, said, cells] = ["text", "template", "count", "steps", "go", "zip", "said", "cells"].map((name) => $(`batch-${name}`));
+  const [text, template, count, steps, go, again, zipButton, said, cells] = ["text", "template", "count", "steps", "go", "again", "zip", "said", "cells"].map((name) => $(`batch-${name}`));
   const texts = { lines: LINES, table: TABLE };
   let kind = "lines";
   let running = null;
+  let batch = { items: [], places: [], first: 0, chosen: 0 }; // what was begun last
   let made = [];
 
   const choice = segments("Kind of list", [["lines", "Prompts"], ["table", "Table"]], kind, (wish) => {
@@ -104,43 +105,56 @@ export function build(room, studio) {
     return good ? items : [];
   }
 
-  async function run() {
+  /** Lay a new batch out. */
+  function begin() {
     const items = plan();
-    const first = store.get().locked ? store.get().seed : randomSeed();
-    const { signal } = (running = new AbortController());
-    const chosen = Number(steps.value);
-    const began = performance.now();
-    let ended = 0;
-    let failed = 0;
-    made = [];
-    zipButton.hidden = true;
-    go.textContent = "Stop";
     const places = items.map(({ prompt, aspect }) => el("figure", { class: "empty", title: prompt, style: { "--ratio": model.sizes[aspect][0] / model.sizes[aspect][1] } }));
     for (const image of cells.querySelectorAll("img")) URL.revokeObjectURL(image.src);
     cells.replaceChildren(...places);
-    const make = async ({ prompt, aspect, i }) => {
+    batch = { items, places, first: store.get().locked ? store.get().seed : randomSeed(), chosen: Number(steps.value) };
+    made = [];
+  }
+
+  /** Make what the batch still lacks. */
+  async function run() {
+    const { items, places, first, chosen } = batch;
+    const { signal } = (running = new AbortController());
+    const began = performance.now();
+    const todo = [...items.keys()].filter((i) => !made[i]);
+    let ended = 0;
+    let failed = 0;
+    again.hidden = zipButton.hidden = true;
+    go.disabled = false;
+    go.textContent = "Stop";
+    for (const i of todo) places[i].replaceChildren();
+    const make = async (place) => {
+      const { prompt, aspect, i } = items[place];
       const wanted = { prompt, aspect, seed: first + i, steps: chosen, format: "png" };
-      return { ...(await studio.generate(wanted, { signal })), wanted };
+      return { ...(await studio.generate(wanted, { signal, away: true })), wanted };
     };
-    await many(items, make, (i, result, problem) => {
+    await many(todo, make, (number, result, problem) => {
+      const place = places[todo[number]];
       ended += 1;
-      places[i].classList.remove("empty");
+      place.classList.remove("empty");
       if (problem) {
         failed += 1;
-        places[i].append(el("figcaption", {}, inWords(problem)));
+        place.append(el("figcaption", {}, inWords(problem)));
       } else {
-        made[i] = result;
-        places[i].append(el("img", { src: URL.createObjectURL(result.image), alt: result.wanted.prompt }));
+        made[todo[number]] = result;
+        place.append(el("img", { src: URL.createObjectURL(result.image), alt: result.wanted.prompt }));
       }
-      said.textContent = `${ended} of ${items.length}`;
+      said.textContent = `${ended} of ${todo.length}`;
     }, signal);
     running = null;
     const took = performance.now() - began;
     const good = made.filter(Boolean).length;
+    const rest = items.length - good;
     plan();
     said.textContent = `${good} ${good === 1 ? "picture" : "pictures"} in ${time(took)}${failed ? `; ${failed} failed` : ""}.`;
     zipButton.hidden = !good;
     zipButton.textContent = `Download zip`;
+    again.hidden = !rest;
+    again.textContent = `Make the other ${rest}`;
   }
 
   zipButton.onclick = async () => {
@@ -157,7 +171,12 @@ export function build(room, studio) {
     files.push({ name: "batch.json", bytes: new TextEncoder().encode(`${JSON.stringify(list, null, 1)}\n`) });
     download(zip(files), "fewstep-batch.zip");
   };
-  go.onclick = () => (running ? running.abort() : run().catch(notices.problem));
+  go.onclick = () => {
+    if (running) return running.abort();
+    begin();
+    run().catch(notices.problem);
+  };
+  again.onclick = () => run().catch(notices.problem);
   become("lines");
   return { open };
 }
