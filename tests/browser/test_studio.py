@@ -243,6 +243,33 @@ def apart(one: Image.Image, other: Image.Image) -> float:
     return sum(ImageStat.Stat(ImageChops.difference(one, other)).mean) / 3
 
 
+def test_a_variation_is_told_and_put_away_by_one_click(studio: Studio) -> None:
+    """What is left is the seed's own picture, to the pixel; a walk that is under way ends with it."""
+    studio.open()
+    studio.page.locator("#seed").fill("3")
+    studio.write("a fox")
+    studio.finished("a fox", seed=3)
+    own, varied = canvas_of(studio), studio.page.get_by_role("button", name="varied")
+    assert not varied.is_visible()
+    studio.keys("w")
+    varied.wait_for()
+    until(lambda: studio.page.locator("#ring, [data-tool=walk][aria-pressed=true]").count() > 0)
+    varied.click()
+    until(lambda: not studio.run(VARIED) and studio.shown()["final"] == "true")
+    assert not varied.is_visible()
+    assert studio.page.locator("[data-tool=walk]").get_attribute("aria-pressed") == "false"
+    studio.page.locator("#seed").fill("3")
+    studio.finished("a fox", seed=3)
+    assert apart(canvas_of(studio), own) == 0
+
+
+def test_a_seed_with_more_digits_than_a_browser_counts_is_told(studio: Studio) -> None:
+    studio.open()
+    studio.page.locator("#seed").fill("9223372036854775807")
+    studio.page.get_by_text("This seed has 19 digits, and a browser counts no more than 15").wait_for()
+    assert studio.page.locator("#seed").input_value() == "922337203685477"
+
+
 def test_variations_add_up_from_picture_to_picture(studio: Studio) -> None:
     """Two choices, each half of the way to another seed, and then neighbours that are a tenth of the way from there."""
     studio.page.add_init_script("let last = 7; Math.random = () => (last = (last * 48271) % 2147483647) / 2147483647;")
@@ -277,6 +304,7 @@ def test_variations_add_up_from_picture_to_picture(studio: Studio) -> None:
 
     varied = studio.run(VARIED)
     assert [share for _, share in varied] == [0.5, 0.5]
+    assert studio.page.get_by_role("button", name="varied").is_visible()
     with studio.page.expect_download() as download:
         studio.keys("s")
     content = Path(download.value.path()).read_bytes()

@@ -65,7 +65,7 @@ async function start() {
   };
   const rooms = createRooms(studio);
   const history = await createHistory({ strip: $("strip"), forget: $("forget") }, store, notices, model);
-  const seed = createSeed({ input: $("seed"), roll: $("roll"), lock: $("lock") }, store);
+  const seed = createSeed({ input: $("seed"), roll: $("roll"), lock: $("lock"), varied: $("varied") }, store, notices);
   const aspects = createAspects($("aspects"), model.sizes, store);
   createPrompt({ area: $("prompt"), list: $("suggestions"), hint: $("hint") }, store, vocabulary, () => seed.roll() || director.ask());
   createDial({ track: document.querySelector(".dial-track"), input: $("steps"), stops: $("stops") }, students, store, meter);

@@ -4,14 +4,16 @@ import { el } from "./dom.js";
 import { randomSeed } from "./settings.js";
 
 const NAMES = { "16:9": "Wide, 16:9", "4:3": "Landscape, 4:3", "1:1": "Square", "3:4": "Portrait, 3:4", "9:16": "Story, 9:16" };
+const DIGITS = 15; // of a seed: a number of JavaScript holds them all
 const ICON = 16; // pixels of the longer side of a shape's drawing
 
 /** What people call a shape. */
 export const shapeName = (aspect) => NAMES[aspect] ?? aspect;
 
-/** @param {{input: HTMLInputElement, roll: HTMLElement, lock: HTMLElement}} parts @returns {{roll: () => boolean, toggle: () => void}} */
-export function createSeed({ input, roll, lock }, store) {
-  function render({ seed, locked }) {
+/** @param {{input: HTMLInputElement, roll: HTMLElement, lock: HTMLElement, varied: HTMLElement}} parts @returns {{roll: () => boolean, toggle: () => void}} */
+export function createSeed({ input, roll, lock, varied }, store, notices) {
+  function render({ seed, locked, variations }) {
+    varied.hidden = !variations.some(([, share]) => share > 0);
     if (document.activeElement !== input) input.value = String(seed);
     lock.setAttribute("aria-pressed", String(locked));
     lock.querySelector("use").setAttribute("href", `web/icons.svg#${locked ? "lock" : "unlock"}`);
@@ -31,8 +33,11 @@ export function createSeed({ input, roll, lock }, store) {
   const toggle = () => store.set({ locked: !store.get().locked }, "lock");
   roll.onclick = another;
   lock.onclick = toggle;
+  varied.onclick = () => store.set({ variations: [] }, "dice");
   input.oninput = () => {
-    const digits = input.value.replace(/\D/g, "").slice(0, 15);
+    const whole = input.value.replace(/\D/g, "");
+    const digits = whole.slice(0, DIGITS);
+    if (whole !== digits) notices.say(`This seed has ${whole.length} digits, and a browser counts no more than ${DIGITS}: the first ones are taken. fewstep generate --seed takes all.`);
     if (digits !== input.value) input.value = digits;
     if (digits) store.set({ seed: Number(digits), variations: [] }, "typing");
   };
