@@ -83,6 +83,22 @@ def test_a_batch_goes_on_when_its_server_is_started_anew(browser: Any) -> None:
     context.close()
 
 
+def test_a_comparison_that_was_begun_while_the_server_was_away_is_made_when_it_is_back(browser: Any) -> None:
+    port = free_port()
+    context = browser.new_context(reduced_motion="reduce")
+    studio = Studio(context.new_page(), "")
+    with serving(port=port) as studio.url:
+        studio.open()
+        studio.write(APPLE)
+        studio.finished(APPLE)
+    studio.keys("c")
+    studio.page.get_by_text("The server does not answer. Trying again").first.wait_for()
+    with serving(port=port):
+        studio.page.get_by_text("as fast").wait_for()
+        assert [side.get_attribute("data-prompt") for side in studio.page.locator(".side canvas").all()] == [APPLE, APPLE]
+    context.close()
+
+
 def test_a_room_that_was_opened_while_the_server_was_away_comes_with_it(browser: Any) -> None:
     port = free_port()
     context = browser.new_context(reduced_motion="reduce")

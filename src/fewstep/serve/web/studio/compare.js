@@ -60,7 +60,7 @@ export function createCompare(place, store, studio) {
     const stop = clocked ? start(which) : () => {};
     try {
       const settings = (which === sides[0] && kept) || store.get();
-      const made = await studio.generate({ ...wireOf(settings, steps), decoder, format: "jpeg" }, { signal });
+      const made = await studio.generate({ ...wireOf(settings, steps), decoder, format: "jpeg" }, { signal, away: true });
       const took = STAGES.reduce((sum, stage) => sum + (made.timings[stage] ?? 0), 0);
       stop(took);
       const bitmap = await createImageBitmap(made.image);

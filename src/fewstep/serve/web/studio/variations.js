@@ -47,7 +47,7 @@ export function createVariations({ place, panel, spread, reroll }, store, direct
       if (i === MIDDLE) return;
       const neighbour = around(settings, i);
       try {
-        const made = await studio.generate({ ...wireOf({ ...settings, ...neighbour }), decoder: studio.quickDecoder, format: "jpeg" }, { signal });
+        const made = await studio.generate({ ...wireOf({ ...settings, ...neighbour }), decoder: studio.quickDecoder, format: "jpeg" }, { signal, away: true });
         const bitmap = await createImageBitmap(made.image);
         if (!signal.aborted) {
           draw(cell, bitmap);
