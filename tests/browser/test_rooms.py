@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,14 @@ from tests.browser.stage import Studio, free_port, serving, until
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 APPLE, OWL = "a red apple on a blue background", "an owl on a yellow background"
 AWAY = "This room is not here yet"
+
+
+@pytest.fixture
+def alone(browser: Any) -> Iterator[Studio]:
+    """A studio whose server is the test's affair."""
+    context = browser.new_context(reduced_motion="reduce")
+    yield Studio(context.new_page(), "")
+    context.close()
 
 
 def test_a_room_that_was_left_while_it_was_loaded_and_wanted_again_is_built_once(studio: Studio) -> None:
@@ -46,11 +55,9 @@ def test_a_room_that_did_not_come_says_so_and_comes_when_it_is_chosen_again(stud
     assert not studio.page.get_by_text(AWAY).count()
 
 
-def test_a_batch_goes_on_when_its_server_is_started_anew(browser: Any) -> None:
+def test_a_batch_goes_on_when_its_server_is_started_anew(alone: Studio) -> None:
     """What is under way is asked for again; what was stopped or refused can be made later, with the seeds that it would have had."""
-    port = free_port()
-    context = browser.new_context(reduced_motion="reduce")
-    studio = Studio(context.new_page(), "")
+    studio, port = alone, free_port()
     page, seen, hold = studio.page, list[str](), [True]
 
     def refuse(route: Any) -> None:
@@ -80,13 +87,10 @@ def test_a_batch_goes_on_when_its_server_is_started_anew(browser: Any) -> None:
         assert not page.get_by_role("button", name="Make the other").is_visible()
         seeds = {sorted(json.loads(sent)["seed"] for sent in seen if subject in sent)[0] for subject in ("apple", "owl", "penguin")}
         assert len(seeds) == 1, "each prompt has the same seeds, the first of which is the batch's"
-    context.close()
 
 
-def test_a_comparison_that_was_begun_while_the_server_was_away_is_made_when_it_is_back(browser: Any) -> None:
-    port = free_port()
-    context = browser.new_context(reduced_motion="reduce")
-    studio = Studio(context.new_page(), "")
+def test_a_comparison_that_was_begun_while_the_server_was_away_is_made_when_it_is_back(alone: Studio) -> None:
+    studio, port = alone, free_port()
     with serving(port=port) as studio.url:
         studio.open()
         studio.write(APPLE)
@@ -96,13 +100,10 @@ def test_a_comparison_that_was_begun_while_the_server_was_away_is_made_when_it_i
     with serving(port=port):
         studio.page.get_by_text("as fast").wait_for()
         assert [side.get_attribute("data-prompt") for side in studio.page.locator(".side canvas").all()] == [APPLE, APPLE]
-    context.close()
 
 
-def test_a_room_that_was_opened_while_the_server_was_away_comes_with_it(browser: Any) -> None:
-    port = free_port()
-    context = browser.new_context(reduced_motion="reduce")
-    studio = Studio(context.new_page(), "")
+def test_a_room_that_was_opened_while_the_server_was_away_comes_with_it(alone: Studio) -> None:
+    studio, port = alone, free_port()
     with serving(port=port) as studio.url:
         studio.open()
     studio.page.get_by_role("link", name="Batch").click()
@@ -111,4 +112,3 @@ def test_a_room_that_was_opened_while_the_server_was_away_comes_with_it(browser:
         studio.page.locator("#batch-text").wait_for()
         assert not studio.page.get_by_text(AWAY).count()
     assert not studio.complaints
-    context.close()

@@ -269,6 +269,8 @@ def test_noise_that_is_carried_on_is_the_later_levels(samples: Samples) -> None:
         (["method=mse", "stages=[{teacher_steps=8, steps=4, n=2, full=2, renoise_t=[9], renoise_weights=[1]}]"], "no critic that reads renoise_t"),
         (["stages=[{teacher_steps=8, steps=4, n=1, full=2}]"], r"in steps of n = 2 from the levels 2, 4, 6 and 8"),
         (["stages=[{teacher_steps=8, steps=4, n=2, full=2, levels=[1, 3]}]"], "give that n, and levels with these"),
+        (["method=matching", "stages=[{teacher_steps=8, steps=4, n=1, full=2}]"], r"in steps of n = 2 from the levels 2, 4, 6 and 8"),
+        (["method=matching", "stages=[{teacher_steps=8, steps=4, n=2, masked=0.5, full=2}]"], "method 'matching' knows neither 'also' nor 'masked'"),
         (["method=gan"], "there is paper, mse, lcm, add, distribution, matching"),
         (["method=nowhere.py"], "no such file"),
         (["method=mse"], "method 'mse' has no phase 'conditional'"),

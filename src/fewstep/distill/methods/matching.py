@@ -31,6 +31,12 @@ class Matching(Paper):
         self.matching = Distribution(bundle, plan, stage)
 
     @classmethod
+    def check(cls, plan: DistillPlan, stage: Stage) -> None:
+        """It lands as the paper's method does, and asks as much of a stage; but its second network is told nothing of masks and step counts."""
+        Paper.check(plan, stage)
+        super().check(plan, stage)
+
+    @classmethod
     def passes(cls, plan: DistillPlan, stage: Stage, phase: str) -> float:
         """The paper's two turns, of which the student's looks at its picture four times more; and the fake network's, after the student."""
         paper = super().passes(plan, stage, phase)

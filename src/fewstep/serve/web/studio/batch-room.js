@@ -123,6 +123,7 @@ export function build(room, studio) {
     const todo = [...items.keys()].filter((i) => !made[i]);
     let ended = 0;
     let failed = 0;
+    let away = true; // whether to wait for a server that does not answer: once in vain is enough for all
     again.hidden = zipButton.hidden = true;
     go.disabled = false;
     go.textContent = "Stop";
@@ -130,7 +131,7 @@ export function build(room, studio) {
     const make = async (place) => {
       const { prompt, aspect, i } = items[place];
       const wanted = { prompt, aspect, seed: first + i, steps: chosen, format: "png" };
-      return { ...(await studio.generate(wanted, { signal, away: true })), wanted };
+      return { ...(await studio.generate(wanted, { signal, away })), wanted };
     };
     await many(todo, make, (number, result, problem) => {
       const place = places[todo[number]];
@@ -138,6 +139,7 @@ export function build(room, studio) {
       place.classList.remove("empty");
       if (problem) {
         failed += 1;
+        away &&= ![0, 503].includes(problem.status);
         place.append(el("figcaption", {}, inWords(problem)));
       } else {
         made[todo[number]] = result;
